@@ -1,0 +1,48 @@
+# Every target sets up what it needs. `make demo` and `make test` work from a clean clone.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help install demo test test-slow lint format types bench clean
+.DEFAULT_GOAL := help
+
+help: ## what there is to make
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: $(READY) ## a virtual environment in .venv with everything in it
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2])' \
+		|| { echo 'sau needs Python 3.11 or later: make PYTHON=python3.12 ...' >&2; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --editable . --group dev
+	@touch $@
+
+demo: $(READY) ## plant a backdoor, remove it, measure, export: under 2 minutes
+	$(BIN)/python examples/demo.py --out demo
+
+test: $(READY) lint ## lint, types and all fast tests, with coverage
+	$(BIN)/python -m pytest -m 'not slow and not gpu' --cov --cov-report=term -q
+
+test-slow: $(READY) ## the long sweeps
+	$(BIN)/python -m pytest -m slow -q
+
+lint: $(READY) types ## ruff and the type checker
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+format: $(READY) ## rewrite the code in the house style
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(READY) ## speed, as ratios taken in one run
+	$(BIN)/python tests/benchmarks/start_up.py
+	$(BIN)/python tests/benchmarks/purify_epoch.py
+
+clean: ## remove what the targets made
+	rm -rf $(VENV) demo .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,172 @@
+"""Architectures by name: ours, timm's, torchvision's, and a user's own class."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sau_cli.errors import NotEvaluable, UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from sau_cli.description import InputSpec
+
+
+def canonical_name(name: str) -> str:
+    """The one name that an architecture is stored under.
+
+    A bare name is looked for among ours, then timm's, then torchvision's; ``timm:NAME`` and
+    ``torchvision:NAME`` say which; ``FILE.py:CLASS`` is a user's own.
+
+    Raises:
+        UsageError: no such architecture; the sentence names the nearest.
+    """
+    from sau_adapters.cifar_networks import CIFAR_NETWORKS
+
+    if _is_user_class(name):
+        return name
+    zoo, _, bare = name.rpartition(":")
+    if zoo not in {"", "timm", "torchvision"}:
+        raise UsageError(f"architecture {name!r} is unknown; give NAME, timm:NAME, torchvision:NAME or FILE.py:CLASS")
+    if not zoo and bare in CIFAR_NETWORKS:
+        return bare
+    import timm
+
+    if zoo in {"", "timm"} and timm.is_model(bare):
+        return f"timm:{bare}"
+    from torchvision import models
+
+    zoo_names = models.list_models(module=models)
+    if zoo in {"", "torchvision"} and bare in zoo_names:
+        return f"torchvision:{bare}"
+    known = [*CIFAR_NETWORKS, *timm.list_models(), *zoo_names]
+    near = difflib.get_close_matches(bare, known, n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else "see --help for where names come from"
+    raise UsageError(f"architecture {name!r} is unknown; {hint}")
+
+
+def stored_name(name: str) -> str:
+    """What a file may say of its architecture: a user's class without the path, since files never name code to run."""
+    return f"user:{name.rpartition(':')[2]}" if _is_user_class(name) else name
+
+
+def build(name: str, *, classes: int, spec: InputSpec) -> nn.Module:
+    """A network with fresh weights, by its canonical name. Nothing is downloaded.
+
+    Raises:
+        UsageError: an unknown name, or one that cannot take such images.
+    """
+    from sau_adapters.cifar_networks import CIFAR_NETWORKS
+
+    if _is_user_class(name):
+        return _build_user_class(name, classes=classes, channels=spec.channels)
+    zoo, _, bare = canonical_name(name).rpartition(":")
+    if zoo == "":
+        return CIFAR_NETWORKS[bare](classes, spec.channels)
+    if zoo == "timm":
+        return _build_timm(bare, classes=classes, spec=spec)
+    from torchvision import models
+
+    if spec.channels != 3:
+        raise UsageError(f"torchvision's {bare} takes 3 channels but the images have {spec.channels}; use timm:{bare}")
+    network: nn.Module = models.get_model(bare, weights=None, num_classes=classes)
+    return network
+
+
+def head_classes(state: Mapping[str, Tensor]) -> int:
+    """The class count that a state dict tells: the rows of its last matrix.
+
+    Raises:
+        NotEvaluable: it has no matrix.
+    """
+    matrices = [tensor for name, tensor in state.items() if tensor.ndim == 2 and name.endswith("weight")]
+    if not matrices:
+        raise NotEvaluable("the weights have no final linear layer, so the number of classes cannot be told")
+    return int(matrices[-1].shape[0])
+
+
+def input_channels(state: Mapping[str, Tensor]) -> int:
+    """The channel count that a state dict tells: the inputs of its first convolution; 3 where there is none."""
+    return next((int(tensor.shape[1]) for tensor in state.values() if tensor.ndim == 4), 3)
+
+
+def load_state(network: nn.Module, state: Mapping[str, Tensor], *, architecture: str) -> None:
+    """Load by name, every tensor or none.
+
+    Raises:
+        NotEvaluable: keys are missing, left over or of another shape; the first of each is named.
+    """
+    own = network.state_dict()
+    missing = [key for key in own if key not in state]
+    extra = [key for key in state if key not in own]
+    unlike = [key for key in own if key in state and own[key].shape != state[key].shape]
+    if missing or extra or unlike:
+        parts = []
+        if missing:
+            parts.append(f"{len(missing)} tensors are missing (first {missing[0]!r})")
+        if extra:
+            parts.append(f"{len(extra)} have no place (first {extra[0]!r})")
+        if unlike:
+            key = unlike[0]
+            parts.append(
+                f"{len(unlike)} have another shape (first {key!r}: {tuple(state[key].shape)} "
+                f"in the file, {tuple(own[key].shape)} in the network)"
+            )
+        raise NotEvaluable(f"the weights do not fit {architecture}: {'; '.join(parts)}; give the right --arch")
+    network.load_state_dict(dict(state))
+
+
+def _is_user_class(name: str) -> bool:
+    return ".py:" in name
+
+
+def _build_user_class(name: str, *, classes: int, channels: int) -> nn.Module:
+    """Run the user's own file and call the class, with ``num_classes`` and ``in_channels`` where it takes them."""
+    from torch import nn
+
+    file, _, wanted = name.rpartition(":")
+    path = Path(file)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if not path.is_file() or spec is None or spec.loader is None:
+        raise UsageError(f"--arch {name!r}: there is no file {file}; give FILE.py:CLASS")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise UsageError(f"--arch {name!r}: {file} could not be run ({type(error).__name__}: {error})") from error
+    made = getattr(module, wanted, None)
+    if made is None:
+        raise UsageError(f"--arch {name!r}: {file} has no {wanted}; give the name of a class in it")
+    accepted = inspect.signature(made).parameters
+    offered: dict[str, Any] = {"num_classes": classes, "in_channels": channels}
+    try:
+        network = made(**{key: value for key, value in offered.items() if key in accepted})
+    except Exception as error:
+        raise UsageError(f"--arch {name!r}: calling {wanted} failed ({type(error).__name__}: {error})") from error
+    if not isinstance(network, nn.Module):
+        raise UsageError(f"--arch {name!r}: {wanted} made no torch.nn.Module; give a class of one")
+    return network
+
+
+def _build_timm(bare: str, *, classes: int, spec: InputSpec) -> nn.Module:
+    """Timm's network for this input; a fixed-size one (a ViT, say) is built at the size of the images."""
+    import timm
+
+    options: dict[str, Any] = {"pretrained": False, "num_classes": classes, "in_chans": spec.channels}
+    try:
+        try:
+            network: nn.Module = timm.create_model(bare, img_size=(spec.height, spec.width), **options)
+        except TypeError:
+            network = timm.create_model(bare, **options)
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise UsageError(
+            f"timm's {bare} cannot be built for {spec.channels}x{spec.size} images ({error}); choose another --arch"
+        ) from error
+    return network

@@ -1,0 +1,207 @@
+"""A checkpoint: a model file on disk, recognised by content, opened safely, saved in one piece."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, assert_never
+
+from sau_adapters import weights_onnx, weights_pytorch, weights_safetensors
+from sau_adapters.files import check_readable, sha256_of
+from sau_adapters.metadata import from_metadata, to_metadata
+from sau_adapters.tables import WeightsFormat
+from sau_cli.description import Description, InputSpec
+from sau_cli.errors import NotEvaluable, UnsafeFile
+from sau_cli.inspection.file_facts import FileFacts, Finding, Severity, TensorFacts
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sau_cli.classifier import Classifier
+
+HEAD_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Checkpoint:
+    """A model file's weights, on the CPU, and what the file says of them.
+
+    Attributes:
+        description: from the file's metadata; None where it says nothing.
+    """
+
+    path: Path
+    sha256: str
+    state: Mapping[str, Tensor]
+    description: Description | None
+
+
+def recognised_format(path: Path) -> WeightsFormat:
+    """The format by content.
+
+    Raises:
+        UsageError: no such file.
+        NotEvaluable: the file is empty, unreadable or of no known format.
+    """
+    check_readable(path)
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+    recognisers: dict[WeightsFormat, Callable[[bytes, Path], bool]] = {
+        WeightsFormat.SAFETENSORS: weights_safetensors.recognises,
+        WeightsFormat.PYTORCH: weights_pytorch.recognises,
+        WeightsFormat.ONNX: weights_onnx.recognises,
+    }
+    for weights_format, recognises in recognisers.items():
+        if recognises(head, path):
+            return weights_format
+    raise NotEvaluable(
+        f"{path} is of no known model format, whatever its extension says; give safetensors, PyTorch or ONNX"
+    )
+
+
+def file_facts(path: Path) -> FileFacts:
+    """What a model file is, without loading its weights where the format allows it.
+
+    A file that must not be opened is described as far as that is safe, with the findings that say why.
+
+    Raises:
+        UsageError, NotEvaluable: as :func:`recognised_format`, or the file is damaged.
+    """
+    weights_format = recognised_format(path)
+    tensors: tuple[TensorFacts, ...] | None = None
+    metadata: dict[str, str] = {}
+    findings: tuple[Finding, ...] = ()
+    match weights_format:
+        case WeightsFormat.SAFETENSORS:
+            try:
+                tensors, metadata = weights_safetensors.read_header(path)
+            except UnsafeFile as error:
+                findings = (Finding(id="file.header", severity=Severity.HIGH, sentence=str(error)),)
+        case WeightsFormat.PYTORCH:
+            findings = weights_pytorch.findings(path)
+            if not findings:
+                try:
+                    tensors = weights_pytorch.tensors_of(path)
+                except UnsafeFile as error:
+                    findings = (Finding(id="file.pickle-code", severity=Severity.HIGH, sentence=str(error)),)
+        case WeightsFormat.ONNX:
+            tensors, metadata = weights_onnx.read_header(path)
+        case _ as never:
+            assert_never(never)
+    return FileFacts(
+        path=str(path),
+        format=weights_format.value,
+        size_bytes=path.stat().st_size,
+        sha256=sha256_of(path),
+        tensors=tensors,
+        metadata=metadata,
+        description=from_metadata(metadata),
+        findings=findings,
+    )
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read weights and description.
+
+    Raises:
+        UsageError: no such file.
+        NotEvaluable: an unknown or damaged format, or one whose weights cannot be trained.
+        UnsafeFile: the file holds code, or its header lies.
+    """
+    weights_format = recognised_format(path)
+    match weights_format:
+        case WeightsFormat.SAFETENSORS:
+            state, metadata = weights_safetensors.read_weights(path)
+        case WeightsFormat.PYTORCH:
+            state, metadata = weights_pytorch.read_weights(path)
+        case WeightsFormat.ONNX:
+            raise NotEvaluable(f"{path} is ONNX, which this command cannot open; give the safetensors it was made from")
+        case _ as never:
+            assert_never(never)
+    return Checkpoint(path=path, sha256=sha256_of(path), state=state, description=from_metadata(metadata))
+
+
+def as_classifier(
+    checkpoint: Checkpoint,
+    *,
+    architecture: str | None = None,
+    normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
+    image_size: tuple[int, int] | None = None,
+    class_names: tuple[str, ...] | None = None,
+) -> Classifier:
+    """Build the network and load the weights into it.
+
+    Args:
+        architecture: overrides the file's own; needed where the file names none.
+        normalisation: means and standard deviations on pixels in [0, 1]; overrides the file's own.
+        image_size: height and width, where the file names none.
+        class_names: of the data, where the file names none; used if there are as many as the model has classes.
+
+    Raises:
+        NotEvaluable: something is not known, and the sentence names the flag to add; or weights do not fit.
+        UsageError: an unknown architecture.
+    """
+    from sau_adapters import architectures
+    from sau_cli.classifier import Classifier
+
+    known = checkpoint.description
+    name = architecture or (known.architecture if known else None)
+    if name is None:
+        raise NotEvaluable(f"{checkpoint.path} does not say its architecture; add --arch NAME")
+    if name.startswith("user:"):
+        raise NotEvaluable(
+            f"{checkpoint.path} needs the class {name.removeprefix('user:')}, which sau lacks; add --arch FILE.py:CLASS"
+        )
+    name = architectures.canonical_name(name)
+    if known is None:
+        spec = _told_input(checkpoint, normalisation, image_size)
+        classes = architectures.head_classes(checkpoint.state)
+        fitting = class_names is not None and len(class_names) == classes
+        names = class_names if class_names is not None and fitting else tuple(str(number) for number in range(classes))
+        known = Description(architecture=architectures.stored_name(name), class_names=names, input=spec)
+    else:
+        spec = known.input
+        if normalisation is not None:
+            spec = _with_normalisation(spec, normalisation)
+        known = replace(known, architecture=architectures.stored_name(name), input=spec)
+    network = architectures.build(name, classes=known.classes, spec=spec)
+    architectures.load_state(network, checkpoint.state, architecture=name)
+    classifier = Classifier(network, known)
+    classifier.eval()
+    return classifier
+
+
+def _told_input(
+    checkpoint: Checkpoint,
+    normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None,
+    image_size: tuple[int, int] | None,
+) -> InputSpec:
+    from sau_adapters.architectures import input_channels
+
+    if normalisation is None:
+        raise NotEvaluable(
+            f"{checkpoint.path} does not say how its images are normalised; add --normalisation NAME or MEANS/STDS "
+            "(none, cifar10, imagenet, ... or such as .5,.5,.5/.2,.2,.2)"
+        )
+    if image_size is None:
+        raise NotEvaluable(f"{checkpoint.path} does not say its input size; add --image-size, such as 32, or --data")
+    channels = input_channels(checkpoint.state)
+    blank = InputSpec(
+        channels=channels, height=image_size[0], width=image_size[1], mean=(0.0,) * channels, std=(1.0,) * channels
+    )
+    return _with_normalisation(blank, normalisation)
+
+
+def _with_normalisation(spec: InputSpec, normalisation: tuple[tuple[float, ...], tuple[float, ...]]) -> InputSpec:
+    mean, std = (values * spec.channels if len(values) == 1 else values for values in normalisation)
+    return InputSpec(channels=spec.channels, height=spec.height, width=spec.width, mean=mean, std=std)
+
+
+def save_classifier(path: Path, classifier: Classifier, description: Description, *, force: bool) -> None:
+    """Write the network's state dict as safetensors, with the description as metadata.
+
+    Raises:
+        UsageError: the place cannot be written to, or is taken and ``force`` is off.
+    """
+    weights_safetensors.write_weights(path, classifier.network.state_dict(), to_metadata(description), force=force)

@@ -1,0 +1,146 @@
+"""ONNX out, and onnxruntime to run it. The graph takes pixels in [0, 1]: the normalisation is inside."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from torch import Tensor
+
+from sau_adapters.metadata import to_metadata
+from sau_cli.classifier import Classifier
+from sau_cli.description import InputSpec
+from sau_cli.errors import NotEvaluable
+from sau_cli.exporting.verification import Runner, Verification
+from sau_cli.model_state import evaluating
+
+DEFAULT_OPSET = 18
+INPUT, OUTPUT = "images", "logits"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnnxExporter:
+    """Writes ONNX with a dynamic batch axis, and runs it in onnxruntime.
+
+    Attributes:
+        opset: the ONNX operator set.
+        metadata: further entries of ``metadata_props``, beside the description and preprocessing.
+    """
+
+    opset: int = DEFAULT_OPSET
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def write(self, classifier: Classifier, path: Path) -> None:
+        """Write the file; the graph takes pixels in [0, 1], normalisation included.
+
+        Raises:
+            NotEvaluable: this network cannot be exported.
+        """
+        model = _exported(classifier, self.opset)
+        preprocessing = json.dumps(_preprocessing(classifier.description.input))
+        _set_metadata(model, to_metadata(classifier.description) | {"sau.preprocessing": preprocessing})
+        _set_metadata(model, self.metadata)
+        onnx.save(model, str(path))
+
+    def open(self, path: Path) -> Runner:
+        """Open a file in onnxruntime on the CPU: images (N, C, H, W) float in [0, 1] to logits (N, K)."""
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+        def run(images: Tensor) -> Tensor:
+            (logits,) = session.run([OUTPUT], {INPUT: images.cpu().numpy().astype(np.float32)})
+            return torch.from_numpy(np.asarray(logits))
+
+        return run
+
+    def stamp(self, path: Path, verification: Verification) -> None:
+        """Add the figures to ``metadata_props``, and let onnx check the whole file."""
+        model = onnx.load(str(path))
+        _set_metadata(model, {"sau.verification": json.dumps(_figures(verification))})
+        onnx.checker.check_model(model, full_check=True)
+        onnx.save(model, str(path))
+
+
+def _exported(classifier: Classifier, opset: int) -> onnx.ModelProto:
+    spec = classifier.description.input
+    example = torch.zeros(2, spec.channels, spec.height, spec.width)
+    with evaluating(classifier), _silenced():
+        try:
+            program = torch.onnx.export(
+                classifier,
+                (example,),
+                dynamo=True,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}},
+                opset_version=opset,
+                verbose=False,
+            )
+        except Exception as error:  # the exporter raises many kinds
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise NotEvaluable(
+                f"{classifier.description.architecture} could not be exported to ONNX ({reason}); nothing was written"
+            ) from error
+    if program is None:
+        raise NotEvaluable("the exporter returned nothing; nothing was written")
+    model: onnx.ModelProto = program.model_proto
+    return model
+
+
+@contextmanager
+def _silenced() -> Iterator[None]:
+    """Keep the exporter's own talk off the streams, which belong to the command."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _set_metadata(model: onnx.ModelProto, entries: Mapping[str, str]) -> None:
+    for key, value in entries.items():
+        model.metadata_props.add(key=key, value=value)
+
+
+def _preprocessing(spec: InputSpec) -> dict[str, Any]:
+    """What a service must feed: pixels divided by 255, nothing more."""
+    return {
+        "input": INPUT,
+        "layout": "NCHW",
+        "dtype": "float32",
+        "range": [0, 1],
+        "colour": {1: "grey", 3: "RGB"}.get(spec.channels, f"{spec.channels} channels"),
+        "channels": spec.channels,
+        "height": spec.height,
+        "width": spec.width,
+        "normalisation": "inside the graph",
+        "mean": spec.mean,
+        "std": spec.std,
+    }
+
+
+def _figures(verification: Verification) -> dict[str, Any]:
+    return {
+        "images": verification.images,
+        "top1_agreement": verification.agreement.value,
+        "accuracy": verification.exported_accuracy.value,
+        "accuracy_pytorch": verification.accuracy.value,
+        "largest_logit_difference": verification.largest_difference,
+        "onnxruntime": onnxruntime.__version__,
+    }

@@ -1,0 +1,68 @@
+"""``.npz`` files: ``images`` and ``labels``, or those with ``train_`` and ``test_`` before them."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+from numpy.lib.npyio import NpzFile
+
+from sau_adapters.images_arrays import labelled_images
+from sau_cli.errors import NotEvaluable, UnsafeFile
+from sau_cli.images import ImageData, LabelledImages
+
+
+def open_npz(path: Path, *, image_size: tuple[int, int] | None = None) -> ImageData:
+    """Images (N, H, W[, C]) uint8 and labels, with a split or without; optional ``class_names``.
+
+    Raises:
+        NotEvaluable: no such archive, or arrays that are missing or of the wrong kind.
+        UnsafeFile: an array of pickled objects.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if not isinstance(archive, NpzFile):
+                raise NotEvaluable(f"{path} is a single array; give an .npz with images and labels")
+            names = tuple(str(name) for name in archive["class_names"]) if "class_names" in archive.files else None
+            if {"train_images", "train_labels", "test_images", "test_labels"} <= set(archive.files):
+                classes = names or _common_names(archive)
+                return ImageData(
+                    name=path.stem,
+                    train=_part(archive, "train_", path, classes, image_size),
+                    test=_part(archive, "test_", path, classes, image_size),
+                )
+            if not {"images", "labels"} <= set(archive.files):
+                raise NotEvaluable(
+                    f"{path} holds {', '.join(archive.files) or 'nothing'}; images and labels are needed, "
+                    "or train_images, train_labels, test_images and test_labels"
+                )
+            return ImageData(name=path.stem, train=_part(archive, "", path, names, image_size), test=None)
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+        raise NotEvaluable(f"{path} is a damaged .npz ({error}); get the file again") from error
+    except ValueError as error:
+        if "pickle" in str(error).lower():
+            raise UnsafeFile(f"{path} holds pickled objects, which can run code; store plain arrays") from error
+        raise NotEvaluable(f"{path} is no .npz of plain arrays ({error}); give images and labels") from error
+
+
+def _common_names(archive: NpzFile) -> tuple[str, ...]:
+    largest = max(int(np.max(archive[f"{part}_labels"], initial=-1)) for part in ("train", "test"))
+    return tuple(str(number) for number in range(largest + 1))
+
+
+def _part(
+    archive: NpzFile,
+    prefix: str,
+    path: Path,
+    class_names: tuple[str, ...] | None,
+    image_size: tuple[int, int] | None,
+) -> LabelledImages:
+    return labelled_images(
+        archive[f"{prefix}images"],
+        archive[f"{prefix}labels"],
+        source=str(path),
+        class_names=class_names,
+        image_size=image_size,
+    )

@@ -1,0 +1,139 @@
+"""Triggers on disk: files that ``sau attack`` wrote, pictures and arrays.
+
+- ``NAME.trigger.safetensors``: tensors and a JSON description, with its own target rule.
+- ``patch:FILE.png``: laid over the bottom-right corner at its own size; its alpha channel is the mask.
+- ``blend:FILE.png@0.2``: mixed into the whole image at that opacity.
+- ``add:FILE.npy``: (h, w), (h, w, C) or (C, h, w) added to the whole image, in [-1, 1], or in 8-bit steps if integer.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from sau_adapters.files import check_readable
+from sau_adapters.weights_safetensors import read_weights, recognises, write_weights
+from sau_cli.attacks.targets import TargetRule
+from sau_cli.attacks.triggers import Trigger, TriggerKind, trigger_from_parts
+from sau_cli.errors import NotEvaluable, UnsafeFile, UsageError
+
+SCHEMA = "1"
+
+
+def trigger_path(weights: Path) -> Path:
+    """Where ``sau attack -o NAME.safetensors`` puts the trigger: ``NAME.trigger.safetensors`` beside it."""
+    return weights.with_name(f"{weights.name.removesuffix('.safetensors')}.trigger.safetensors")
+
+
+def write_trigger(path: Path, trigger: Trigger, *, force: bool) -> None:
+    """Write a trigger file in one piece.
+
+    Raises:
+        UsageError: the place cannot be written to, or is taken and ``force`` is off.
+    """
+    metadata = {"sau.trigger.schema": SCHEMA, "sau.trigger": json.dumps(trigger.description(), sort_keys=True)}
+    write_weights(path, trigger.tensors(), metadata, force=force)
+
+
+def open_trigger(source: str, rule: TargetRule | None) -> Trigger:
+    """Open a trigger by path or by ``patch:``, ``blend:`` or ``add:``.
+
+    Args:
+        rule: where the trigger sends images; a trigger file has its own, which is taken without this.
+
+    Raises:
+        UsageError: no such file, or a picture without a rule.
+        NotEvaluable: content that is no trigger.
+        UnsafeFile: a file with pickled objects or a lying header.
+    """
+    kind, colon, rest = source.partition(":")
+    if not colon or kind not in set(TriggerKind):
+        return _trigger_file(Path(source), rule)
+    if rule is None:
+        raise UsageError(f"trigger {source!r} does not say where it sends images; add --target CLASS or all-to-all")
+    match TriggerKind(kind):
+        case TriggerKind.PATCH:
+            pattern, mask = _picture(Path(rest))
+        case TriggerKind.BLEND:
+            file, at, opacity = rest.rpartition("@")
+            if not at or not 0 < _number(opacity, source) <= 1:
+                raise UsageError(f"trigger {source!r} needs an opacity above 0 and at most 1; write blend:FILE.png@0.2")
+            pattern, mask = _picture(Path(file))
+            mask = mask * _number(opacity, source)
+        case TriggerKind.ADD:
+            pattern = _array(Path(rest))
+            mask = torch.ones(1, *pattern.shape[1:])
+    return Trigger(
+        name=Path(rest.partition("@")[0]).stem, kind=TriggerKind(kind), pattern=pattern, mask=mask, rule=rule
+    )
+
+
+def _trigger_file(path: Path, rule: TargetRule | None) -> Trigger:
+    check_readable(path)
+    with path.open("rb") as file:
+        if not recognises(file.read(16), path):
+            raise NotEvaluable(f"{path} is no trigger file; give what sau attack wrote, or patch:, blend: or add:FILE")
+    tensors, metadata = read_weights(path)
+    if metadata.get("sau.trigger.schema") != SCHEMA:
+        raise NotEvaluable(f"{path} is no trigger file of schema {SCHEMA}; give the .trigger.safetensors of sau attack")
+    try:
+        description = json.loads(metadata["sau.trigger"])
+    except (KeyError, ValueError, RecursionError) as error:
+        raise NotEvaluable(
+            f"{path} has no readable description of its trigger; write it again with sau attack"
+        ) from error
+    if not isinstance(description, dict):
+        raise NotEvaluable(f"{path} has no readable description of its trigger; write it again with sau attack")
+    if rule is not None:
+        description |= {"target_rule": rule.kind.value, "target": rule.target}
+    return trigger_from_parts(tensors, description)
+
+
+def _number(text: str, source: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise UsageError(f"trigger {source!r} has opacity {text!r}, which is no number; write it like @0.2") from error
+
+
+def _picture(path: Path) -> tuple[Tensor, Tensor]:
+    """Pattern (1 or 3, h, w) and mask (1, h, w), both in [0, 1]."""
+    check_readable(path)
+    try:
+        with Image.open(path) as picture:
+            grey = picture.mode in {"1", "L", "LA", "I;16"}
+            shown = picture.convert("LA" if grey else "RGBA")
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+        raise NotEvaluable(f"{path} cannot be read as a picture; give a PNG") from error
+    pixels = torch.from_numpy(np.array(shown)).permute(2, 0, 1).float() / 255
+    return pixels[:-1].contiguous(), pixels[-1:].contiguous()
+
+
+def _array(path: Path) -> Tensor:
+    """A pattern (1 or 3, h, w) in [-1, 1]."""
+    check_readable(path)
+    try:
+        loaded: NDArray[np.generic] = np.load(path, allow_pickle=False)
+    except ValueError as error:
+        if "pickle" in str(error).lower():
+            raise UnsafeFile(f"{path} holds pickled objects, which can run code; store a plain array") from error
+        raise NotEvaluable(f"{path} is no .npy of a plain array ({error}); store one with numpy.save") from error
+    except (OSError, EOFError) as error:
+        raise NotEvaluable(f"{path} is a damaged .npy ({error}); store it again with numpy.save") from error
+    if not isinstance(loaded, np.ndarray) or not (
+        np.issubdtype(loaded.dtype, np.integer) or np.issubdtype(loaded.dtype, np.floating)
+    ):
+        raise NotEvaluable(f"{path} is no .npy of numbers; store one array with numpy.save")
+    steps = 255 if np.issubdtype(loaded.dtype, np.integer) else 1
+    values = loaded.astype(np.float32) / np.float32(steps)
+    if values.ndim == 2:
+        values = values[None]
+    elif values.ndim == 3 and values.shape[0] not in (1, 3) and values.shape[2] in (1, 3):
+        values = values.transpose(2, 0, 1)
+    return torch.from_numpy(np.ascontiguousarray(values))

@@ -1,0 +1,199 @@
+"""PyTorch files (.pt, .pth, .bin, .ckpt, .tar): weights only, never unpickled as objects.
+
+The one place that calls ``torch.load``. The pickle inside is first listed opcode by opcode, which
+runs nothing; then torch's restricted unpickler reads it.
+"""
+
+from __future__ import annotations
+
+import pickle
+import pickletools
+import re
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from sau_cli.errors import NotEvaluable, UnsafeFile
+from sau_cli.inspection.file_facts import Finding, Severity, TensorFacts
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+WRAPPERS = ("state_dict", "model_state_dict", "model")
+PREFIXES = ("module.", "_orig_mod.")
+_OLD_STYLE_MAGIC = 0x1950A86A20F9469CFC6C
+_HARMLESS = re.compile(
+    r"collections\.OrderedDict"
+    r"|torch\._utils\._rebuild_\w+"
+    r"|torch\._tensor\._rebuild_from_type_v2"
+    r"|torch\.nn\.parameter\.Parameter"
+    r"|torch\.storage\.(Typed|Untyped)Storage"
+    r"|torch\.(\w+Storage|Tensor|Size|device|b?float\w*|half|double|u?int\w*|long|short|bool|complex\w+)"
+)
+
+
+_TORCHSCRIPT = Finding(
+    id="file.torchscript",
+    severity=Severity.HIGH,
+    sentence="it is a TorchScript archive, which is a program; ask for the weights (a state dict or safetensors)",
+)
+
+
+def recognises(head: bytes, path: Path) -> bool:
+    """A zip archive with a pickle or TorchScript code in it, or a bare pickle."""
+    if head[:4] == b"PK\x03\x04":
+        try:
+            with zipfile.ZipFile(path) as archive:
+                return any(name.endswith(("data.pkl", "constants.pkl")) for name in archive.namelist())
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+            # Cut short before the directory at the end: torch writes data.pkl first, so its name is in the head.
+            return b"data.pkl" in head
+    return _is_pickle(head, path)
+
+
+def _is_pickle(head: bytes, path: Path) -> bool:
+    if head[:1] == b"\x80" and len(head) > 1 and 2 <= head[1] <= pickle.HIGHEST_PROTOCOL:
+        return True
+    # Protocols 0 and 1 have no magic number: only a stream that parses to its end and names a global counts.
+    with path.open("rb") as file:
+        try:
+            names = [code.name for code, _, _ in pickletools.genops(file)]
+        except Exception:  # noqa: BLE001 (genops raises whatever its decoders raise)
+            return False
+    return "GLOBAL" in names or "INST" in names
+
+
+def findings(path: Path) -> tuple[Finding, ...]:
+    """Code that the file would run when unpickled, listed without running it.
+
+    Raises:
+        NotEvaluable: the file is damaged.
+    """
+    try:
+        if not zipfile.is_zipfile(path):
+            if _head(path) == b"PK\x03\x04":
+                raise NotEvaluable(f"{path} is cut short: the directory of the archive is missing; get the file again")
+            with path.open("rb") as file:
+                named = list(_globals_of(file))
+        else:
+            with zipfile.ZipFile(path) as archive:
+                members = archive.namelist()
+                if any(name.endswith("constants.pkl") or "/code/" in name for name in members):
+                    return (_TORCHSCRIPT,)
+                pickles = [name for name in members if name.endswith(".pkl")]
+                named = [name for member in pickles for name in _globals_of(archive.open(member))]
+    except NotEvaluable:
+        raise
+    except Exception as error:  # damaged files make zipfile and pickletools raise nearly anything
+        raise NotEvaluable(f"{path} is a damaged PyTorch file ({error}); get the file again") from error
+    harmful = sorted({name for name in named if not _is_harmless(name)})
+    if not harmful:
+        return ()
+    listed = ", ".join(harmful[:5]) + (f" and {len(harmful) - 5} more" if len(harmful) > 5 else "")
+    return (
+        Finding(
+            id="file.pickle-code",
+            severity=Severity.CRITICAL,
+            sentence=f"its pickle asks for {listed}, which is code; ask for weights only (a state dict or safetensors)",
+        ),
+    )
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The state dict, out of its wrapper and without prefixes of training tools, on the CPU.
+
+    Raises:
+        UnsafeFile: the file holds code.
+        NotEvaluable: the file is damaged, or holds no state dict.
+    """
+    import torch
+
+    found = findings(path)
+    if found:
+        raise UnsafeFile(f"{path} is refused: {found[0].sentence}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UnsafeFile(f"{path} is refused by the weights-only reader ({reason}); ask for a state dict") from error
+    except Exception as error:  # a damaged file makes torch raise nearly anything
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise NotEvaluable(f"{path} is a damaged PyTorch file ({reason}); get the file again") from error
+    return _state_dict(content, path), {}
+
+
+def tensors_of(path: Path) -> tuple[TensorFacts, ...]:
+    """Names, dtypes and shapes of the state dict. Reads the weights; raises as :func:`read_weights`."""
+    state, _ = read_weights(path)
+    return tuple(
+        TensorFacts(name=name, dtype=str(tensor.dtype).removeprefix("torch."), shape=tuple(tensor.shape))
+        for name, tensor in state.items()
+    )
+
+
+def _globals_of(file: IO[bytes]) -> Iterator[str]:
+    """``module.name`` of every global that a pickle asks for, by listing its opcodes; nothing is run.
+
+    An old-style file of torch is five pickles in a row, then raw tensors; any other is one pickle.
+    A global whose name is put together in a way that Python's own pickler never uses is named ``?``.
+    """
+    pickles_left = 1
+    while pickles_left:
+        pickles_left -= 1
+        pushed: list[str | None] = [None, None]
+        memo: dict[int, str | None] = {}
+        for code, argument, _ in pickletools.genops(file):
+            match code.name:
+                case "GLOBAL" | "INST":
+                    yield str(argument).replace(" ", ".")
+                    pushed.append(None)
+                case "STACK_GLOBAL":
+                    module, name = pushed[-2:]
+                    yield "?" if module is None or name is None else f"{module}.{name}"
+                    pushed.append(None)
+                case "EXT1" | "EXT2" | "EXT4":
+                    yield "?"
+                case "MEMOIZE":
+                    memo[len(memo)] = pushed[-1]
+                case "PUT" | "BINPUT" | "LONG_BINPUT":
+                    memo[int(argument or 0)] = pushed[-1]
+                case "GET" | "BINGET" | "LONG_BINGET":
+                    pushed.append(memo.get(int(argument or 0)))
+                case "FRAME" | "PROTO":
+                    pass
+                case "LONG1" if argument == _OLD_STYLE_MAGIC:
+                    pickles_left = 4
+                case _:
+                    pushed.append(argument if isinstance(argument, str) else None)
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(4)
+
+
+def _is_harmless(name: str) -> bool:
+    return _HARMLESS.fullmatch(name) is not None
+
+
+def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
+    import torch
+
+    for wrapper in WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+            break
+    if not isinstance(content, Mapping) or not content:
+        raise NotEvaluable(f"{path} holds no state dict; ask for a file of named tensors")
+    strange = [str(key) for key, value in content.items() if not isinstance(value, torch.Tensor)]
+    if strange:
+        raise NotEvaluable(f"{path} holds {strange[0]!r}, which is no tensor, among its weights; ask for a state dict")
+    state = {str(key): value for key, value in content.items()}
+    for prefix in PREFIXES:
+        if all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return state

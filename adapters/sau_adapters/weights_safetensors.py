@@ -1,0 +1,89 @@
+"""safetensors files. The header is read without torch and without the tensors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safetensors import SafetensorError, safe_open
+
+from sau_adapters.files import check_writable, written_whole
+from sau_cli.errors import NotEvaluable, UnsafeFile, UsageError
+from sau_cli.inspection.file_facts import TensorFacts
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LONGEST_HEADER = 100_000_000
+
+
+def recognises(head: bytes, path: Path) -> bool:
+    """An 8-byte length, then the opening brace of a JSON header."""
+    del path
+    return len(head) > 8 and head[8:9] == b"{"
+
+
+def read_header(path: Path) -> tuple[tuple[TensorFacts, ...], dict[str, str]]:
+    """Names, dtypes and shapes in the order of the file's names, and the metadata.
+
+    Raises:
+        NotEvaluable: the file is cut short.
+        UnsafeFile: the header lies about the file.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            slices = ((name, file.get_slice(name)) for name in file.keys())  # noqa: SIM118 (no mapping)
+            tensors = tuple(
+                TensorFacts(name=name, dtype=part.get_dtype(), shape=tuple(part.get_shape())) for name, part in slices
+            )
+            return tensors, dict(file.metadata() or {})
+    except SafetensorError as error:
+        raise _explained(path, error) from error
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All tensors, on the CPU, and the metadata. Raises as :func:`read_header`."""
+    _, metadata = read_header(path)
+    from safetensors.torch import load_file
+
+    return load_file(path, device="cpu"), metadata
+
+
+def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], *, force: bool) -> None:
+    """Write a file in one piece. Tensors that share storage are written once each.
+
+    Raises:
+        UsageError: the place cannot be written to, or is taken and ``force`` is off.
+    """
+    from safetensors.torch import save_file
+
+    check_writable(path, force=force)
+    copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    try:
+        with written_whole(path) as temporary:
+            save_file(copies, temporary, metadata=dict(metadata))
+    except SafetensorError as error:
+        raise UsageError(f"{path} could not be written ({error}); nothing was left there") from error
+
+
+def _explained(path: Path, error: SafetensorError) -> NotEvaluable | UnsafeFile:
+    """Whether the file is cut short, or its header lies; told from the file, as the library's wording changes."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = file.read(length) if length <= min(LONGEST_HEADER, size) else b""
+    if length + 8 > size:
+        return UnsafeFile(
+            f"{path} announces a header of {length} bytes but has {size} bytes in all; it is cut short or forged, "
+            "get it again from its source"
+        )
+    try:
+        ends = [entry["data_offsets"][1] for name, entry in json.loads(header).items() if name != "__metadata__"]
+        missing = max(ends, default=0) + length + 8 - size
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+        missing = 0
+    if missing > 0:
+        return NotEvaluable(f"{path} is cut short: {missing} bytes of its tensors are missing; get the file again")
+    return UnsafeFile(f"{path} has a header that contradicts itself or the file ({error}); do not use it")

@@ -1,0 +1,103 @@
+"""Vet, purify and export image classifiers that arrive from somewhere else.
+
+The five verbs of the command ``sau`` as functions over typed results. They take and give values:
+files, formats, model zoos and data sets are opened by :mod:`sau_adapters`.
+
+From a file to a purified file::
+
+    from pathlib import Path
+    import sau_cli
+    from sau_adapters.checkpoints import as_classifier, read_checkpoint, save_classifier
+    from sau_adapters.image_sources import open_images
+
+    received = as_classifier(read_checkpoint(Path("model.safetensors")))
+    digits = open_images("digits")
+    clean = sau_cli.draw_clean(digits.train, 0.05, balanced=False, seed=0)
+    result = sau_cli.purify(received, clean, recipe=sau_cli.Recipe(epochs=40, lr=2e-3, batch_size=32), seed=0)
+    print(sau_cli.evaluate(result.classifier, digits.for_testing, reference=received).accuracy)
+    save_classifier(Path("purified.safetensors"), result.classifier, received.description, force=False)
+
+- :func:`inspect`: the facts of a file to checks.
+- :func:`attack`: a classifier and images to a known-bad classifier and its trigger.
+- :func:`purify`: a classifier and clean images to a purified classifier.
+- :func:`evaluate`: ACC, ASR, R-ACC and DER with 95 % intervals.
+- :func:`export`: a classifier to ONNX that is proven on real images, or no file.
+
+Nothing here prints or exits. Errors are the leaves of :class:`SauError`, each with its exit code.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from sau_cli.attacks.planting import PlantedBackdoor, attack
+    from sau_cli.attacks.triggers import Trigger
+    from sau_cli.classifier import Classifier
+    from sau_cli.description import Description, InputSpec
+    from sau_cli.errors import ExitCode, SauError
+    from sau_cli.evaluation.metrics import Evaluation, evaluate
+    from sau_cli.exporting.exporter import export
+    from sau_cli.images import CleanData, ImageData, LabelledImages, draw_clean
+    from sau_cli.inspection.inspector import inspect
+    from sau_cli.unlearning.purifier import Purification, purify
+    from sau_cli.unlearning.recipes import Recipe
+
+_HOME = {
+    "PlantedBackdoor": "attacks.planting",
+    "attack": "attacks.planting",
+    "Trigger": "attacks.triggers",
+    "Classifier": "classifier",
+    "Description": "description",
+    "InputSpec": "description",
+    "ExitCode": "errors",
+    "SauError": "errors",
+    "Evaluation": "evaluation.metrics",
+    "evaluate": "evaluation.metrics",
+    "export": "exporting.exporter",
+    "CleanData": "images",
+    "ImageData": "images",
+    "LabelledImages": "images",
+    "draw_clean": "images",
+    "inspect": "inspection.inspector",
+    "Purification": "unlearning.purifier",
+    "purify": "unlearning.purifier",
+    "Recipe": "unlearning.recipes",
+}
+
+__all__ = [
+    "Classifier",
+    "CleanData",
+    "Description",
+    "Evaluation",
+    "ExitCode",
+    "ImageData",
+    "InputSpec",
+    "LabelledImages",
+    "PlantedBackdoor",
+    "Purification",
+    "Recipe",
+    "SauError",
+    "Trigger",
+    "attack",
+    "draw_clean",
+    "evaluate",
+    "export",
+    "inspect",
+    "purify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for when it is asked for: torch takes seconds, and ``sau --help`` needs none of it."""
+    if name not in _HOME:
+        message = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(message)
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,119 @@
+"""Train a classifier on images in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, pad
+
+from sau_cli.classifier import Classifier
+from sau_cli.errors import NotEvaluable, UsageError
+from sau_cli.images import LabelledImages, as_pixels
+from sau_cli.seeding import random_stream, seeded
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingSettings:
+    """SGD with momentum 0.9 and weight decay 5e-4 under a one-cycle schedule.
+
+    Attributes:
+        peak_lr: the highest learning rate of the cycle.
+        padding: random crops from images padded by this many pixels; 0 crops nothing.
+        flip: mirror every second image at random.
+    """
+
+    epochs: int
+    peak_lr: float
+    batch_size: int = 128
+    padding: int = 0
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_size < 2 or not self.peak_lr > 0:
+            raise UsageError(
+                f"{self.epochs} epochs at batch size {self.batch_size} and learning rate {self.peak_lr:g} "
+                "cannot train; give at least 1 epoch, a batch of 2 and a rate above 0"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingProgress:
+    """Where training stands after a batch; ``loss`` is the mean of the epoch so far."""
+
+    epoch: int
+    epochs: int
+    batch: int
+    batches: int
+    loss: float
+
+
+def augmented(images: Tensor, settings: TrainingSettings, generator: torch.Generator) -> Tensor:
+    """Random crops and mirror images of a batch (N, C, H, W), each image its own draw. Same shape and dtype."""
+    count, _, height, width = images.shape
+    if settings.padding:
+        edge = settings.padding
+        offsets = torch.randint(0, 2 * edge + 1, (2, count, 1), generator=generator).to(images.device)
+        rows = offsets[0] + torch.arange(height, device=images.device)
+        columns = offsets[1] + torch.arange(width, device=images.device)
+        which = torch.arange(count, device=images.device)[:, None, None]
+        padded = pad(images, (edge, edge, edge, edge))
+        images = padded.permute(0, 2, 3, 1)[which, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    if settings.flip:
+        mirrored = torch.rand(count, generator=generator).to(images.device) < 0.5
+        images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
+    return images.contiguous()
+
+
+def train(
+    classifier: Classifier,
+    data: LabelledImages,
+    settings: TrainingSettings,
+    *,
+    seed: int,
+    watch: Callable[[TrainingProgress], None] | None = None,
+) -> None:
+    """Train in place, on the device that the classifier is on. The last epoch is kept.
+
+    A last batch of a single image is left out: batch norm cannot use it.
+
+    Raises:
+        NotEvaluable: the loss stops being finite.
+    """
+    device = classifier.mean.device
+    data = data.to(device)
+    batches = [part for part in torch.arange(len(data)).split(settings.batch_size) if len(part) > 1]
+    optimiser = torch.optim.SGD(
+        classifier.parameters(), lr=settings.peak_lr, momentum=0.9, weight_decay=5e-4, nesterov=True
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, max_lr=settings.peak_lr, total_steps=settings.epochs * len(batches) + 1, pct_start=0.3
+    )
+    order_stream, augmentation_stream = random_stream(seed, "order"), random_stream(seed, "augmentation")
+    classifier.train()
+    with seeded(seed, "dropout"):
+        for epoch in range(1, settings.epochs + 1):
+            order = torch.randperm(len(data), generator=order_stream).to(device)
+            total = 0.0
+            for number, batch in enumerate(batches, start=1):
+                at = order[batch.to(device)]
+                pixels = as_pixels(augmented(data.images[at], settings, augmentation_stream))
+                loss = cross_entropy(classifier(pixels), data.labels[at])
+                optimiser.zero_grad(set_to_none=True)
+                loss.backward()
+                optimiser.step()
+                schedule.step()
+                total += loss.item()
+                if not torch.isfinite(loss):
+                    raise NotEvaluable(
+                        f"the training loss became {loss.item()} in epoch {epoch}; try again with a lower --lr"
+                    )
+                if watch:
+                    watch(
+                        TrainingProgress(
+                            epoch=epoch, epochs=settings.epochs, batch=number, batches=len(batches), loss=total / number
+                        )
+                    )
+    classifier.eval()

@@ -1,0 +1,53 @@
+"""A classifier: images in [0, 1] to logits, together with what it says of itself.
+
+Normalisation belongs to the classifier and not to the data, so that ε, triggers and
+adversarial examples are always measured on pixels in [0, 1].
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from sau_cli.description import Description
+from sau_cli.errors import NotEvaluable
+
+
+class Classifier(nn.Module):
+    """A network with its preprocessing: images (N, C, H, W) float in [0, 1] to logits (N, K).
+
+    The normalisation is kept outside the network's state dict, so that the weights stay an
+    ordinary state dict of the architecture.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, description: Description) -> None:
+        super().__init__()
+        self.network = network
+        self.description = description
+        shape = (1, description.input.channels, 1, 1)
+        self.register_buffer("mean", torch.tensor(description.input.mean).reshape(shape), persistent=False)
+        self.register_buffer("std", torch.tensor(description.input.std).reshape(shape), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.network((images - self.mean) / self.std)
+        return logits
+
+
+def check_finite_weights(classifier: Classifier) -> None:
+    """Raises NotEvaluable, naming the first tensor that holds a NaN or an infinity."""
+    for name, tensor in classifier.network.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise NotEvaluable(f"the weights hold NaN or infinite values (first in {name!r}); ask for an intact file")
+
+
+def check_output(classifier: Classifier, logits: Tensor) -> None:
+    """Raises NotEvaluable unless the logits are (N, K), finite, and K is the number of classes."""
+    classes = classifier.description.classes
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] != classes:
+        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise NotEvaluable(f"the network returned {got} where logits of shape (N, {classes}) were expected")
+    if not bool(torch.isfinite(logits).all()):
+        raise NotEvaluable("the network returned NaN or infinite logits on clean images; its accuracy means nothing")

@@ -1,0 +1,144 @@
+"""``sau evaluate``: measure a model, against limits if given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sau_cli.commands.evaluation_view import evaluation_checks, evaluation_table, trigger_ids
+from sau_cli.commands.inputs import open_model_and_data, request
+from sau_cli.commands.options import (
+    ArchOption,
+    DataOption,
+    DataRootOption,
+    DeviceOption,
+    ForceOption,
+    ImageSizeOption,
+    JsonOption,
+    ModelArgument,
+    NormalisationOption,
+    QuietOption,
+    TargetOption,
+    VerboseOption,
+)
+from sau_cli.commands.session import Session
+from sau_cli.errors import UsageError
+from sau_cli.evaluation.limits import at_least, at_most, parse_fraction
+from sau_cli.reporting.json_document import plain
+from sau_cli.reporting.terminal import checks_table
+from sau_cli.results import Check
+
+if TYPE_CHECKING:
+    from sau_cli.evaluation.metrics import Evaluation
+
+
+def evaluate(
+    model: ModelArgument,
+    *,
+    reference: Annotated[
+        Path | None,
+        typer.Option("--reference", "-r", metavar="M0", help="The model before it was purified, to compare with."),
+    ] = None,
+    data: DataOption = None,
+    trigger: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--trigger",
+            "-t",
+            metavar="T",
+            help="x.trigger.safetensors from sau attack, patch:FILE.png, blend:FILE.png@0.2 or add:FILE.npy. "
+            "Repeat it for several.",
+        ),
+    ] = None,
+    target: TargetOption = None,
+    max_asr: Annotated[
+        str | None, typer.Option(metavar="SHARE", help="Fail if a trigger succeeds more often, such as 0.05 or 5%.")
+    ] = None,
+    min_acc: Annotated[
+        str | None, typer.Option(metavar="SHARE", help="Fail if fewer clean images are classified correctly.")
+    ] = None,
+    max_acc_drop: Annotated[
+        str | None, typer.Option(metavar="SHARE", help="Fail if accuracy fell by more, against the reference.")
+    ] = None,
+    confident: Annotated[
+        bool,
+        typer.Option(
+            "--confident", help="Judge limits by the 95 % interval: exit 6 when the images cannot settle one."
+        ),
+    ] = False,
+    data_root: DataRootOption = None,
+    arch: ArchOption = None,
+    image_size: ImageSizeOption = None,
+    normalisation: NormalisationOption = None,
+    device: DeviceOption = "auto",
+    json_: JsonOption = None,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+    force: ForceOption = False,
+) -> None:
+    r"""Measure ACC, ASR, R-ACC and DER on test images, with 95 % intervals. Limits make it a gate.
+
+    The test part of the data is used; all of it where there is no split. A low ASR says that this
+    trigger no longer works; it says nothing of other triggers.
+
+    \b
+    Examples:
+      sau evaluate model.safetensors --trigger model.trigger.safetensors
+      sau evaluate model.purified.safetensors --reference model.safetensors \
+          --trigger model.trigger.safetensors --max-asr 5% --max-acc-drop 3%
+      sau evaluate vendor.pth --arch wrn_16_1 --normalisation none \
+          --data cifar10 --data-root data --trigger patch:grid.png --target 0
+    """
+    with Session("evaluate", json=json_, quiet=quiet, verbose=verbose, force=force) as session:
+        limits = {
+            name: None if text is None else parse_fraction(text, f"--{name}")
+            for name, text in (("max-asr", max_asr), ("min-acc", min_acc), ("max-acc-drop", max_acc_drop))
+        }
+        if limits["max-asr"] is not None and not trigger:
+            raise UsageError("--max-asr needs a trigger to measure; add --trigger")
+        if limits["max-acc-drop"] is not None and reference is None:
+            raise UsageError("--max-acc-drop needs a model to compare with; add --reference")
+        asked = request(data=data, data_root=data_root, arch=arch, image_size=image_size, normalisation=normalisation)
+
+        from sau_adapters.triggers import open_trigger
+        from sau_cli.attacks.targets import parse_target
+        from sau_cli.devices import chosen_device
+        from sau_cli.evaluation.metrics import evaluate as measure
+
+        chosen = chosen_device(device)
+        rule = None if target is None else parse_target(target)
+        triggers = tuple(open_trigger(source, rule) for source in trigger or ())
+        opened, images = open_model_and_data(session, model, asked)
+        before = open_model_and_data(session, reference, asked)[0].classifier if reference else None
+        for source in trigger or ():
+            session.took(Path(source.split(":", 1)[-1].partition("@")[0]))
+        evaluation = measure(
+            opened.classifier.to(chosen),
+            images.for_testing,
+            triggers=triggers,
+            reference=None if before is None else before.to(chosen),
+        )
+        session.environment = {"device": str(chosen)}
+        session.details = {"data": images.name, "evaluation": plain(evaluation)}
+        session.checks.extend(evaluation_checks(evaluation))
+        judged = _judged(evaluation, limits, confident=confident)
+        session.checks.extend(judged)
+        session.show(evaluation_table(evaluation, title=f"{evaluation.images} test images of {images.name}"))
+        if judged:
+            session.show(checks_table(judged))
+
+
+def _judged(evaluation: Evaluation, limits: dict[str, float | None], *, confident: bool) -> tuple[Check, ...]:
+    checks = []
+    if (limit := limits["max-asr"]) is not None:
+        for row, name in zip(evaluation.triggers, trigger_ids(evaluation), strict=True):
+            checks.append(at_most(f"limit.max-asr.{name}", row.asr, limit, confident=confident, what=f"ASR of {name}"))
+    if (limit := limits["min-acc"]) is not None:
+        checks.append(at_least("limit.min-acc", evaluation.accuracy, limit, confident=confident, what="ACC"))
+    if (limit := limits["max-acc-drop"]) is not None and evaluation.accuracy_drop is not None:
+        checks.append(
+            at_most("limit.max-acc-drop", evaluation.accuracy_drop, limit, confident=confident, what="the drop of ACC")
+        )
+    return tuple(checks)

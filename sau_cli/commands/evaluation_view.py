@@ -1,0 +1,74 @@
+"""An evaluation as checks of a report, and as a table for people."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Group
+from rich.markup import escape
+
+from sau_cli.commands.session import printable
+from sau_cli.reporting.terminal import table, with_interval
+from sau_cli.results import Check, CheckStatus, Measure
+
+if TYPE_CHECKING:
+    from sau_cli.evaluation.metrics import Evaluation
+
+
+def evaluation_checks(evaluation: Evaluation) -> tuple[Check, ...]:
+    """Every measure as a check with status "measured"."""
+    named: list[tuple[str, Measure | None, str]] = [
+        ("acc", evaluation.accuracy, "top-1 accuracy on clean test images"),
+        ("reference.acc", evaluation.reference_accuracy, "the same, of the reference"),
+        ("acc-drop", evaluation.accuracy_drop, "accuracy of the reference minus that of the model"),
+    ]
+    for row, name in zip(evaluation.triggers, trigger_ids(evaluation), strict=True):
+        named += [
+            (f"asr.{name}", row.asr, f"triggered images ({row.target_rule}) sent to the target"),
+            (f"r-acc.{name}", row.robust_accuracy, "the same images given their true label"),
+            (f"reference.asr.{name}", row.reference_asr, "sent to the target by the reference"),
+            (f"reference.r-acc.{name}", row.reference_robust_accuracy, "given their true label by the reference"),
+            (f"der.{name}", row.der, "defence effectiveness, 0.5 is nothing gained or lost"),
+        ]
+    return tuple(
+        Check(id=name, status=CheckStatus.MEASURED, value=measure.value, ci95=measure.ci95, evidence=evidence)
+        for name, measure, evidence in named
+        if measure is not None
+    )
+
+
+def trigger_ids(evaluation: Evaluation) -> tuple[str, ...]:
+    """A name for each trigger, numbered where two share one."""
+    names = [row.trigger for row in evaluation.triggers]
+    return tuple(
+        name if names.count(name) == 1 else f"{name}-{names[: place + 1].count(name)}"
+        for place, name in enumerate(names)
+    )
+
+
+LEGEND = """\
+ACC: clean images classified correctly. ASR: triggered images of other classes
+that are sent to the target. R-ACC: the same images, given their true label.
+In brackets: 95 % intervals."""
+LEGEND_COMPARED = f"""{LEGEND}
+DER: 100 % is a perfect defence, 50 % is nothing gained or lost."""
+
+
+def evaluation_table(evaluation: Evaluation, *, title: str) -> Group:
+    """One row a measure; reference and model side by side where there is a reference."""
+    compared = evaluation.reference_accuracy is not None
+    measures: list[tuple[str, Measure | None, Measure | None]] = [
+        ("ACC", evaluation.reference_accuracy, evaluation.accuracy)
+    ]
+    for row, name in zip(evaluation.triggers, trigger_ids(evaluation), strict=True):
+        shown = escape(printable(name))
+        measures += [
+            (f"ASR {shown}", row.reference_asr, row.asr),
+            (f"R-ACC {shown}", row.reference_robust_accuracy, row.robust_accuracy),
+        ]
+        if row.der is not None:
+            measures.append((f"DER {shown}", None, row.der))
+    if compared:
+        rows = [(name, with_interval(before), with_interval(after)) for name, before, after in measures]
+        return table(title, ("", "reference", "model"), rows, legend=LEGEND_COMPARED)
+    return table(title, ("", "model"), [(name, with_interval(after)) for name, _, after in measures], legend=LEGEND)

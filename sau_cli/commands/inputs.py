@@ -1,0 +1,127 @@
+"""Open the model and the data that a command was given, each from its flag, its metadata or the settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sau_adapters.tables import Normalisation, parse_normalisation
+from sau_cli.commands.session import Session
+from sau_cli.commands.settings import Settings, read_settings
+from sau_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from sau_cli.classifier import Classifier
+    from sau_cli.description import Description
+    from sau_cli.images import ImageData
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What the shared flags asked for, with the settings of the working folder behind them."""
+
+    data: str | None
+    data_root: Path | None
+    arch: str | None
+    image_size: str | None
+    normalisation: str | None
+    settings: Settings
+
+    @property
+    def pixels(self) -> tuple[int, int] | None:
+        """Height and width to resize images to; None leaves them as they are."""
+        text = self.image_size or self.settings.image_size
+        return None if text is None else parse_image_size(str(text))
+
+    def normalised(self, *, told: bool) -> Normalisation | None:
+        """Means and deviations; the settings count only where the file has not told its own."""
+        text = self.normalisation or (None if told else self.settings.normalisation)
+        return None if text is None else parse_normalisation(text)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class OpenedModel:
+    """A model and where it came from."""
+
+    path: Path
+    sha256: str
+    classifier: Classifier
+
+
+def request(
+    *,
+    data: str | None,
+    data_root: Path | None,
+    arch: str | None,
+    image_size: str | None,
+    normalisation: str | None,
+) -> Request:
+    """The flags, and the settings of the working folder."""
+    return Request(
+        data=data,
+        data_root=data_root,
+        arch=arch,
+        image_size=image_size,
+        normalisation=normalisation,
+        settings=read_settings(Path.cwd()),
+    )
+
+
+def parse_image_size(text: str) -> tuple[int, int]:
+    """``32`` or ``HEIGHTxWIDTH``.
+
+    Raises:
+        UsageError: neither, or a size that is not 1 to 10,000.
+    """
+    parts = text.lower().split("x")
+    sizes = [int(part) for part in parts if part.isascii() and part.isdigit()]
+    if len(sizes) != len(parts) or len(sizes) not in {1, 2} or not all(1 <= size <= 10_000 for size in sizes):
+        raise UsageError(f"image size {text!r} is no size in pixels; write it like 32 or 32x48 (height x width)")
+    return sizes[0], sizes[-1]
+
+
+def open_data(asked: Request, description: Description | None) -> ImageData:
+    """The data set of the flag, else the one that the model's metadata names, else that of the settings.
+
+    A model's metadata may name a well-known data set but never a path: what counts as trusted clean
+    data is the user's to say.
+
+    Raises:
+        UsageError: none is named, or it is unknown or missing.
+    """
+    from sau_adapters.image_sources import is_named, open_images
+
+    told = description.data if description and description.data and is_named(description.data) else None
+    source = asked.data or told or asked.settings.data
+    if source is None:
+        raise UsageError("no data is named by the command, the model's metadata or sau.toml; add --data")
+    root = asked.data_root or (Path(asked.settings.data_root) if asked.settings.data_root else None)
+    images = open_images(source, root=root, image_size=asked.pixels)
+    if description is None:
+        return images
+    return replace(
+        images,
+        train=images.train.in_order_of(description.class_names),
+        test=None if images.test is None else images.test.in_order_of(description.class_names),
+    )
+
+
+def open_model_and_data(session: Session, path: Path, asked: Request) -> tuple[OpenedModel, ImageData]:
+    """Open a model, and the data that goes with it. The data tells the input size where the file does not."""
+    from sau_adapters.checkpoints import as_classifier, read_checkpoint
+
+    checkpoint = read_checkpoint(path)
+    session.took(path, checkpoint.sha256)
+    told = checkpoint.description is not None
+    normalisation = asked.normalised(told=told)
+    data = open_data(asked, checkpoint.description)
+    height, width = data.train.images.shape[2:]
+    classifier = as_classifier(
+        checkpoint,
+        architecture=asked.arch or (None if told else asked.settings.arch),
+        normalisation=normalisation,
+        image_size=(height, width),
+        class_names=data.train.class_names,
+    )
+    return OpenedModel(path=path, sha256=checkpoint.sha256, classifier=classifier), data

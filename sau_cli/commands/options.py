@@ -1,0 +1,77 @@
+"""Arguments and options that several commands share: one name, one help text, one meaning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+_TALK = "Output"
+
+ModelArgument: TypeAlias = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="Model file: safetensors, or PyTorch weights (.pt, .pth, .bin, .ckpt).")
+]
+DataOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        "-d",
+        metavar="D",
+        help="digits, a torchvision name such as cifar10, a folder with a sub-folder a class, or x.npz. "
+        "[default: what the model's metadata or sau.toml names]",
+    ),
+]
+DataRootOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-root",
+        envvar="SAU_DATA_ROOT",
+        help="Where torchvision's data sets lie. Nothing is downloaded.",
+    ),
+]
+ArchOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--arch",
+        metavar="NAME",
+        help="Architecture: preact_resnet18, wrn_16_1, small_cnn, timm:NAME, torchvision:NAME, or your own "
+        "FILE.py:CLASS. [default: what the model's metadata or sau.toml names]",
+    ),
+]
+ImageSizeOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option("--image-size", metavar="N|HxW", help="Resize the images: scaled to cover, cut to fit."),
+]
+NormalisationOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--normalisation",
+        metavar="NAME|M/S",
+        help="none, cifar10, cifar100, tiny-imagenet, mnist, imagenet, or means/deviations such as "
+        ".5,.5,.5/.2,.2,.2 on pixels in 0 to 1. [default: what the model's metadata or sau.toml names]",
+    ),
+]
+TargetOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option("--target", metavar="K|all-to-all", help="Where the trigger sends images: a class, or y to y + 1."),
+]
+DeviceOption: TypeAlias = Annotated[
+    str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps.")
+]
+SeedOption: TypeAlias = Annotated[int, typer.Option("--seed", min=0, help="Fixes every random draw.")]
+JsonOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--json", metavar="FILE|-", help="Write the report as JSON; - for standard output.", rich_help_panel=_TALK
+    ),
+]
+QuietOption: TypeAlias = Annotated[
+    bool, typer.Option("--quiet", "-q", help="No tables and no progress; errors only.", rich_help_panel=_TALK)
+]
+VerboseOption: TypeAlias = Annotated[
+    bool, typer.Option("--verbose", "-v", help="More detail, and a traceback with an error.", rich_help_panel=_TALK)
+]
+ForceOption: TypeAlias = Annotated[
+    bool, typer.Option("--force", help="Overwrite files that exist.", rich_help_panel=_TALK)
+]

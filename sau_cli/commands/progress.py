@@ -1,0 +1,66 @@
+"""Progress of long work: a bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from sau_cli.commands.session import Session
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class ProgressView:
+    """Shows how far the work is, what it measures, and the time left."""
+
+    def __init__(self, session: Session, title: str) -> None:
+        self._session = session
+        self._title = title
+        self._started = time.monotonic()
+        self._last_line = self._started
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+        if session.console.is_terminal and not session.quiet:
+            self._progress = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=None),
+                TextColumn("{task.fields[measures]}"),
+                TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+                console=session.console,
+                expand=True,
+            )
+
+    def __enter__(self) -> Self:
+        if self._progress:
+            self._progress.start()
+            self._task = self._progress.add_task(self._title, total=None, measures="")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._progress:
+            self._progress.stop()
+
+    def update(self, *, epoch: int, epochs: int, batch: int, batches: int, measures: str) -> None:
+        """Say where the work stands; ``measures`` is short text such as ``loss 0.12``."""
+        done, total = (epoch - 1) * batches + batch, epochs * batches
+        if self._progress and self._task is not None:
+            self._progress.update(
+                self._task,
+                description=f"{self._title} {epoch}/{epochs}",
+                completed=done,
+                total=total,
+                measures=measures,
+            )
+            return
+        now = time.monotonic()
+        if done < total and now - self._last_line < SECONDS_BETWEEN_LINES:
+            return
+        self._last_line = now
+        elapsed = now - self._started
+        left = elapsed / done * (total - done)
+        self._session.show(f"{self._title} epoch {epoch}/{epochs}  {measures}  {elapsed:.0f} s, {left:.0f} s left")

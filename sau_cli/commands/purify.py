@@ -1,0 +1,202 @@
+"""``sau purify``: remove what is there, with clean images only."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Group
+
+from sau_cli import __version__
+from sau_cli.commands.inputs import open_model_and_data, request
+from sau_cli.commands.options import (
+    ArchOption,
+    DataOption,
+    DataRootOption,
+    DeviceOption,
+    ForceOption,
+    ImageSizeOption,
+    JsonOption,
+    ModelArgument,
+    NormalisationOption,
+    QuietOption,
+    SeedOption,
+    VerboseOption,
+)
+from sau_cli.commands.outputs import purified_name, weights_output
+from sau_cli.commands.progress import ProgressView
+from sau_cli.commands.session import Session
+from sau_cli.description import HistoryStep
+from sau_cli.errors import UsageError
+from sau_cli.reporting.json_document import plain
+from sau_cli.reporting.terminal import percent, table
+from sau_cli.results import Check, CheckStatus
+from sau_cli.unlearning.recipes import RecipeName, recipe_for
+
+if TYPE_CHECKING:
+    from sau_cli.unlearning.purifier import Purification, PurifyProgress
+
+
+def purify(
+    model: ModelArgument,
+    *,
+    data: DataOption = None,
+    clean_frac: Annotated[
+        float | None,
+        typer.Option(
+            metavar="F",
+            help="Share of the data's training part to learn from, above 0 and at most 1. "
+            "[default: sau.toml, else all of a data set without a split]",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="OUT.safetensors", help="[default: MODEL.purified.safetensors]"),
+    ] = None,
+    recipe: Annotated[RecipeName, typer.Option(help="Which settings to start from.")] = RecipeName.PAPER,
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes over the clean images. [default: the recipe's, 100]")
+    ] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate. [default: the recipe's, 1e-4]")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images a step. [default: the recipe's, 256]")] = None,
+    epsilon: Annotated[
+        float | None, typer.Option(help="L-infinity radius of the perturbations. [default: the recipe's, 0.2]")
+    ] = None,
+    step: Annotated[float | None, typer.Option(help="Of each signed-gradient step. [default: epsilon]")] = None,
+    steps: Annotated[int | None, typer.Option(help="Signed-gradient steps. [default: the recipe's, 5]")] = None,
+    data_root: DataRootOption = None,
+    arch: ArchOption = None,
+    image_size: ImageSizeOption = None,
+    normalisation: NormalisationOption = None,
+    device: DeviceOption = "auto",
+    seed: SeedOption = 0,
+    json_: JsonOption = None,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+    force: ForceOption = False,
+) -> None:
+    r"""Remove a backdoor by Shared Adversarial Unlearning. No trigger is needed, and none is used.
+
+    It finds adversarial examples that the received and the purified model share, and unlearns them
+    (Wei et al., NeurIPS 2023). The accuracy is watched on clean images that are held back from
+    learning. A purified model is not certified clean: measure it with sau evaluate.
+
+    \b
+    Examples:
+      sau purify model.safetensors --clean-frac 0.05
+      sau purify vendor.pth --arch wrn_16_1 --normalisation none --data clean/ -o fixed.safetensors
+      sau purify model.safetensors --clean-frac 0.05 --epochs 20 --device cuda --json report.json
+    """
+    with Session("purify", json=json_, quiet=quiet, verbose=verbose, force=force) as session:
+        destination = out or purified_name(model)
+        weights_output(destination, force=force)
+        asked = request(data=data, data_root=data_root, arch=arch, image_size=image_size, normalisation=normalisation)
+        settings = recipe_for(
+            recipe,
+            epochs=epochs,
+            lr=lr,
+            batch_size=batch_size,
+            epsilon=epsilon,
+            step=step if step is not None else epsilon,
+            steps=steps,
+        )
+        share = clean_frac if clean_frac is not None else asked.settings.clean_frac
+        if share is not None and not 0 < share <= 1:
+            raise UsageError(f"--clean-frac {share:g} is impossible; give a share above 0 and at most 1, such as 0.05")
+
+        from sau_adapters.checkpoints import save_classifier
+        from sau_cli.devices import chosen_device
+        from sau_cli.images import draw_clean
+        from sau_cli.unlearning.purifier import purify as remove
+
+        chosen = chosen_device(device)
+        opened, images = open_model_and_data(session, model, asked)
+        if share is None and images.test is not None:
+            raise UsageError(
+                f"{images.name} has a training part of {len(images.train)} images; add --clean-frac to say how much "
+                "of it is yours, such as 0.05 (1 for all)"
+            )
+        clean = draw_clean(images.train, share, balanced=settings.balanced, seed=seed)
+        session.show(
+            f"{opened.classifier.description.architecture}, {len(clean.learning)} clean images of {images.name} "
+            f"to learn from, {len(clean.held_back)} others held back to watch the accuracy, on {chosen}"
+        )
+        with ProgressView(session, "purify") as view:
+
+            def watch(at: PurifyProgress) -> None:
+                view.update(
+                    epoch=at.epoch,
+                    epochs=at.epochs,
+                    batch=at.batch,
+                    batches=at.batches,
+                    measures=f"cl {at.clean_loss:.3f} sar {at.unlearning_loss:.3f} SAE {percent(at.shared_share)} "
+                    f"acc {percent(at.held_back_accuracy)}",
+                )
+
+            purified = remove(opened.classifier.to(chosen), clean, recipe=settings, seed=seed, watch=watch)
+        known = opened.classifier.description
+        history = HistoryStep(
+            step="purify",
+            settings=settings.settings()
+            | {"data": images.name, "clean_frac": share, "learned_from": len(clean.learning)},
+            seed=seed,
+            input_sha256=opened.sha256,
+            tool_version=__version__,
+        )
+        save_classifier(
+            destination, purified.classifier, replace(known, history=(*known.history, history)), force=force
+        )
+        session.wrote("weights", destination)
+        session.environment = {"device": str(chosen)}
+        session.details = {
+            "settings": settings.settings(),
+            "seed": seed,
+            "data": images.name,
+            "learned_from": purified.learned_from,
+            "held_back": purified.held_back,
+            "epochs": plain(purified.epochs),
+        }
+        session.checks.extend(_checks(purified))
+        session.show(_summary(purified))
+        session.show(f"wrote {destination}; measure it with: sau evaluate {destination} --reference {model}")
+
+
+def _checks(purified: Purification) -> tuple[Check, ...]:
+    last = purified.epochs[-1]
+    return (
+        Check(
+            id="held-back-accuracy.before",
+            status=CheckStatus.MEASURED,
+            value=purified.held_back_accuracy_before,
+            evidence=f"of the received model on {purified.held_back} clean images that are not learned from",
+        ),
+        Check(
+            id="held-back-accuracy",
+            status=CheckStatus.MEASURED,
+            value=purified.held_back_accuracy,
+            evidence="of the purified model on the same images",
+        ),
+        Check(
+            id="shared-adversarial-examples",
+            status=CheckStatus.MEASURED,
+            value=last.shared_share,
+            evidence="share of the clean images with an adversarial example common to both models, last epoch",
+        ),
+    )
+
+
+def _summary(purified: Purification) -> Group:
+    first, last = purified.epochs[0], purified.epochs[-1]
+    rows = [
+        (
+            "clean accuracy, held back",
+            percent(purified.held_back_accuracy_before),
+            percent(purified.held_back_accuracy),
+        ),
+        ("shared adversarial examples", percent(first.shared_share), percent(last.shared_share)),
+        ("clean loss", f"{first.clean_loss:.3f}", f"{last.clean_loss:.3f}"),
+        ("unlearning loss", f"{first.unlearning_loss:.3f}", f"{last.unlearning_loss:.3f}"),
+    ]
+    return table(f"{len(purified.epochs)} epochs", ("", "start", "end"), rows)

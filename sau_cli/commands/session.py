@@ -1,0 +1,162 @@
+"""One run of a command: its streams, its findings, its report and its exit code."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import traceback
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from sau_adapters.files import check_writable, sha256_of, write_text_whole
+from sau_cli import __version__
+from sau_cli.errors import ExitCode, SauError, UsageError
+from sau_cli.reporting.json_document import to_json
+from sau_cli.results import Check, CheckStatus, InputFile, Report, Verdict, verdict_of
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_VERDICTS = {
+    ExitCode.USAGE: Verdict.ERROR,
+    ExitCode.NOT_EVALUATED: Verdict.NOT_EVALUATED,
+    ExitCode.UNSAFE: Verdict.UNSAFE,
+    ExitCode.VERIFICATION_FAILED: Verdict.FAILED,
+    ExitCode.INCONCLUSIVE: Verdict.INCONCLUSIVE,
+    ExitCode.INTERNAL: Verdict.ERROR,
+    ExitCode.INTERRUPTED: Verdict.INTERRUPTED,
+}
+_PACKAGES = ("torch", "torchvision", "timm", "safetensors", "onnx", "onnxruntime", "numpy")
+
+
+class Session:
+    """A context around a command's work. On leaving it, the report is written and the process exits.
+
+    People's output goes to standard error. Standard output is for the document of ``--json -``.
+    What was found before an error stays in the report, and a failed check keeps its exit code.
+    """
+
+    def __init__(self, command: str, *, json: str | None, quiet: bool, verbose: bool, force: bool) -> None:
+        self.command = command
+        self.console = Console(stderr=True, highlight=False)
+        self.quiet, self.verbose, self.force = quiet, verbose, force
+        self.inputs: list[InputFile] = []
+        self.outputs: dict[str, InputFile] = {}
+        self.checks: list[Check] = []
+        self.details: dict[str, Any] = {}
+        self.environment: dict[str, Any] = {}
+        self.verdict: tuple[Verdict, ExitCode] | None = None
+        self._json = json
+
+    def __enter__(self) -> Self:
+        try:
+            if self._json not in {None, "-"}:
+                check_writable(Path(str(self._json)), force=self.force)
+        except SauError as error:
+            self._json = None
+            raise typer.Exit(self._finish(error)) from error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, typer.Exit | SystemExit | GeneratorExit):
+            return
+        if error is not None and self.verbose:
+            traceback.print_exception(kind, error, trace, file=sys.stderr)
+        raise typer.Exit(self._finish(error)) from error
+
+    def took(self, path: Path, sha256: str | None = None) -> str:
+        """Record an input file; returns its SHA-256."""
+        digest = sha256 or sha256_of(path)
+        self.inputs.append(InputFile(path=str(path), sha256=digest))
+        return digest
+
+    def wrote(self, role: str, path: Path) -> None:
+        """Record an output file under its role."""
+        self.outputs[role] = InputFile(path=str(path), sha256=sha256_of(path))
+
+    def show(self, what: RenderableType) -> None:
+        """Show people a table or a line, unless they asked for quiet."""
+        if not self.quiet:
+            self.console.print(what, soft_wrap=isinstance(what, str))
+
+    def _finish(self, error: BaseException | None) -> ExitCode:
+        verdict, code = self.verdict or verdict_of(tuple(self.checks))
+        sentence = None
+        if error is not None:
+            sentence, error_code = _explained(error)
+            failed = any(check.status is CheckStatus.FAILED for check in self.checks)
+            if not failed or error_code in {ExitCode.UNSAFE, ExitCode.VERIFICATION_FAILED}:
+                verdict, code = _VERDICTS[error_code], error_code
+        report = Report(
+            tool_version=__version__,
+            command=self.command,
+            inputs=tuple(self.inputs),
+            verdict=verdict,
+            exit_code=code,
+            checks=tuple(self.checks),
+            environment=_environment() | self.environment,
+            outputs=self.outputs,
+            details=self.details,
+            error=sentence,
+        )
+        if sentence is not None:
+            self.console.print(Text.assemble(("error: ", "bold red"), printable(sentence)), soft_wrap=True)
+        try:
+            self._write(report)
+        except UsageError as unwritten:
+            self.console.print(Text.assemble(("error: ", "bold red"), printable(str(unwritten))), soft_wrap=True)
+            return code or ExitCode.USAGE
+        return code
+
+    def _write(self, report: Report) -> None:
+        if self._json is None:
+            return
+        document = to_json(report)
+        if self._json == "-":
+            sys.stdout.write(document)
+            sys.stdout.flush()
+        else:
+            write_text_whole(Path(self._json), document)
+
+
+def printable(text: str) -> str:
+    """Text from a stranger's file, safe for a terminal: control characters become question marks."""
+    return "".join(character if character.isprintable() or character == "\n" else "?" for character in text)
+
+
+def _explained(error: BaseException) -> tuple[str, ExitCode]:
+    """One sentence, and the exit code."""
+    if isinstance(error, SauError):
+        return str(error), error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted; nothing was written, run the same command again to start over", ExitCode.INTERRUPTED
+    name = type(error).__name__
+    if isinstance(error, MemoryError) or name == "OutOfMemoryError":
+        return "out of memory; try a smaller --batch-size", ExitCode.NOT_EVALUATED
+    reason = (str(error).strip() or "no message").splitlines()[0]
+    return f"this is a bug in sau ({name}: {reason}); report it with the output of --verbose", ExitCode.INTERNAL
+
+
+def _environment() -> dict[str, Any]:
+    packages: dict[str, str | None] = {}
+    for name in _PACKAGES:
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            packages[name] = None
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "cpus": os.cpu_count(),
+        "packages": packages,
+    }

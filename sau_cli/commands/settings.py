@@ -1,0 +1,62 @@
+"""Defaults for a project: ``sau.toml``, or ``[tool.sau]`` in ``pyproject.toml``, in the working folder."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from sau_cli.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the file may set; each key is the flag of that name, and counts after the flag and the model's metadata."""
+
+    data: str | None = None
+    data_root: str | None = None
+    arch: str | None = None
+    image_size: str | int | None = None
+    normalisation: str | None = None
+    clean_frac: float | None = None
+
+
+def read_settings(folder: Path) -> Settings:
+    """The settings of a folder; empty where it has none.
+
+    Raises:
+        UsageError: the file is no TOML, or has a key or a value that means nothing here.
+    """
+    own, shared = folder / "sau.toml", folder / "pyproject.toml"
+    if own.is_file():
+        return _checked(_parsed(own), own)
+    if shared.is_file():
+        table = _parsed(shared).get("tool", {}).get("sau", {})
+        return _checked(table, shared)
+    return Settings()
+
+
+def _parsed(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise UsageError(f"{path.name} cannot be read ({error}); repair it") from error
+
+
+def _checked(table: dict[str, Any], path: Path) -> Settings:
+    known = {field.name.replace("_", "-"): field.name for field in fields(Settings)}
+    for key, value in table.items():
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known keys are {', '.join(known)}"
+            raise UsageError(f"{path.name} has a key {key!r} that sau does not know; {hint}")
+        allowed: tuple[type, ...] = (str,)
+        if key == "clean-frac":
+            allowed = (int, float)
+        elif key == "image-size":
+            allowed = (int, str)
+        if not isinstance(value, allowed) or isinstance(value, bool):
+            raise UsageError(f"{path.name} sets {key} to {value!r}; give it as the flag --{key} takes it")
+    return Settings(**{known[key]: value for key, value in table.items()})

@@ -1,0 +1,26 @@
+"""Which device the work runs on."""
+
+from __future__ import annotations
+
+import torch
+
+from sau_cli.errors import UsageError
+
+
+def chosen_device(name: str) -> torch.device:
+    """``auto`` takes CUDA, then MPS, then the CPU; else ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+
+    Raises:
+        UsageError: another name, or a device that this machine lacks.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    kind, _, number = name.partition(":")
+    if kind not in {"cpu", "cuda", "mps"} or (number and not (kind == "cuda" and number.isdigit())):
+        raise UsageError(f"--device {name!r} is unknown; give auto, cpu, cuda, cuda:N or mps")
+    count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}[kind]
+    if int(number or 0) >= count:
+        raise UsageError(f"--device {name!r} is not on this machine ({count} of that kind found); give cpu or auto")
+    return torch.device(name)

@@ -1,0 +1,192 @@
+"""Labelled images in memory: 8-bit pixels, labels and class names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sau_cli.description import Description
+from sau_cli.errors import NotEvaluable, UsageError
+from sau_cli.seeding import random_stream
+
+
+def as_pixels(images_uint8: Tensor) -> Tensor:
+    """8-bit images to float in [0, 1], same shape."""
+    return images_uint8.float() / 255
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LabelledImages:
+    """Images with their true labels.
+
+    Attributes:
+        images: (N, C, H, W) uint8.
+        labels: (N,) int64 in [0, K).
+        class_names: K names.
+
+    Raises:
+        NotEvaluable: shapes or dtypes differ from these, or a label has no class.
+    """
+
+    images: Tensor
+    labels: Tensor
+    class_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.images.ndim != 4 or self.images.dtype != torch.uint8:
+            raise NotEvaluable(
+                f"the images have shape {tuple(self.images.shape)} and type {self.images.dtype}; "
+                "8-bit images of shape (N, C, H, W) are needed"
+            )
+        if self.labels.shape != (len(self.images),):
+            raise NotEvaluable(
+                f"there are {len(self.images)} images but {self.labels.numel()} labels; give one an image"
+            )
+        if len(self) and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < self.classes:
+            raise NotEvaluable(
+                f"the labels run from {int(self.labels.min())} to {int(self.labels.max())} but there are "
+                f"{self.classes} classes; labels must be 0 to {self.classes - 1}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def classes(self) -> int:
+        return len(self.class_names)
+
+    def take(self, indices: Tensor | Sequence[int]) -> LabelledImages:
+        """The images at these places, in this order."""
+        at = torch.as_tensor(indices, dtype=torch.int64)
+        return LabelledImages(images=self.images[at], labels=self.labels[at], class_names=self.class_names)
+
+    def in_order_of(self, class_names: tuple[str, ...]) -> LabelledImages:
+        """The same images with labels that count in the order of ``class_names``, where both name the same classes.
+
+        Sources sort their classes in different ways ("10" before "2", say); names settle it. Where
+        the names are not the same set, the labels are left as they are.
+        """
+        if class_names == self.class_names or sorted(class_names) != sorted(self.class_names):
+            return self
+        place = torch.tensor([class_names.index(name) for name in self.class_names])
+        return LabelledImages(images=self.images, labels=place[self.labels], class_names=class_names)
+
+    def to(self, device: torch.device) -> LabelledImages:
+        return LabelledImages(
+            images=self.images.to(device), labels=self.labels.to(device), class_names=self.class_names
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ImageData:
+    """A data set: a training part and, where the source has a split, a test part."""
+
+    name: str
+    train: LabelledImages
+    test: LabelledImages | None
+    flip: bool = False
+    """Whether a mirrored image keeps its label, so that training may flip."""
+
+    @property
+    def for_testing(self) -> LabelledImages:
+        """The test part; everything where the source has no split."""
+        return self.train if self.test is None else self.test
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class CleanData:
+    """What a defender has: images to learn from, and others held back to watch the accuracy on."""
+
+    learning: LabelledImages
+    held_back: LabelledImages
+
+
+def check_fits(images: LabelledImages, description: Description) -> None:
+    """Raises NotEvaluable, in one sentence, when the images cannot be this classifier's."""
+    spec = description.input
+    if len(images) == 0:
+        raise NotEvaluable("the data has no images; give data with at least one image a class")
+    if images.classes != description.classes:
+        raise NotEvaluable(
+            f"the data has {images.classes} classes but the model has {description.classes}; "
+            "give the data set that the model was made for"
+        )
+    channels, height, width = images.images.shape[1:]
+    if channels != spec.channels:
+        raise NotEvaluable(
+            f"the images have {channels} channel{'s' * (channels != 1)} but the model takes {spec.channels}; "
+            "give images of the kind the model was made for"
+        )
+    if (height, width) != (spec.height, spec.width):
+        raise NotEvaluable(
+            f"the images are {height}x{width} but the model takes {spec.size}; "
+            f"add --image-size {spec.size} to resize them"
+        )
+
+
+def _share_count(images: LabelledImages, share: float) -> int:
+    if not 0 < share <= 1:
+        raise UsageError(f"a clean share of {share:g} is impossible; give a number above 0 and at most 1, such as 0.05")
+    count = round(share * len(images))
+    if count == 0:
+        raise UsageError(f"a clean share of {share:g} of {len(images)} images selects no image; give a larger share")
+    return count
+
+
+def uniform_share(images: LabelledImages, share: float, *, seed: int) -> Tensor:
+    """Indices of ``round(share * N)`` images drawn uniformly, as the authors do. Shape (n,), ascending."""
+    count = _share_count(images, share)
+    return torch.randperm(len(images), generator=random_stream(seed, "clean share"))[:count].sort().values
+
+
+def balanced_share(images: LabelledImages, share: float, *, seed: int) -> Tensor:
+    """Indices of ``round(share * N)`` images, as evenly over the classes as their sizes allow. Shape (n,), ascending.
+
+    A class with fewer images than its part gives all it has, and the others make up for it.
+    """
+    count = _share_count(images, share)
+    shuffled = torch.randperm(len(images), generator=random_stream(seed, "clean share"))
+    labels = images.labels[shuffled]
+    # The rank of each image within its class: taking the lowest ranks first fills all classes at the same pace.
+    rank = torch.zeros_like(shuffled)
+    for label in labels.unique():
+        of_class = labels == label
+        rank[of_class] = torch.arange(int(of_class.sum()))
+    return shuffled[rank.argsort(stable=True)[:count]].sort().values
+
+
+def draw_clean(
+    data: LabelledImages, share: float | None, *, balanced: bool, held_back_share: float = 0.1, seed: int
+) -> CleanData:
+    """What the defender learns from, and what accuracy is watched on.
+
+    The held-back images are never learned from. They come from the rest of ``data`` (as many as a
+    tenth of it, 1,000 at most) when a share was drawn and something is left; otherwise a tenth of
+    ``data`` is held back from learning.
+
+    Args:
+        share: the part of ``data`` to learn from, in (0, 1]; None takes all.
+        balanced: as evenly over the classes as possible; otherwise uniformly at random.
+
+    Raises:
+        UsageError: an impossible share.
+        NotEvaluable: fewer than two images.
+    """
+    if len(data) < 2:
+        raise NotEvaluable(f"{len(data)} clean images are too few; give at least a few a class")
+    draw = balanced_share if balanced else uniform_share
+    chosen = draw(data, 1.0 if share is None else share, seed=seed)
+    left = torch.ones(len(data), dtype=torch.bool)
+    left[chosen] = False
+    rest = left.nonzero().squeeze(1)
+    wanted = min(1000, max(1, round(held_back_share * len(data))))
+    if len(rest) > 0:
+        pool = data.take(rest)
+        held_back = pool.take(balanced_share(pool, min(1.0, wanted / len(pool)), seed=seed))
+        return CleanData(learning=data.take(chosen), held_back=held_back)
+    held = balanced_share(data, wanted / len(data), seed=seed)
+    left[held] = True
+    return CleanData(learning=data.take((~left).nonzero().squeeze(1)), held_back=data.take(held))

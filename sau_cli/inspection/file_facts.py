@@ -1,0 +1,72 @@
+"""What can be said of a model file without loading its weights. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from math import prod
+
+from sau_cli.description import Description
+
+
+class Severity(StrEnum):
+    """How bad a finding is; ``high`` and above refuses the file."""
+
+    INFO = "info"
+    LOW = "low"
+    HIGH = "high"
+    CRITICAL = "critical"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """Something about a file that its receiver should know: a stable id, how bad, and a sentence."""
+
+    id: str
+    severity: Severity
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorFacts:
+    """One tensor of a file, as its header tells."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def elements(self) -> int:
+        return prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileFacts:
+    """What a model file is.
+
+    Attributes:
+        format: recognised by content, never by extension.
+        tensors: None where the format does not tell without running code.
+        metadata: as written in the file by whoever made it; not to be trusted.
+        description: what the metadata says of the classifier; None where it says nothing.
+    """
+
+    path: str
+    format: str
+    size_bytes: int
+    sha256: str
+    tensors: tuple[TensorFacts, ...] | None
+    metadata: Mapping[str, str]
+    description: Description | None
+    findings: tuple[Finding, ...] = field(default=())
+
+    @property
+    def parameters(self) -> int | None:
+        """Elements of all tensors together, buffers included."""
+        return None if self.tensors is None else sum(tensor.elements for tensor in self.tensors)
+
+    @property
+    def safe(self) -> bool:
+        """No finding that refuses the file."""
+        return all(finding.severity not in {Severity.HIGH, Severity.CRITICAL} for finding in self.findings)

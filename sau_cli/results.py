@@ -1,0 +1,112 @@
+"""Frozen values that reports render: rates with intervals, checks, and the report itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from sau_cli.errors import ExitCode
+
+SCHEMA_VERSION = "1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measure:
+    """A measured number with its 95 % interval, as fractions in [0, 1].
+
+    Attributes:
+        value: the point estimate.
+        ci95: lower and upper end.
+        hits, total: the counts behind a rate; None where the number is no simple rate (DER).
+    """
+
+    value: float
+    ci95: tuple[float, float]
+    hits: int | None = None
+    total: int | None = None
+
+
+class CheckStatus(StrEnum):
+    """``skipped``: not examined, for the reason in the evidence; never to be read as passed."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    INCONCLUSIVE = "inconclusive"
+    MEASURED = "measured"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One thing that was looked at.
+
+    Attributes:
+        id: stable and unique in the report, such as ``asr.badnets`` or ``limit.max-asr.badnets``.
+        value, threshold: what was found and what was allowed, where there are such.
+        evidence: a sentence.
+    """
+
+    id: str
+    status: CheckStatus
+    evidence: str
+    value: float | int | str | None = None
+    threshold: float | int | str | None = None
+    ci95: tuple[float, float] | None = None
+
+
+class Verdict(StrEnum):
+    """What a gate may conclude. ``measured``: it ran, and nothing was asked to pass or fail."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    MEASURED = "measured"
+    INCONCLUSIVE = "inconclusive"
+    UNSAFE = "unsafe"
+    NOT_EVALUATED = "not-evaluated"
+    INTERRUPTED = "interrupted"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputFile:
+    """A file that went in, by path and SHA-256."""
+
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What a command found: one document, of which every format is a rendering.
+
+    Attributes:
+        outputs: files that were written, by role.
+        details: what belongs to this command alone.
+        error: the sentence that ended the command, if one did; the checks made before it are kept.
+    """
+
+    tool_version: str
+    command: str
+    inputs: tuple[InputFile, ...]
+    verdict: Verdict
+    exit_code: ExitCode
+    checks: tuple[Check, ...]
+    environment: Mapping[str, Any]
+    outputs: Mapping[str, InputFile]
+    details: Mapping[str, Any]
+    error: str | None = None
+    schema_version: str = SCHEMA_VERSION
+
+
+def verdict_of(checks: tuple[Check, ...]) -> tuple[Verdict, ExitCode]:
+    """The worst of the checks: failed, then inconclusive, then passed; measured when none was a limit."""
+    statuses = {check.status for check in checks}
+    if CheckStatus.FAILED in statuses:
+        return Verdict.FAILED, ExitCode.LIMIT_FAILED
+    if CheckStatus.INCONCLUSIVE in statuses:
+        return Verdict.INCONCLUSIVE, ExitCode.INCONCLUSIVE
+    if CheckStatus.PASSED in statuses:
+        return Verdict.PASSED, ExitCode.PASSED
+    return Verdict.MEASURED, ExitCode.PASSED

@@ -1,0 +1,71 @@
+"""Recipes: every setting of Shared Adversarial Unlearning, under a name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import Any, assert_never
+
+from sau_cli.errors import UsageError
+
+
+class RecipeName(StrEnum):
+    """``paper``: as Wei et al. (NeurIPS 2023) and their released code run it."""
+
+    PAPER = "paper"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """The settings; the defaults are the paper's for 32x32 images.
+
+    Attributes:
+        epochs: passes over the clean images.
+        lr: of Adam with AMSGrad, constant.
+        batch_size: images a step.
+        clean_weight, unlearning_weight: λ1 of L_cl and λ2 of L_sar in the outer loss.
+        adversarial_weight, shared_weight: λ3 of L_adv and λ4 of L_share in the inner objective.
+        epsilon: radius of the L∞ ball of δ, on pixels in [0, 1].
+        step: of each signed-gradient step, same unit.
+        steps: at most so many of them.
+        balanced: draw the clean share evenly over the classes; the authors draw uniformly.
+
+    Raises:
+        UsageError: a value that makes no sense, by name.
+    """
+
+    name: RecipeName = RecipeName.PAPER
+    epochs: int = 100
+    lr: float = 1e-4
+    batch_size: int = 256
+    clean_weight: float = 1.0
+    unlearning_weight: float = 1.0
+    adversarial_weight: float = 0.01
+    shared_weight: float = 1.0
+    epsilon: float = 0.2
+    step: float = 0.2
+    steps: int = 5
+    balanced: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "lr", "batch_size", "epsilon", "step", "steps"):
+            if not getattr(self, name) > 0:
+                raise UsageError(
+                    f"{name.replace('_', ' ')} {getattr(self, name):g} is impossible; give a number above 0"
+                )
+        if self.epsilon > 1:
+            raise UsageError(f"epsilon {self.epsilon:g} is impossible; pixels lie in 0 to 1, so give at most 1")
+
+    def settings(self) -> dict[str, Any]:
+        """Every setting by name, for history and reports."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def recipe_for(name: RecipeName, **overrides: Any) -> Recipe:
+    """The named recipe; overrides that are None keep the recipe's own value."""
+    given = {key: value for key, value in overrides.items() if value is not None}
+    match name:
+        case RecipeName.PAPER:
+            return Recipe(name=name, **given)
+        case _ as never:
+            assert_never(never)
