@@ -31,7 +31,7 @@ def run(command: str, folder: Path, report: str) -> dict[str, Any]:
     words = [sys.executable, "-m", "sau_cli", *command.split(), "--json", report, "--force"]
     done = subprocess.run(words, cwd=folder, check=False)
     if done.returncode:
-        sys.exit(f"sau {command.split()[0]} ended with exit code {done.returncode}")
+        sys.exit(f"sau {command.split(maxsplit=1)[0]} ended with exit code {done.returncode}")
     return json.loads((folder / report).read_text(encoding="utf-8"))
 
 
@@ -54,7 +54,7 @@ def main() -> None:
     run("attack --attack badnets --arch small_cnn --data digits --out model.safetensors", folder, "attack.json")
     run("inspect model.safetensors", folder, "inspect.json")
     purified = run(
-        "purify model.safetensors --clean-frac 0.05 --lr 2e-3 --batch-size 32 --epochs 40", folder, "purify.json"
+        "purify model.safetensors --clean-frac 0.05 --lr 2e-3 --batch-size 32 --epochs 80", folder, "purify.json"
     )
     evaluated = run(
         "evaluate model.purified.safetensors --reference model.safetensors --trigger model.trigger.safetensors",
@@ -97,8 +97,10 @@ def main() -> None:
     drop = measure(evaluated, "acc-drop")["value"]
     if asr >= LARGEST_ASR or drop > LARGEST_ACC_DROP:
         sys.exit(f"The backdoor is NOT gone: ASR {100 * asr:.1f} %, ACC fell by {100 * drop:.1f} points.")
-    print(f"The backdoor is gone: ASR {100 * asr:.1f} %, ACC fell by {100 * drop:.1f} points, in "
-          f"{time.monotonic() - started:.0f} s.")
+    print(
+        f"The backdoor is gone: ASR {100 * asr:.1f} %, ACC fell by {100 * drop:.1f} points, in "
+        f"{time.monotonic() - started:.0f} s."
+    )
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ for command in (inspect, attack, purify, evaluate, export):
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit."""
     try:
-        code = app(arguments, standalone_mode=False)
+        code = app(arguments, prog_name="sau", standalone_mode=False)
     except typer.Abort:
         code = ExitCode.INTERRUPTED
     except Exception as error:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sau_cli.description import Description
 from sau_cli.errors import NotEvaluable
+from sau_cli.model_state import evaluating
 
 
 class Classifier(nn.Module):
@@ -36,6 +37,22 @@ class Classifier(nn.Module):
         return logits
 
 
+def check_runs(classifier: Classifier) -> None:
+    """Raises NotEvaluable when the network cannot take images of the size it is described with."""
+    spec = classifier.description.input
+    blank = torch.zeros(1, spec.channels, spec.height, spec.width, device=classifier.mean.device)
+    try:
+        with evaluating(classifier), torch.no_grad():
+            logits = classifier(blank)
+    except (RuntimeError, ValueError, AssertionError, IndexError, TypeError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise NotEvaluable(
+            f"{classifier.description.architecture} cannot take {spec.channels}x{spec.size} images ({reason}); "
+            "choose another architecture or --image-size"
+        ) from error
+    check_output(classifier, logits, finite=False)
+
+
 def check_finite_weights(classifier: Classifier) -> None:
     """Raises NotEvaluable, naming the first tensor that holds a NaN or an infinity."""
     for name, tensor in classifier.network.state_dict().items():
@@ -43,11 +60,11 @@ def check_finite_weights(classifier: Classifier) -> None:
             raise NotEvaluable(f"the weights hold NaN or infinite values (first in {name!r}); ask for an intact file")
 
 
-def check_output(classifier: Classifier, logits: Tensor) -> None:
-    """Raises NotEvaluable unless the logits are (N, K), finite, and K is the number of classes."""
+def check_output(classifier: Classifier, logits: Tensor, *, finite: bool = True) -> None:
+    """Raises NotEvaluable unless the logits are (N, K), K is the number of classes, and all are finite if asked."""
     classes = classifier.description.classes
     if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] != classes:
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise NotEvaluable(f"the network returned {got} where logits of shape (N, {classes}) were expected")
-    if not bool(torch.isfinite(logits).all()):
+    if finite and not bool(torch.isfinite(logits).all()):
         raise NotEvaluable("the network returned NaN or infinite logits on clean images; its accuracy means nothing")

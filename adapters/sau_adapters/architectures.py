@@ -6,7 +6,9 @@ import difflib
 import importlib.util
 import inspect
 import sys
+import warnings
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,21 +81,21 @@ def build(name: str, *, classes: int, spec: InputSpec) -> nn.Module:
     return network
 
 
-def head_classes(state: Mapping[str, Tensor]) -> int:
-    """The class count that a state dict tells: the rows of its last matrix.
+def told_sizes(name: str, state: Mapping[str, Tensor], *, height: int, width: int) -> tuple[int | None, int | None]:
+    """The class and channel counts that weights tell, by the tensors whose shape depends on them.
+
+    The architecture is built without memory for one and for another count; where a shape differs
+    between the two, the weights have the count in that place. The order of tensors plays no part.
+    None where no tensor depends on the count, or one is missing from the weights.
 
     Raises:
-        NotEvaluable: it has no matrix.
+        UsageError: an unknown architecture.
     """
-    matrices = [tensor for name, tensor in state.items() if tensor.ndim == 2 and name.endswith("weight")]
-    if not matrices:
-        raise NotEvaluable("the weights have no final linear layer, so the number of classes cannot be told")
-    return int(matrices[-1].shape[0])
-
-
-def input_channels(state: Mapping[str, Tensor]) -> int:
-    """The channel count that a state dict tells: the inputs of its first convolution; 3 where there is none."""
-    return next((int(tensor.shape[1]) for tensor in state.values() if tensor.ndim == 4), 3)
+    probe = partial(_probe_shapes, name, height=height, width=width)
+    some = probe(classes=11, channels=3)
+    return _count_from(some, probe(classes=13, channels=3), state), _count_from(
+        some, probe(classes=11, channels=1), state
+    )
 
 
 def load_state(network: nn.Module, state: Mapping[str, Tensor], *, architecture: str) -> None:
@@ -120,6 +122,33 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], *, architecture:
             )
         raise NotEvaluable(f"the weights do not fit {architecture}: {'; '.join(parts)}; give the right --arch")
     network.load_state_dict(dict(state))
+
+
+def _probe_shapes(name: str, *, classes: int, channels: int, height: int, width: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of a network's tensors, without memory where its code allows; none where it cannot be built so."""
+    import torch
+
+    from sau_cli.description import InputSpec
+
+    spec = InputSpec(channels=channels, height=height, width=width, mean=(0.0,) * channels, std=(1.0,) * channels)
+    try:
+        with torch.device("meta"), warnings.catch_warnings(action="ignore"):
+            network = build(name, classes=classes, spec=spec)
+    except UsageError:
+        return {}
+    except (RuntimeError, NotImplementedError):  # code that needs values while it builds
+        network = build(name, classes=classes, spec=spec)
+    return {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
+
+
+def _count_from(
+    some: Mapping[str, tuple[int, ...]], other: Mapping[str, tuple[int, ...]], state: Mapping[str, Tensor]
+) -> int | None:
+    for key in some.keys() & other.keys():
+        place = next((at for at, (one, two) in enumerate(zip(some[key], other[key], strict=False)) if one != two), None)
+        if place is not None and key in state and state[key].ndim == len(some[key]):
+            return int(state[key].shape[place])
+    return None
 
 
 def _is_user_class(name: str) -> bool:

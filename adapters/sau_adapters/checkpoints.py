@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, assert_never
 from sau_adapters import weights_onnx, weights_pytorch, weights_safetensors
 from sau_adapters.files import check_readable, sha256_of
 from sau_adapters.metadata import from_metadata, to_metadata
-from sau_adapters.tables import WeightsFormat
+from sau_adapters.tables import Normalisation, WeightsFormat
 from sau_cli.description import Description, InputSpec
 from sau_cli.errors import NotEvaluable, UnsafeFile
 from sau_cli.inspection.file_facts import FileFacts, Finding, Severity, TensorFacts
@@ -126,7 +126,7 @@ def as_classifier(
     checkpoint: Checkpoint,
     *,
     architecture: str | None = None,
-    normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
+    normalisation: Normalisation | None = None,
     image_size: tuple[int, int] | None = None,
     class_names: tuple[str, ...] | None = None,
 ) -> Classifier:
@@ -143,7 +143,7 @@ def as_classifier(
         UsageError: an unknown architecture.
     """
     from sau_adapters import architectures
-    from sau_cli.classifier import Classifier
+    from sau_cli.classifier import Classifier, check_runs
 
     known = checkpoint.description
     name = architecture or (known.architecture if known else None)
@@ -155,29 +155,27 @@ def as_classifier(
         )
     name = architectures.canonical_name(name)
     if known is None:
-        spec = _told_input(checkpoint, normalisation, image_size)
-        classes = architectures.head_classes(checkpoint.state)
-        fitting = class_names is not None and len(class_names) == classes
-        names = class_names if class_names is not None and fitting else tuple(str(number) for number in range(classes))
-        known = Description(architecture=architectures.stored_name(name), class_names=names, input=spec)
-    else:
-        spec = known.input
-        if normalisation is not None:
-            spec = _with_normalisation(spec, normalisation)
-        known = replace(known, architecture=architectures.stored_name(name), input=spec)
-    network = architectures.build(name, classes=known.classes, spec=spec)
+        known = _told_by_weights(checkpoint, name, normalisation, image_size, class_names)
+    elif normalisation is not None:
+        known = replace(known, input=_with_normalisation(known.input, normalisation))
+    known = replace(known, architecture=architectures.stored_name(name))
+    network = architectures.build(name, classes=known.classes, spec=known.input)
     architectures.load_state(network, checkpoint.state, architecture=name)
     classifier = Classifier(network, known)
     classifier.eval()
+    check_runs(classifier)
     return classifier
 
 
-def _told_input(
+def _told_by_weights(
     checkpoint: Checkpoint,
-    normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None,
+    name: str,
+    normalisation: Normalisation | None,
     image_size: tuple[int, int] | None,
-) -> InputSpec:
-    from sau_adapters.architectures import input_channels
+    class_names: tuple[str, ...] | None,
+) -> Description:
+    """The description of a file that has none: from its weights, its architecture and the flags."""
+    from sau_adapters.architectures import told_sizes
 
     if normalisation is None:
         raise NotEvaluable(
@@ -186,14 +184,17 @@ def _told_input(
         )
     if image_size is None:
         raise NotEvaluable(f"{checkpoint.path} does not say its input size; add --image-size, such as 32, or --data")
-    channels = input_channels(checkpoint.state)
-    blank = InputSpec(
-        channels=channels, height=image_size[0], width=image_size[1], mean=(0.0,) * channels, std=(1.0,) * channels
-    )
-    return _with_normalisation(blank, normalisation)
+    height, width = image_size
+    classes, channels = told_sizes(name, checkpoint.state, height=height, width=width)
+    classes = classes or len(class_names or ())
+    channels = channels or 3
+    fitting = class_names is not None and len(class_names) == classes
+    names = class_names if class_names is not None and fitting else tuple(str(number) for number in range(classes))
+    blank = InputSpec(channels=channels, height=height, width=width, mean=(0.0,) * channels, std=(1.0,) * channels)
+    return Description(architecture=name, class_names=names, input=_with_normalisation(blank, normalisation))
 
 
-def _with_normalisation(spec: InputSpec, normalisation: tuple[tuple[float, ...], tuple[float, ...]]) -> InputSpec:
+def _with_normalisation(spec: InputSpec, normalisation: Normalisation) -> InputSpec:
     mean, std = (values * spec.channels if len(values) == 1 else values for values in normalisation)
     return InputSpec(channels=spec.channels, height=spec.height, width=spec.width, mean=mean, std=std)
 

@@ -24,8 +24,11 @@ def is_named(source: str) -> bool:
 
 
 def name_of(source: str) -> str:
-    """What a model's metadata says of its data: the name, or the last part of a path, never the folders above."""
-    return source.lower() if is_named(source) else Path(source).name
+    """What a model's metadata says of its data: a name, or ``path:`` and the last part of a path.
+
+    The folders above are nobody's business, and a folder that is called digits is not the data set.
+    """
+    return source.lower() if is_named(source) else f"path:{Path(source).name}"
 
 
 def usual_normalisation(source: str) -> Normalisation:

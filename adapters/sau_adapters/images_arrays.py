@@ -42,12 +42,13 @@ def labelled_images(
     labels = labels.squeeze(1) if labels.ndim == 2 and labels.shape[1] == 1 else labels
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise NotEvaluable(f"the labels of {source} are {labels.dtype} of shape {labels.shape}; store N whole numbers")
+    labels = labels.astype(np.int64)
     if class_names is None:
         class_names = tuple(str(number) for number in range(int(labels.max(initial=-1)) + 1))
     pixels = torch.from_numpy(np.ascontiguousarray(images))
     return LabelledImages(
         images=pixels if image_size is None else resized(pixels, image_size),
-        labels=torch.from_numpy(labels.astype(np.int64)),
+        labels=torch.from_numpy(labels),
         class_names=class_names,
     )
 

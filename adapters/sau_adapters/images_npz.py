@@ -22,9 +22,9 @@ def open_npz(path: Path, *, image_size: tuple[int, int] | None = None) -> ImageD
         UnsafeFile: an array of pickled objects.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, NpzFile):
-                raise NotEvaluable(f"{path} is a single array; give an .npz with images and labels")
+        if not zipfile.is_zipfile(path):
+            raise NotEvaluable(f"{path} is no .npz archive; give one with images and labels")
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             names = tuple(str(name) for name in archive["class_names"]) if "class_names" in archive.files else None
             if {"train_images", "train_labels", "test_images", "test_labels"} <= set(archive.files):
                 classes = names or _common_names(archive)
@@ -42,13 +42,13 @@ def open_npz(path: Path, *, image_size: tuple[int, int] | None = None) -> ImageD
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
         raise NotEvaluable(f"{path} is a damaged .npz ({error}); get the file again") from error
     except ValueError as error:
-        if "pickle" in str(error).lower():
+        if "object arrays" in str(error).lower():
             raise UnsafeFile(f"{path} holds pickled objects, which can run code; store plain arrays") from error
         raise NotEvaluable(f"{path} is no .npz of plain arrays ({error}); give images and labels") from error
 
 
 def _common_names(archive: NpzFile) -> tuple[str, ...]:
-    largest = max(int(np.max(archive[f"{part}_labels"], initial=-1)) for part in ("train", "test"))
+    largest = max(int(np.max(archive[f"{part}_labels"].astype(np.int64), initial=-1)) for part in ("train", "test"))
     return tuple(str(number) for number in range(largest + 1))
 
 

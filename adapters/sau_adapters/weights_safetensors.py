@@ -64,8 +64,21 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     try:
         with written_whole(path) as temporary:
             save_file(copies, temporary, metadata=dict(metadata))
+            _sort_metadata(temporary)
     except SafetensorError as error:
         raise UsageError(f"{path} could not be written ({error}); nothing was left there") from error
+
+
+def _sort_metadata(path: Path) -> None:
+    """Put the metadata in order: the library writes it in a random one, and equal models are to make equal files."""
+    with path.open("rb+") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        ordered = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        if len(ordered) <= length:  # the same entries, so the same length but for padding
+            file.seek(8)
+            file.write(ordered.ljust(length))
 
 
 def _explained(path: Path, error: SafetensorError) -> NotEvaluable | UnsafeFile:

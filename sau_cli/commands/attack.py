@@ -11,7 +11,7 @@ import typer
 from sau_cli import __version__
 from sau_cli.attacks.names import AttackName, PatchPattern
 from sau_cli.commands.evaluation_view import evaluation_checks, evaluation_table
-from sau_cli.commands.inputs import Request, open_data, open_model_and_data, request
+from sau_cli.commands.inputs import Request, data_source, open_data, open_model_and_data, request
 from sau_cli.commands.options import (
     ArchOption,
     DataOption,
@@ -167,8 +167,7 @@ def attack(
             input_sha256=None if received is None else received.sha256,
             tool_version=__version__,
         )
-        source = asked.data or known.data or asked.settings.data or images.name
-        described = replace(known, data=name_of(source), history=(*known.history, step))
+        described = replace(known, data=name_of(data_source(asked, known)), history=(*known.history, step))
         write_trigger(trigger_path(out), trigger, force=force)
         save_classifier(out, planted.classifier, described, force=force)
         session.wrote("weights", out)
@@ -185,7 +184,7 @@ def _fresh(asked: Request, seed: int) -> tuple[Classifier, ImageData]:
     """A network with fresh weights, for the data."""
     from sau_adapters.architectures import build, canonical_name, stored_name
     from sau_adapters.image_sources import usual_normalisation
-    from sau_cli.classifier import Classifier
+    from sau_cli.classifier import Classifier, check_runs
     from sau_cli.description import Description, InputSpec
     from sau_cli.seeding import seeded
 
@@ -206,7 +205,9 @@ def _fresh(asked: Request, seed: int) -> tuple[Classifier, ImageData]:
     with seeded(seed, "initial weights"):
         network = build(name, classes=images.train.classes, spec=spec)
     description = Description(architecture=stored_name(name), class_names=images.train.class_names, input=spec)
-    return Classifier(network, description), images
+    classifier = Classifier(network, description)
+    check_runs(classifier)
+    return classifier, images
 
 
 def _trigger(

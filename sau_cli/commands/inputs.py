@@ -81,21 +81,33 @@ def parse_image_size(text: str) -> tuple[int, int]:
     return sizes[0], sizes[-1]
 
 
-def open_data(asked: Request, description: Description | None) -> ImageData:
-    """The data set of the flag, else the one that the model's metadata names, else that of the settings.
+def data_source(asked: Request, description: Description | None) -> str:
+    """Which data: the flag's, else what the model's metadata names, else that of the settings.
 
     A model's metadata may name a well-known data set but never a path: what counts as trusted clean
     data is the user's to say.
 
     Raises:
-        UsageError: none is named, or it is unknown or missing.
+        UsageError: none is named.
     """
-    from sau_adapters.image_sources import is_named, open_images
+    from sau_adapters.image_sources import is_named
 
     told = description.data if description and description.data and is_named(description.data) else None
     source = asked.data or told or asked.settings.data
     if source is None:
         raise UsageError("no data is named by the command, the model's metadata or sau.toml; add --data")
+    return source
+
+
+def open_data(asked: Request, description: Description | None) -> ImageData:
+    """Open the data of :func:`data_source`, its classes in the order of the model's.
+
+    Raises:
+        UsageError: none is named, or it is unknown or missing.
+    """
+    from sau_adapters.image_sources import open_images
+
+    source = data_source(asked, description)
     root = asked.data_root or (Path(asked.settings.data_root) if asked.settings.data_root else None)
     images = open_images(source, root=root, image_size=asked.pixels)
     if description is None:

@@ -10,7 +10,7 @@ import typer
 from rich.console import Group
 
 from sau_cli import __version__
-from sau_cli.commands.inputs import open_model_and_data, request
+from sau_cli.commands.inputs import data_source, open_model_and_data, request
 from sau_cli.commands.options import (
     ArchOption,
     DataOption,
@@ -107,6 +107,7 @@ def purify(
             raise UsageError(f"--clean-frac {share:g} is impossible; give a share above 0 and at most 1, such as 0.05")
 
         from sau_adapters.checkpoints import save_classifier
+        from sau_adapters.image_sources import name_of
         from sau_cli.devices import chosen_device
         from sau_cli.images import draw_clean
         from sau_cli.unlearning.purifier import purify as remove
@@ -145,9 +146,9 @@ def purify(
             input_sha256=opened.sha256,
             tool_version=__version__,
         )
-        save_classifier(
-            destination, purified.classifier, replace(known, history=(*known.history, history)), force=force
-        )
+        named = known.data or name_of(data_source(asked, known))
+        described = replace(known, data=named, history=(*known.history, history))
+        save_classifier(destination, purified.classifier, described, force=force)
         session.wrote("weights", destination)
         session.environment = {"device": str(chosen)}
         session.details = {

@@ -1,0 +1,364 @@
+"""Whatever is wrong with the input: one clear sentence, the right exit code, nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from sau_adapters.checkpoints import save_classifier
+from sau_adapters.cifar_networks import CIFAR_NETWORKS
+from tests.cli.conftest import one_sentence
+from tests.support.files import hostile_pickle, hostile_zip
+from tests.support.toys import describe
+
+MODEL_COMMANDS = {
+    "inspect": [],
+    "purify": ["--clean-frac", "0.05", "-o", "out.safetensors"],
+    "evaluate": [],
+    "export": ["-o", "out.onnx"],
+}
+on_every_command = pytest.mark.parametrize("command", MODEL_COMMANDS)
+TRAIN = ("attack", "--attack", "badnets", "--arch", "small_cnn", "-o", "out.safetensors", "--epochs", "1")
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_behind(tmp_path):
+    """No test here may leave an output or a temporary file."""
+    yield
+    left = [path.name for path in tmp_path.rglob("*") if path.name.startswith("out.") or path.suffix == ".part"]
+    assert left == []
+
+
+@on_every_command
+def test_a_missing_file(call, command):
+    one_sentence(
+        call(command, "nothing.safetensors", *MODEL_COMMANDS[command]), 2, "nothing.safetensors does not exist"
+    )
+
+
+@on_every_command
+def test_a_folder_in_place_of_a_file(call, command, tmp_path):
+    (tmp_path / "model").mkdir()
+    one_sentence(call(command, "model", *MODEL_COMMANDS[command]), 2, "is a folder")
+
+
+@on_every_command
+def test_a_truncated_file(call, command, bad):
+    bad.write_bytes(bad.read_bytes()[:-1000])
+    one_sentence(call(command, bad, *MODEL_COMMANDS[command]), 3, "cut short")
+
+
+@on_every_command
+def test_an_empty_file(call, command, bad):
+    bad.write_bytes(b"")
+    one_sentence(call(command, bad, *MODEL_COMMANDS[command]), 3, "empty")
+
+
+@on_every_command
+def test_text_named_safetensors(call, command, bad):
+    bad.write_text("this is a shopping list, not a model\n" * 20)
+    one_sentence(call(command, bad, *MODEL_COMMANDS[command]), 3, "no known model format")
+
+
+@on_every_command
+def test_a_lying_header(call, command, bad):
+    content = bytearray(bad.read_bytes())
+    content[:8] = (10**9).to_bytes(8, "little")
+    bad.write_bytes(bytes(content))
+    done = call(command, bad, *MODEL_COMMANDS[command])
+    assert done.code == 4
+    assert "header" in done.err
+    assert "Traceback" not in done.err
+
+
+@on_every_command
+@pytest.mark.parametrize("make", [hostile_pickle, hostile_zip])
+def test_a_pickle_that_runs_code(call, command, make, tmp_path):
+    done = call(command, make(tmp_path), *MODEL_COMMANDS[command])
+    assert done.code == 4
+    assert "open" in done.err
+    assert "Traceback" not in done.err
+    assert not (tmp_path / "was-run").exists()
+
+
+def test_a_pickle_named_safetensors(call, tmp_path):
+    path = hostile_pickle(tmp_path).rename(tmp_path / "model.safetensors")
+    one_sentence(call("evaluate", path), 4, "refused")
+
+
+@pytest.mark.parametrize("share", ["0", "2", "-1", "nan"])
+def test_an_impossible_clean_share(call, bad, share):
+    done = call("purify", bad, "--clean-frac", share, "-o", "out.safetensors")
+    one_sentence(done, 2, "--clean-frac")
+
+
+def test_a_clean_share_that_is_no_number(call, bad):
+    one_sentence(call("purify", bad, "--clean-frac", "half", "-o", "out.safetensors"), 2, "--clean-frac")
+
+
+def test_a_share_that_selects_nothing(call, bad):
+    one_sentence(call("purify", bad, "--clean-frac", "0.0001", "-o", "out.safetensors"), 2, "selects no image")
+
+
+def test_a_split_without_a_share(call, bad):
+    one_sentence(call("purify", bad, "-o", "out.safetensors"), 2, "--clean-frac")
+
+
+@pytest.mark.parametrize("command", ["purify", "evaluate", "export"])
+@pytest.mark.parametrize(
+    ("classes", "size", "sentence"), [(7, 8, "7 classes but the model has 10"), (10, 9, "9x9 but the model takes 8x8")]
+)
+def test_data_that_does_not_fit(call, bad, command, classes, size, sentence):
+    np.savez("data.npz", images=np.zeros((20, size, size), np.uint8), labels=np.arange(20) % classes)
+    done = call(command, bad, "--data", "data.npz", *MODEL_COMMANDS[command])
+    one_sentence(done, 3, sentence)
+
+
+def test_images_of_another_size_can_be_resized(call, bad):
+    np.savez("data.npz", images=np.zeros((20, 9, 9), np.uint8), labels=np.arange(20) % 10)
+    assert call("evaluate", bad, "--data", "data.npz", "--image-size", "8").code == 0
+
+
+@pytest.mark.parametrize("command", ["purify", "evaluate", "export"])
+def test_an_unknown_data_set(call, bad, command):
+    one_sentence(call(command, bad, "--data", "digit", *MODEL_COMMANDS[command]), 2, "did you mean digits")
+
+
+def test_data_without_its_root(call, bad):
+    one_sentence(call("evaluate", bad, "--data", "cifar10"), 2, "--data-root")
+
+
+def test_data_in_another_place(call, bad, tmp_path):
+    one_sentence(call("evaluate", bad, "--data", "cifar10", "--data-root", tmp_path), 2, "not found")
+
+
+def test_no_data_named_anywhere(call, tmp_path):
+    save_file(CIFAR_NETWORKS["small_cnn"](10, 1).state_dict(), tmp_path / "bare.safetensors")
+    one_sentence(call("evaluate", "bare.safetensors"), 2, "--data")
+    one_sentence(call("evaluate", "bare.safetensors", "--data", "digits"), 3, "--arch")
+    done = call("evaluate", "bare.safetensors", "--data", "digits", "--arch", "small_cnn")
+    one_sentence(done, 3, "--normalisation")
+
+
+def test_an_unknown_attack(call):
+    one_sentence(call("attack", "--attack", "badnet", "-o", "out.safetensors"), 2, "badnet", "blended")
+
+
+def test_an_unknown_architecture(call):
+    done = call("attack", "--attack", "badnets", "--arch", "resnet1818", "--data", "digits", "-o", "out.safetensors")
+    one_sentence(done, 2, "resnet1818", "did you mean")
+
+
+def test_no_architecture(call):
+    done = call("attack", "--attack", "badnets", "--data", "digits", "-o", "out.safetensors")
+    one_sentence(done, 2, "--arch")
+
+
+def test_an_architecture_that_does_not_fit_the_weights(call, bad):
+    one_sentence(call("evaluate", bad, "--arch", "wrn_16_1"), 3, "do not fit wrn_16_1")
+
+
+def test_an_architecture_too_deep_for_the_images(call):
+    done = call(
+        "attack",
+        "--attack",
+        "badnets",
+        "--arch",
+        "timm:vit_tiny_patch16_224",
+        "--data",
+        "digits",
+        "-o",
+        "out.safetensors",
+    )
+    one_sentence(done, 3, "cannot take 1x8x8 images")
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--target", "10"], ["not one of the 10 classes"]),
+        (["--target", "x"], ["all-to-all"]),
+        (["--poison-rate", "0"], ["poison rate"]),
+        (["--poison-rate", "1.5"], ["poison rate"]),
+        (["--trigger-size", "9"], ["does not fit into 8x8"]),
+        (["--trigger-size", "0"], ["impossible"]),
+        (["--attack", "blended", "--alpha", "2"], ["opacity"]),
+        (["--epochs", "0"], ["epoch"]),
+        (["--normalisation", "none,none"], ["normalisation"]),
+        (["--image-size", "huge"], ["image size"]),
+        (["--device", "tpu"], ["--device"]),
+        (["--device", "cuda:77"], ["--device"]),
+    ],
+)
+def test_impossible_attack_settings(call, flags, words):
+    done = call(*TRAIN, "--data", "digits", *flags)
+    assert done.code in {2, 3}
+    one_sentence(done, done.code, *words)
+
+
+@pytest.mark.parametrize(
+    "flags", [["--lr", "-1"], ["--epochs", "0"], ["--epsilon", "2"], ["--steps", "0"], ["--recipe", "soup"]]
+)
+def test_impossible_purify_settings(call, bad, flags):
+    one_sentence(call("purify", bad, "--clean-frac", "0.05", "-o", "out.safetensors", *flags), 2)
+
+
+def test_an_output_folder_that_cannot_be_written(call, bad):
+    """/proc refuses new files to everybody, root included."""
+    one_sentence(call("purify", bad, "--clean-frac", "0.05", "-o", "/proc/out.safetensors"), 2, "cannot be written")
+    one_sentence(call("export", bad, "-o", "/proc/out.onnx"), 2, "cannot be written")
+    one_sentence(call(*TRAIN[:-4], "-o", "/proc/out.safetensors", "--data", "digits"), 2, "cannot be written")
+
+
+def test_an_output_folder_that_does_not_exist(call, bad):
+    one_sentence(call("export", bad, "-o", "missing/out.onnx"), 2, "does not exist")
+
+
+def test_an_output_of_another_kind(call, bad):
+    one_sentence(call("export", bad, "-o", "model.pt"), 2, ".onnx")
+    one_sentence(call("purify", bad, "--clean-frac", "0.05", "-o", "model.pt"), 2, ".safetensors")
+
+
+def test_an_output_that_exists(call, bad, tmp_path):
+    precious = tmp_path / "precious.safetensors"
+    precious.write_text("precious")
+    for words in (
+        ("purify", bad, "--clean-frac", "0.05", "-o", precious),
+        (*TRAIN[:5], "-o", precious, "--data", "digits"),
+    ):
+        one_sentence(call(*words), 2, "--force")
+    assert precious.read_text() == "precious"
+    shutil.copy(bad, tmp_path / "bad.purified.safetensors")
+    one_sentence(call("purify", bad, "--clean-frac", "0.05"), 2, "bad.purified.safetensors exists")
+
+
+def test_the_trigger_file_of_another_attack_is_not_overwritten(call, tmp_path):
+    (tmp_path / "new.trigger.safetensors").write_text("precious")
+    done = call("attack", "--attack", "badnets", "--arch", "small_cnn", "--data", "digits", "-o", "new.safetensors")
+    one_sentence(done, 2, "new.trigger.safetensors exists")
+    assert not (tmp_path / "new.safetensors").exists()
+
+
+@pytest.mark.parametrize("flag", ["--max-asr", "--min-acc", "--max-acc-drop"])
+@pytest.mark.parametrize("value", ["5", "-1", "lots"])
+def test_limits_that_are_no_shares(call, bad, flag, value):
+    one_sentence(call("evaluate", bad, flag, value), 2, flag)
+
+
+def test_limits_that_nothing_was_given_for(call, bad):
+    one_sentence(call("evaluate", bad, "--max-asr", "5%"), 2, "--trigger")
+    one_sentence(call("evaluate", bad, "--max-acc-drop", "5%"), 2, "--reference")
+
+
+def test_triggers_that_are_none(call, bad, tmp_path):
+    Image.new("RGB", (3, 3)).save(tmp_path / "p.png")
+    one_sentence(call("evaluate", bad, "--trigger", "nothing.trigger.safetensors"), 2, "does not exist")
+    one_sentence(call("evaluate", bad, "--trigger", "patch:p.png"), 2, "--target")
+    one_sentence(call("evaluate", bad, "--trigger", "patch:p.png", "--target", "0"), 3, "in colour")
+    one_sentence(call("evaluate", bad, "--trigger", "patch:p.png", "--target", "99"), 2, "not one of")
+    one_sentence(call("evaluate", bad, "--trigger", bad), 3, "no trigger file")
+
+
+def test_a_reference_that_is_missing(call, bad):
+    one_sentence(call("evaluate", bad, "--reference", "nothing.safetensors"), 2, "nothing.safetensors")
+
+
+def test_weights_that_are_not_finite(call, tmp_path, bad):
+    state = load_file(bad)
+    state["linear.bias"][0] = float("nan")
+    from safetensors import safe_open
+
+    with safe_open(bad, framework="numpy") as file:
+        metadata = file.metadata()
+    save_file(state, tmp_path / "nan.safetensors", metadata=metadata)
+    one_sentence(call("purify", "nan.safetensors", "--clean-frac", "0.05", "-o", "out.safetensors"), 3, "NaN")
+    one_sentence(call("evaluate", "nan.safetensors"), 3, "NaN")
+    one_sentence(call("export", "nan.safetensors", "-o", "out.onnx"), 3, "NaN")
+
+
+def test_metadata_that_is_damaged(call, tmp_path, bad):
+    from safetensors import safe_open
+
+    with safe_open(bad, framework="numpy") as file:
+        metadata = file.metadata()
+    save_file(load_file(bad), tmp_path / "damaged.safetensors", metadata=metadata | {"sau.classes": "["})
+    one_sentence(call("evaluate", "damaged.safetensors"), 3, "metadata")
+
+
+def test_a_model_whose_metadata_names_a_path_as_its_data(call, tmp_path):
+    """What a stranger's file calls clean data is not opened: the user has to name it."""
+    np.savez(tmp_path / "poisoned.npz", images=np.zeros((20, 8, 8), np.uint8), labels=np.arange(20) % 10)
+    classifier = describe(CIFAR_NETWORKS["small_cnn"](10, 1))
+    from dataclasses import replace
+
+    save_classifier(
+        tmp_path / "m.safetensors", classifier, replace(classifier.description, data="poisoned.npz"), force=False
+    )
+    one_sentence(call("evaluate", "m.safetensors"), 2, "--data")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("data = [", ["sau.toml"]), ("dta = 'digits'", ["did you mean data"]), ("clean-frac = 'a lot'", ["clean-frac"])],
+)
+def test_settings_that_mean_nothing(call, bad, tmp_path, text, words):
+    (tmp_path / "sau.toml").write_text(text)
+    one_sentence(call("evaluate", bad), 2, *words)
+
+
+@pytest.mark.parametrize(
+    "words", [["--nonsense"], ["evaluate"], ["evaluate", "a", "b"], ["frobnicate"], ["purify", "x", "--seed", "-1"]]
+)
+def test_usage_errors(call, words):
+    done = call(*words)
+    one_sentence(done, 2, "--help")
+
+
+def test_an_error_of_ours_says_so_and_keeps_its_traceback_for_verbose(call, bad, monkeypatch):
+    from sau_cli.evaluation import metrics
+
+    def broken(*_, **__):
+        raise RuntimeError("the flux has no capacitor")
+
+    monkeypatch.setattr(metrics, "evaluate", broken)
+    one_sentence(call("evaluate", bad), 70, "bug in sau", "flux")
+    done = call("evaluate", bad, "--verbose")
+    assert done.code == 70
+    assert "Traceback" in done.err
+
+
+def test_an_interruption_leaves_nothing(call, bad, monkeypatch, tmp_path):
+    from sau_cli.unlearning import purifier
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(purifier, "find_shared_examples", interrupted)
+    done = call("purify", bad, "--clean-frac", "0.05", "-o", "out.safetensors", "--json", "report.json")
+    one_sentence(done, 130, "interrupted")
+    assert json.loads(Path("report.json").read_text())["exit_code"] == 130
+
+
+def test_an_export_that_computes_something_else_is_not_written(call, bad, monkeypatch, tmp_path):
+    from sau_adapters.export_onnx import OnnxExporter
+
+    open_as_written = OnnxExporter.open
+
+    def tampered(self, path):
+        run = open_as_written(self, path)
+        return lambda images: run(images) + torch.tensor(0.5)
+
+    monkeypatch.setattr(OnnxExporter, "open", tampered)
+    done = call("export", bad, "-o", "out.onnx", "--json", "report.json")
+    assert done.code == 5
+    assert "nothing was written" in done.err
+    report = json.loads(Path("report.json").read_text())
+    assert (report["verdict"], report["exit_code"]) == ("failed", 5)
+    assert any(check["status"] == "failed" for check in report["checks"])

@@ -1,0 +1,69 @@
+"""What exists is documented, and what is documented exists."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from sau_cli.errors import ExitCode
+from tests.conftest import ROOT
+
+COMMANDS = ("inspect", "attack", "purify", "evaluate", "export")
+EVERYWHERE = {"--json", "--quiet", "--verbose", "--force", "--help"}
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def options(text: str) -> set[str]:
+    return set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text))
+
+
+@pytest.fixture(scope="module")
+def help_of(sau, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("help")
+    return {name: sau(name, "--help", cwd=folder, COLUMNS="200").out for name in COMMANDS}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_with_examples_and_the_common_options(help_of, name):
+    text = help_of[name]
+    assert "Examples:" in text
+    assert f"sau {name}" in text
+    assert options(text) >= EVERYWHERE
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_in_the_readme_exists(help_of, name):
+    shown = [line for line in README.splitlines() if line.strip().removeprefix("$ ").startswith(f"sau {name} ")]
+    assert shown, f"the README shows no sau {name}"
+    for line in shown:
+        assert options(line) <= options(help_of[name]), line
+
+
+def test_the_examples_of_the_help_use_options_that_exist(help_of):
+    for name, text in help_of.items():
+        example = text[text.index("Examples:") : text.index("Options:")]
+        assert options(example) <= options(text[text.index("Options:") :]), name
+
+
+def test_every_exit_code_is_in_the_readme_and_in_the_help(sau, tmp_path):
+    text = sau("--help", cwd=tmp_path).out
+    for code in ExitCode:
+        assert re.search(rf"\| {code.value} \|", README), code
+        assert re.search(rf"\b{code.value} ", text), code
+
+
+def test_every_command_is_in_the_first_help(sau, tmp_path):
+    text = sau("--help", cwd=tmp_path).out
+    assert set(COMMANDS) <= set(text.split())
+
+
+def test_completion_can_be_installed(sau, tmp_path):
+    assert "--install-completion" in sau("--help", cwd=tmp_path).out
+
+
+def test_the_version_is_that_of_the_package(sau, tmp_path):
+    import sau_cli
+
+    assert sau("--version", cwd=tmp_path).out == f"sau {sau_cli.__version__}\n"
+    assert f'version = "{sau_cli.__version__}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")

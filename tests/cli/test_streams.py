@@ -1,0 +1,67 @@
+"""Streams, exit codes and speed of start, as a shell sees them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+
+def strictly(text: str) -> dict:
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_json_on_standard_output_is_one_document_and_nothing_else(sau, planted, tmp_path):
+    shutil.copy(planted / "bad.safetensors", tmp_path)
+    done = sau("purify", "bad.safetensors", "--clean-frac", "0.05", "--epochs", "1", "--json", "-", cwd=tmp_path)
+    assert done.code == 0, done.err
+    report = strictly(done.out)
+    assert list(report) == [
+        *("tool_version", "command", "inputs", "verdict", "exit_code", "checks", "environment", "outputs", "details"),
+        *("error", "schema_version"),
+    ]
+    assert (report["command"], report["exit_code"], report["error"]) == ("purify", 0, None)
+    assert set(report["inputs"][0]) == {"path", "sha256"}
+    assert all(set(check) == {"id", "status", "value", "threshold", "ci95", "evidence"} for check in report["checks"])
+    assert report["environment"]["packages"]["torch"]
+    assert "\x1b" not in done.err
+    assert "purify epoch 1/1" in done.err
+
+
+def test_an_error_is_a_document_too(sau, tmp_path):
+    done = sau("evaluate", "nothing.safetensors", "--json", "-", cwd=tmp_path)
+    assert done.code == 2
+    report = strictly(done.out)
+    assert (report["verdict"], report["exit_code"]) == ("error", 2)
+    assert "nothing.safetensors does not exist" in report["error"]
+
+
+def test_quiet_is_quiet(sau, planted, tmp_path):
+    done = sau("inspect", planted / "bad.safetensors", "--quiet", cwd=tmp_path)
+    assert (done.code, done.out, done.err) == (0, "", "")
+
+
+def test_a_report_is_not_overwritten(sau, planted, tmp_path):
+    (tmp_path / "r.json").write_text("precious")
+    words = ("inspect", planted / "bad.safetensors", "--json", "r.json")
+    done = sau(*words, cwd=tmp_path)
+    assert done.code == 2
+    assert (tmp_path / "r.json").read_text() == "precious"
+    assert sau(*words, "--force", cwd=tmp_path).code == 0
+    assert strictly((tmp_path / "r.json").read_text())["command"] == "inspect"
+
+
+@pytest.mark.parametrize("words", [["--help"], ["purify", "--help"], ["purify", "--nonsense"], ["--version"]])
+def test_help_and_usage_errors_load_nothing_heavy(sau, tmp_path, words):
+    done = sau(*words, cwd=tmp_path, PYTHONPROFILEIMPORTTIME="1")
+    loaded = {line.rpartition("|")[2].strip() for line in done.err.splitlines() if line.startswith("import time:")}
+    assert not loaded & {"torch", "timm", "onnx", "onnxruntime", "numpy", "sklearn", "scipy", "torchvision"}
+
+
+def test_no_colour_when_piped_and_none_when_unwanted(sau, planted, tmp_path):
+    done = sau("inspect", planted / "bad.safetensors", cwd=tmp_path, NO_COLOR="1", TERM="xterm-256color")
+    assert "\x1b" not in done.err

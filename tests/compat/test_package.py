@@ -1,0 +1,82 @@
+"""The package from the outside: what it exports, what it is built from, and that its examples run."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import importlib
+import pkgutil
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import sau_cli
+from tests.conftest import ROOT
+
+
+def modules() -> list[str]:
+    found = []
+    for package in ("sau_cli", "sau_adapters"):
+        module = importlib.import_module(package)
+        found += [package, *(one.name for one in pkgutil.walk_packages(module.__path__, f"{package}."))]
+    return [name for name in found if not name.endswith("__main__")]
+
+
+@pytest.mark.parametrize("name", modules())
+def test_every_module_says_what_it_is_and_its_examples_are_true(name):
+    module = importlib.import_module(name)
+    assert module.__doc__ or not module.__file__.endswith(".py") or is_empty(module.__file__), name
+    assert doctest.testmod(module).failed == 0
+
+
+def is_empty(path: str) -> bool:
+    return not Path(path).read_text(encoding="utf-8").strip()
+
+
+def test_the_five_verbs_and_their_values_are_at_the_top():
+    assert {"inspect", "attack", "purify", "evaluate", "export"} <= set(sau_cli.__all__)
+    for name in sau_cli.__all__:
+        assert getattr(sau_cli, name) is not None
+    assert set(sau_cli.__all__) == set(sau_cli._HOME)
+    with pytest.raises(AttributeError):
+        _ = sau_cli.nothing
+
+
+def imports_of(path: Path) -> set[str]:
+    """Every module that a file imports, at its top or inside a function."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(str(node.module))
+    return found
+
+
+def test_the_library_knows_no_command_line_and_no_adapter():
+    """Arrows point inward: only the commands import typer and the adapters."""
+    for path in (ROOT / "sau_cli").rglob("*.py"):
+        if "commands" in path.parts or path.name in {"app.py", "__main__.py"}:
+            continue
+        outside = {name.partition(".")[0] for name in imports_of(path)}
+        assert not outside & {"typer", "sau_adapters", "safetensors", "onnx", "onnxruntime", "timm", "torchvision"}, (
+            path
+        )
+
+
+def test_the_adapters_know_no_commands():
+    for path in (ROOT / "adapters").rglob("*.py"):
+        assert not any(name.startswith(("sau_cli.commands", "sau_cli.app")) for name in imports_of(path)), path
+
+
+def test_every_import_is_a_declared_dependency():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = {re.split(r"[><=]", one)[0] for one in project["dependencies"]}
+    files = [path for folder in ("sau_cli", "adapters") for path in (ROOT / folder).rglob("*.py")]
+    used = {name.partition(".")[0] for path in files for name in imports_of(path)}
+    renamed = {"PIL": "pillow", "sklearn": "scikit-learn", "google": "onnx"}
+    outside = {renamed.get(name, name) for name in used - set(sys.stdlib_module_names) - {"sau_cli", "sau_adapters"}}
+    assert outside <= declared

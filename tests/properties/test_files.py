@@ -1,0 +1,111 @@
+"""Whatever the bytes: one of our errors or a good answer, never code run, never another exception."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sau_adapters.checkpoints import as_classifier, file_facts, read_checkpoint, save_classifier
+from sau_adapters.cifar_networks import CIFAR_NETWORKS
+from sau_adapters.metadata import from_metadata, to_metadata
+from sau_cli.description import Description, InputSpec
+from sau_cli.errors import NotEvaluable, SauError
+from tests.support.toys import describe
+
+quick = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory) -> list[bytes]:
+    folder = tmp_path_factory.mktemp("originals")
+    classifier = describe(CIFAR_NETWORKS["small_cnn"](3, 1), 3)
+    save_classifier(folder / "a.safetensors", classifier, classifier.description, force=False)
+    torch.save(classifier.network.state_dict(), folder / "b.pt")
+    torch.save(classifier.network.state_dict(), folder / "c.pt", _use_new_zipfile_serialization=False)
+    return [path.read_bytes() for path in sorted(folder.iterdir())]
+
+
+@quick
+@given(data=st.data())
+def test_mutated_files(originals, tmp_path, data):
+    content = bytearray(data.draw(st.sampled_from(originals), label="file"))
+    for _ in range(data.draw(st.integers(1, 6), label="mutations")):
+        # Most of what can go wrong is in the first kilobytes: headers, names, opcodes.
+        at = data.draw(st.integers(0, min(len(content), 6000) - 1))
+        content[at] = data.draw(st.integers(0, 255))
+    if data.draw(st.booleans(), label="cut"):
+        del content[data.draw(st.integers(0, len(content))) :]
+    path = tmp_path / "mutated"
+    path.write_bytes(content)
+    for look in (file_facts, lambda one: as_classifier(read_checkpoint(one))):
+        try:
+            look(path)
+        except SauError as error:
+            assert str(error)
+            assert "\n" not in str(error)
+
+
+@quick
+@given(st.binary(max_size=300))
+def test_any_bytes(tmp_path, content):
+    path = tmp_path / "bytes"
+    path.write_bytes(content)
+    with pytest.raises(SauError):
+        read_checkpoint(path)
+
+
+texts = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=12)
+
+
+@quick
+@given(
+    st.dictionaries(
+        st.sampled_from(["sau.input", "sau.classes", "sau.mean", "sau.std", "sau.history", "sau.architecture"]), texts
+    )
+)
+def test_any_metadata(changes):
+    description = Description(
+        architecture="small_cnn",
+        class_names=("a", "b"),
+        input=InputSpec(channels=1, height=8, width=8, mean=(0.0,), std=(1.0,)),
+    )
+    try:
+        from_metadata(to_metadata(description) | changes)
+    except NotEvaluable as error:
+        assert str(error)
+
+
+@quick
+@given(
+    names=st.lists(texts, min_size=1, max_size=5, unique=True),
+    size=st.integers(1, 100_000),
+    mean=st.floats(-10, 10),
+    std=st.floats(1e-6, 10),
+)
+def test_metadata_round_trip(names, size, mean, std):
+    description = Description(
+        architecture="timm:resnet18",
+        class_names=tuple(names),
+        input=InputSpec(channels=1, height=size, width=3, mean=(mean,), std=(std,)),
+    )
+    assert from_metadata(to_metadata(description)) == description
+
+
+@quick
+@given(st.text(max_size=30))
+def test_printable_text_holds_no_control(text):
+    from sau_cli.commands.session import printable
+
+    shown = printable(text)
+    assert len(shown) == len(text)
+    assert all(character.isprintable() or character == "\n" for character in shown)
+
+
+def test_the_folder_of_the_adapters_shadows_no_package():
+    """PyPI has a package that installs ``adapters``; an ``__init__.py`` here would break it."""
+    root = Path(__file__).resolve().parents[2]
+    assert not (root / "adapters" / "__init__.py").exists()

@@ -1,0 +1,257 @@
+import pickle
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from sau_adapters import weights_pytorch
+from sau_adapters.checkpoints import as_classifier, file_facts, read_checkpoint, save_classifier
+from sau_adapters.cifar_networks import CIFAR_NETWORKS
+from sau_adapters.files import check_writable, written_whole
+from sau_adapters.metadata import from_metadata, to_metadata
+from sau_cli.description import Description, HistoryStep
+from sau_cli.errors import NotEvaluable, UnsafeFile, UsageError
+from tests.conftest import ROOT
+from tests.support.files import hostile_pickle, hostile_zip, one_tensor, safetensors_bytes
+from tests.support.toys import describe, names, spec
+
+
+def described(**changes) -> Description:
+    step = HistoryStep(step="attack", settings={"attack": "badnets"}, seed=3, input_sha256=None, tool_version="0")
+    known = {
+        "architecture": "small_cnn",
+        "class_names": names(10),
+        "input": spec(),
+        "data": "digits",
+        "history": (step,),
+    }
+    return Description(**{**known, **changes})
+
+
+@pytest.fixture
+def classifier():
+    torch.manual_seed(0)
+    return describe(CIFAR_NETWORKS["small_cnn"](10, 1))
+
+
+def test_metadata_round_trip():
+    assert from_metadata(to_metadata(described())) == described()
+    assert from_metadata({"format": "pt"}) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sau.schema": "99"},
+        {"sau.classes": "[]"},
+        {"sau.classes": '["a", "a"]'},
+        {"sau.classes": "{"},
+        {"sau.input": "[1]"},
+        {"sau.input": '{"channels": 1, "height": 1e9, "width": 8}'},
+        {"sau.input": '{"channels": 1, "height": -8, "width": 8}'},
+        {"sau.mean": "[0, 0]"},
+        {"sau.std": "[0]"},
+        {"sau.std": '["x"]'},
+        {"sau.history": '[{"step": "attack"}]'},
+        {"sau.history": "[" * 5000},
+        {"sau.architecture": "evil.py:Class"},
+        {"sau.architecture": "timm:hf-hub:someone/else"},
+        {"sau.architecture": "../../etc"},
+    ],
+)
+def test_damaged_metadata_is_refused_in_one_sentence(change):
+    with pytest.raises(NotEvaluable):
+        from_metadata(to_metadata(described()) | change)
+
+
+def test_save_and_load_change_no_tensor(tmp_path, classifier):
+    path = tmp_path / "model.safetensors"
+    save_classifier(path, classifier, described(), force=False)
+    plain = load_file(path)
+    again = as_classifier(read_checkpoint(path))
+    assert again.description == described()
+    for name, tensor in classifier.network.state_dict().items():
+        assert torch.equal(plain[name], tensor)
+        assert plain[name].dtype == tensor.dtype
+        assert torch.equal(again.network.state_dict()[name], tensor)
+    assert path.stat().st_mode & 0o777 == 0o666 & ~_umask(tmp_path)
+
+
+def _umask(folder) -> int:
+    probe = folder / "probe"
+    probe.touch()
+    return ~probe.stat().st_mode & 0o777
+
+
+def test_nothing_is_overwritten_unasked(tmp_path, classifier):
+    path = tmp_path / "model.safetensors"
+    path.write_text("precious")
+    with pytest.raises(UsageError, match="--force"):
+        save_classifier(path, classifier, described(), force=False)
+    assert path.read_text() == "precious"
+    save_classifier(path, classifier, described(), force=True)
+    assert read_checkpoint(path).description == described()
+
+
+def test_an_error_while_writing_leaves_nothing(tmp_path):
+    path = tmp_path / "out"
+    path.write_text("old")
+    with pytest.raises(ValueError, match="half-way"), written_whole(path) as temporary:
+        temporary.write_text("half")
+        raise ValueError("half-way")
+    assert [one.name for one in tmp_path.iterdir()] == ["out"]
+    assert path.read_text() == "old"
+
+
+@pytest.mark.parametrize("place", ["missing/x.safetensors", "/proc/x.safetensors", "."])
+def test_a_place_that_cannot_be_written_is_told_before_the_work(tmp_path, place):
+    with pytest.raises(UsageError):
+        check_writable(tmp_path / place, force=False)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda s: s,
+        lambda s: {"state_dict": s, "epoch": 3},
+        lambda s: {"model": s},
+        lambda s: {"state_dict": {f"module.{k}": v for k, v in s.items()}},
+    ],
+)
+@pytest.mark.parametrize("zipped", [True, False])
+def test_pytorch_weights_are_found_in_their_wrappers(tmp_path, classifier, wrap, zipped):
+    state = classifier.network.state_dict()
+    path = tmp_path / "model.bin"
+    torch.save(wrap(dict(state)), path, _use_new_zipfile_serialization=zipped)
+    assert file_facts(path).format == "pytorch"
+    assert file_facts(path).safe
+    loaded = as_classifier(
+        read_checkpoint(path), architecture="small_cnn", normalisation=((0.0,), (1.0,)), image_size=(8, 8)
+    )
+    assert loaded.description.classes == 10
+    assert all(torch.equal(loaded.network.state_dict()[name], state[name]) for name in state)
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_code_in_a_pickle_is_listed_and_not_run(tmp_path, protocol):
+    path = hostile_pickle(tmp_path, protocol)
+    facts = file_facts(path)
+    assert not facts.safe
+    assert "open" in facts.findings[0].sentence
+    with pytest.raises(UnsafeFile):
+        read_checkpoint(path)
+    assert not (tmp_path / "was-run").exists()
+
+
+def test_code_in_an_archive_of_torch_is_listed_and_not_run(tmp_path):
+    path = hostile_zip(tmp_path)
+    assert not file_facts(path).safe
+    with pytest.raises(UnsafeFile, match="open"):
+        read_checkpoint(path)
+    assert not (tmp_path / "was-run").exists()
+
+
+def test_a_whole_module_is_refused(tmp_path, classifier):
+    path = tmp_path / "whole.pt"
+    torch.save(classifier.network, path)
+    with pytest.raises(UnsafeFile, match="SmallCNN"):
+        read_checkpoint(path)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_torchscript_is_refused(tmp_path):
+    path = tmp_path / "script.pt"
+    torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)), path)
+    with pytest.raises(UnsafeFile, match="TorchScript"):
+        read_checkpoint(path)
+
+
+def test_a_global_hidden_behind_the_memo_is_still_named():
+    hidden = b"\x80\x04\x8c\x02os\x94\x8c\x06system\x940h\x00h\x01\x93."
+    import io
+
+    assert list(weights_pytorch._globals_of(io.BytesIO(hidden))) == ["os.system"]
+
+
+LYING = {
+    "a header beyond the file": safetensors_bytes(b"{}")[:8] and (10**6).to_bytes(8, "little") + b"{}",
+    "an enormous header": (10**15).to_bytes(8, "little") + b"{}",
+    "overlapping tensors": safetensors_bytes(
+        {**one_tensor(), "v": {"dtype": "F32", "shape": [4], "data_offsets": [8, 24]}}, b"\0" * 24
+    ),
+    "negative offsets": safetensors_bytes({"w": {"dtype": "F32", "shape": [4], "data_offsets": [-16, 0]}}, b"\0" * 16),
+    "an unknown dtype": safetensors_bytes({"w": {"dtype": "F99", "shape": [4], "data_offsets": [0, 16]}}, b"\0" * 16),
+    "bytes that no tensor owns": safetensors_bytes(one_tensor(), b"\0" * 32),
+    "no JSON": safetensors_bytes(b"{nonsense"),
+    "JSON without end": safetensors_bytes(b"{" + b'"a":[' * 5000),
+}
+
+
+@pytest.mark.parametrize("content", LYING.values(), ids=LYING.keys())
+def test_lying_headers_are_refused_as_unsafe(tmp_path, content):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    assert not file_facts(path).safe
+    with pytest.raises(UnsafeFile):
+        read_checkpoint(path)
+
+
+UNKNOWN = {
+    "text": b"hello world, this is a text file\n",
+    "empty": b"",
+    "one byte": b"\x08",
+    "a picture": b"\x89PNG\r\n\x1a\n" + b"\0" * 100,
+    "tensors cut short": safetensors_bytes(one_tensor(), b"\0" * 8),
+    "a cut archive": b"PK\x03\x04\x00\x00\x08\x08archive/data.pkl" + b"\0" * 50,
+    "a cut pickle": pickle.dumps({"a": [1.5] * 100})[:60],
+    "a pickle of no weights": pickle.dumps({"a": 1}),
+    "another zip": b"PK\x03\x04" + b"\0" * 60,
+}
+
+
+@pytest.mark.parametrize("content", UNKNOWN.values(), ids=UNKNOWN.keys())
+def test_what_is_no_model_could_not_be_evaluated(tmp_path, content):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(NotEvaluable):
+        read_checkpoint(path)
+
+
+def test_truncated_torch_files_are_never_a_traceback(tmp_path, classifier):
+    whole = tmp_path / "model.pt"
+    torch.save(classifier.network.state_dict(), whole)
+    content = whole.read_bytes()
+    for length in range(0, len(content), max(1, len(content) // 40)):
+        path = tmp_path / "cut.pt"
+        path.write_bytes(content[:length])
+        with pytest.raises((NotEvaluable, UnsafeFile)):
+            read_checkpoint(path)
+
+
+def test_a_file_without_metadata_names_the_flag_that_is_missing(tmp_path, classifier):
+    path = tmp_path / "bare.safetensors"
+    save_file(classifier.network.state_dict(), path)
+    checkpoint = read_checkpoint(path)
+    with pytest.raises(NotEvaluable, match="--arch"):
+        as_classifier(checkpoint)
+    with pytest.raises(NotEvaluable, match="--normalisation"):
+        as_classifier(checkpoint, architecture="small_cnn")
+    with pytest.raises(NotEvaluable, match="--image-size"):
+        as_classifier(checkpoint, architecture="small_cnn", normalisation=((0.0,), (1.0,)))
+    with pytest.raises(NotEvaluable, match="do not fit wrn_16_1: 82 tensors are missing"):
+        as_classifier(checkpoint, architecture="wrn_16_1", normalisation=((0.0,), (1.0,)), image_size=(8, 8))
+    with pytest.raises(UsageError, match="did you mean small_cnn"):
+        as_classifier(checkpoint, architecture="smal_cnn", normalisation=((0.0,), (1.0,)), image_size=(8, 8))
+
+
+def test_describing_safetensors_needs_no_torch(tmp_path, classifier):
+    path = tmp_path / "model.safetensors"
+    save_classifier(path, classifier, described(), force=False)
+    script = (
+        "import sys; from pathlib import Path; from sau_adapters.checkpoints import file_facts; "
+        f"file_facts(Path({str(path)!r})); sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env={"PYTHONPATH": ".:adapters"}, check=False)
+    assert done.returncode == 0

@@ -1,0 +1,144 @@
+import numpy as np
+import pytest
+import torch
+
+from sau_cli.attacks.badnets import badnets_trigger
+from sau_cli.attacks.targets import TargetKind, TargetRule
+from sau_cli.errors import NotEvaluable, UsageError
+from sau_cli.evaluation.limits import at_least, at_most, parse_fraction
+from sau_cli.evaluation.metrics import (
+    accuracy_drop,
+    defence_effectiveness,
+    defence_effectiveness_measure,
+    evaluate,
+    rate,
+)
+from sau_cli.images import LabelledImages
+from sau_cli.results import CheckStatus, Measure
+from tests.support.toys import BrightnessNet, CornerBackdoor, describe, flat_images
+
+TO_ZERO = TargetRule(kind=TargetKind.ALL_TO_ONE, target=0)
+
+
+def test_wilson_by_hand():
+    # Wilson, 8 of 10 at z = 1.959964: (0.8 + z²/20 ± z·sqrt(0.016 + z²/400)) / (1 + z²/10)
+    z = 1.959963984540054
+    centre, spread = 0.8 + z * z / 20, z * (0.8 * 0.2 / 10 + z * z / 400) ** 0.5
+    low, high = rate(8, 10).ci95
+    assert low == pytest.approx((centre - spread) / (1 + z * z / 10))
+    assert high == pytest.approx((centre + spread) / (1 + z * z / 10))
+
+
+@pytest.mark.parametrize(
+    ("rates", "expected"),
+    [
+        ((1, 0, 0.9, 0.9), 1),
+        ((0.9, 0.9, 0.9, 0.9), 0.5),
+        ((0.5, 1, 0.9, 0.9), 0.5),
+        ((1, 0, 0.9, 0.7), 0.9),
+        ((1, 1, 1, 0), 0),
+    ],
+)
+def test_defence_effectiveness_by_hand(rates, expected):
+    assert defence_effectiveness(*rates) == pytest.approx(expected)
+
+
+def test_a_planted_rule_is_measured_exactly():
+    """The rule fires on the trigger and on nothing else: ACC 100 %, ASR 100 %, and DER 100 % for its clean twin."""
+    data = flat_images()
+    result = evaluate(
+        describe(BrightnessNet(10)),
+        data,
+        triggers=(badnets_trigger(rule=TO_ZERO, size=1),),
+        reference=describe(CornerBackdoor(10)),
+    )
+    (row,) = result.triggers
+    assert (result.accuracy.value, result.reference_accuracy.value) == (1, 1)
+    assert (row.reference_asr.value, row.asr.value, row.der.value) == (1, 0, 1)
+    assert row.asr.total == 36
+    assert row.robust_accuracy.value == 1
+    assert row.reference_robust_accuracy.value == 0
+    assert row.der.ci95 == (1, 1)
+    assert result.accuracy_drop.value == 0
+
+
+def test_all_to_all_counts_every_image():
+    rule = TargetRule(kind=TargetKind.ALL_TO_ALL)
+    result = evaluate(describe(CornerBackdoor(10)), flat_images(), triggers=(badnets_trigger(rule=rule, size=1),))
+    assert result.triggers[0].asr.total == 40
+    assert result.triggers[0].asr.hits == 4  # those of class 9, which the rule sends to 0
+
+
+def test_images_of_the_target_class_alone_give_no_rate():
+    data = flat_images()
+    zeros = LabelledImages(images=data.images[:4], labels=data.labels[:4], class_names=data.class_names)
+    with pytest.raises(NotEvaluable, match="no test image counts"):
+        evaluate(describe(CornerBackdoor(10)), zeros, triggers=(badnets_trigger(rule=TO_ZERO),))
+
+
+def test_a_reference_of_other_classes_is_refused():
+    with pytest.raises(NotEvaluable, match="reference has 9 classes"):
+        evaluate(describe(BrightnessNet(10)), flat_images(), reference=describe(BrightnessNet(9), 9))
+
+
+def test_paired_intervals_cover_as_often_as_they_say():
+    """Over many draws of 200 images, the 95 % interval of the drop covers the true 10 points 93 to 98 times in 100."""
+    random, covered = np.random.default_rng(0), 0
+    for seed in range(300):
+        before = random.random(200) < 0.9
+        after = before & (random.random(200) < 8 / 9)
+        low, high = accuracy_drop(before, after, seed=seed).ci95
+        covered += low <= 0.1 <= high
+    assert 0.91 <= covered / 300 <= 0.98
+
+
+def test_the_interval_of_der_holds_its_value():
+    random = np.random.default_rng(1)
+    flags = [random.random(500) < share for share in (0.95, 0.9, 0.97, 0.1)]
+    counted = random.random(500) < 0.9
+    measure = defence_effectiveness_measure(*flags, counted)
+    low, high = measure.ci95
+    assert low < measure.value < high
+    assert high - low < 0.1
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("0.05", 0.05), ("5%", 0.05), ("1", 1), ("100%", 1), ("0", 0), ("2.5%", 0.025)]
+)
+def test_shares_are_read(text, value):
+    assert parse_fraction(text, "--max-asr") == pytest.approx(value)
+
+
+@pytest.mark.parametrize("text", ["5", "-0.1", "abc", "", "%", "nan", "101%"])
+def test_other_shares_are_refused(text):
+    with pytest.raises(UsageError, match="--max-asr"):
+        parse_fraction(text, "--max-asr")
+
+
+@pytest.mark.parametrize(
+    ("limit", "plain", "confident"),
+    [
+        (0.02, "failed", "failed"),
+        (0.06, "passed", "inconclusive"),
+        (0.04, "failed", "inconclusive"),
+        (0.2, "passed", "passed"),
+    ],
+)
+def test_limits_judge_the_value_or_the_interval(limit, plain, confident):
+    measure = Measure(value=0.05, ci95=(0.03, 0.09))
+    assert at_most("x", measure, limit, confident=False, what="ASR").status == CheckStatus(plain)
+    assert at_most("x", measure, limit, confident=True, what="ASR").status == CheckStatus(confident)
+    mirrored = Measure(value=0.95, ci95=(0.91, 0.97))
+    assert at_least("x", mirrored, 1 - limit, confident=True, what="ACC").status == CheckStatus(confident)
+
+
+def test_a_value_at_its_limit_passes():
+    assert at_most("x", rate(1, 20), 0.05, confident=False, what="ASR").status is CheckStatus.PASSED
+    assert at_least("x", rate(19, 20), 0.95, confident=False, what="ACC").status is CheckStatus.PASSED
+
+
+def test_evaluation_leaves_the_model_in_its_mode():
+    classifier = describe(torch.nn.Sequential(BrightnessNet(10)))
+    classifier.train()
+    evaluate(classifier, flat_images())
+    assert classifier.training

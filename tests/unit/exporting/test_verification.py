@@ -1,0 +1,81 @@
+import pytest
+import torch
+
+from sau_cli.errors import NotEvaluable, VerificationFailed
+from sau_cli.exporting.exporter import export
+from sau_cli.exporting.verification import VerificationLimits, verify
+from sau_cli.results import CheckStatus
+from tests.support.toys import BrightnessNet, describe, flat_images
+
+CLASSIFIER, DATA = describe(BrightnessNet(10)), flat_images()
+
+
+def faithful(images):
+    with torch.no_grad():
+        return CLASSIFIER(images)
+
+
+def failed(run) -> set[str]:
+    return {check.id for check in verify(CLASSIFIER, run, DATA).checks if check.status is CheckStatus.FAILED}
+
+
+def test_a_faithful_model_passes_with_its_figures():
+    result = verify(CLASSIFIER, faithful, DATA)
+    assert result.passed
+    assert (result.images, result.agreement.value, result.accuracy.value, result.largest_difference) == (40, 1, 1, 0)
+
+
+def test_a_model_that_is_a_little_off_fails_on_its_logits_alone():
+    assert failed(lambda images: faithful(images) + 0.05) == {"export.logits"}
+
+
+def test_a_model_that_answers_otherwise_fails_on_agreement_and_accuracy():
+    found = failed(lambda images: faithful(images).roll(1, dims=1))
+    assert {"export.logits", "export.agreement", "export.accuracy"} <= found
+
+
+def test_one_image_in_forty_is_enough_to_fail():
+    def run(images):
+        logits = faithful(images).clone()
+        logits[0, int(logits[0].argmin())] += 1000
+        return logits
+
+    assert "export.agreement" in failed(run)
+
+
+def test_nan_is_never_agreement():
+    assert {"export.logits", "export.agreement"} <= failed(lambda images: faithful(images) * float("nan"))
+
+
+def test_a_frozen_batch_axis_is_found():
+    def run(images):
+        if len(images) != len(DATA):
+            raise RuntimeError("Got invalid dimensions")
+        return faithful(images)
+
+    assert failed(run) == {"export.batch-1", "export.batch-2", "export.batch-7"}
+
+
+def test_a_model_that_cannot_run_is_not_evaluable():
+    with pytest.raises(NotEvaluable, match="could not be run"):
+        verify(CLASSIFIER, lambda images: 1 / 0, DATA)
+
+
+def test_limits_are_the_callers():
+    assert verify(CLASSIFIER, lambda images: faithful(images) + 0.05, DATA, limits=VerificationLimits(atol=0.1)).passed
+
+
+def test_a_failed_export_carries_its_figures(tmp_path):
+    class Broken:
+        def write(self, classifier, path):
+            path.write_bytes(b"")
+
+        def open(self, path):
+            return lambda images: faithful(images) + 1
+
+        def stamp(self, path, verification):
+            raise AssertionError("a failed file is never stamped")
+
+    with pytest.raises(VerificationFailed, match="export.logits") as caught:
+        export(CLASSIFIER, tmp_path / "x", exporter=Broken(), data=DATA)
+    assert caught.value.verification.largest_difference == pytest.approx(1)

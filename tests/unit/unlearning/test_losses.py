@@ -1,0 +1,62 @@
+from math import log
+
+import pytest
+import torch
+
+from sau_cli.unlearning.purifier import unlearning_loss
+from sau_cli.unlearning.recipes import Recipe
+from sau_cli.unlearning.shared_examples import inner_objective, jensen_shannon
+
+FAR = 50.0
+
+
+def test_divergence_of_opposite_certainties_is_ln_2():
+    first, second = torch.tensor([[FAR, -FAR]]), torch.tensor([[-FAR, FAR]])
+    assert jensen_shannon(first, second).item() == pytest.approx(log(2), rel=1e-6)
+
+
+def test_divergence_by_hand():
+    p, q = torch.tensor([[0.5, 0.5]]), torch.tensor([[0.25, 0.75]])
+    expected = 0.5 * (0.5 * log(0.5 / 0.375) + 0.5 * log(0.5 / 0.625)) + 0.5 * (
+        0.25 * log(0.25 / 0.375) + 0.75 * log(0.75 / 0.625)
+    )
+    assert jensen_shannon(p.log(), q.log()).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_unlearning_loss_by_hand():
+    p = torch.tensor([[0.6, 0.4]])
+    expected = 0.5 * (-log(1e-6 + 0.4) - log(1 + 1e-6 - 0.6))
+    assert unlearning_loss(p.log(), torch.tensor([0])).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("probability", [0.0005, 0.0009])
+def test_no_gradient_once_the_label_is_improbable(probability):
+    logits = torch.tensor([[probability, 1 - probability]]).log().requires_grad_(True)
+    unlearning_loss(logits, torch.tensor([0])).sum().backward()
+    assert logits.grad is not None
+    assert float(logits.grad.abs().max()) == 0
+
+
+def test_gradient_pushes_the_label_down():
+    logits = torch.tensor([[2.0, 0.0]], requires_grad=True)
+    unlearning_loss(logits, torch.tensor([0])).sum().backward()
+    assert logits.grad is not None
+    assert logits.grad[0, 0] > 0 > logits.grad[0, 1]
+
+
+def test_a_fooled_model_no_longer_counts_in_the_adversarial_term():
+    logits, labels = torch.tensor([[0.0, 0.0]]), torch.tensor([0])
+
+    def objective(purified_fooled: bool, received_fooled: bool) -> float:
+        return inner_objective(
+            logits,
+            logits,
+            labels,
+            purified_fooled=torch.tensor([purified_fooled]),
+            received_fooled=torch.tensor([received_fooled]),
+            recipe=Recipe(),
+        ).item()
+
+    assert objective(False, False) == pytest.approx(0.01 * log(2))
+    assert objective(True, False) == pytest.approx(0.01 * log(2) / 2)
+    assert objective(True, True) == pytest.approx(0, abs=1e-7)
