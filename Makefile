@@ -41,8 +41,8 @@ format: $(READY) ## rewrite the code in the house style
 	$(BIN)/ruff check --fix .
 
 bench: $(READY) ## speed, as ratios taken in one run
-	$(BIN)/python tests/benchmarks/start_up.py
-	$(BIN)/python tests/benchmarks/purify_epoch.py
+	$(BIN)/python -m tests.benchmarks.start_up
+	$(BIN)/python -m tests.benchmarks.purify_epoch
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) demo .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -8,13 +8,9 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 import time
-from pathlib import Path
 
 import torch
-
-sys.path[:0] = [str(Path(__file__).resolve().parents[2] / part) for part in (".", "adapters")]
 
 from sau_adapters.cifar_networks import CIFAR_NETWORKS
 from sau_cli.images import CleanData, as_pixels
