@@ -17,6 +17,10 @@ def check_readable(path: Path) -> None:
     if path.is_dir():
         raise UsageError(f"{path} is a folder; give a model file")
     if not path.exists():
+        if str(path).startswith(("timm:", "torchvision:", "hf-hub:")):
+            raise UsageError(
+                f"{path} names a model in a zoo, and nothing is fetched; save its weights and give the file"
+            )
         raise UsageError(f"{path} does not exist; give the path of a model file")
     if not path.is_file():
         raise UsageError(f"{path} is not a regular file; give a model file")

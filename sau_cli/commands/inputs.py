@@ -95,7 +95,9 @@ def data_source(asked: Request, description: Description | None) -> str:
     told = description.data if description and description.data and is_named(description.data) else None
     source = asked.data or told or asked.settings.data
     if source is None:
-        raise UsageError("no data is named by the command, the model's metadata or sau.toml; add --data")
+        called = description.data.removeprefix("path:") if description and description.data else None
+        known = f" (the model calls its data {called!r}, but only you can say what you trust)" if called else ""
+        raise UsageError(f"no data is named by the command, the model's metadata or sau.toml{known}; add --data")
     return source
 
 
@@ -128,6 +130,9 @@ def open_model_and_data(session: Session, path: Path, asked: Request) -> tuple[O
     told = checkpoint.description is not None
     normalisation = asked.normalised(told=told)
     data = open_data(asked, checkpoint.description)
+    source = Path(data_source(asked, checkpoint.description))
+    if source.is_file():
+        session.took(source)
     height, width = data.train.images.shape[2:]
     classifier = as_classifier(
         checkpoint,

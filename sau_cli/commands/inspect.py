@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Group
 from rich.markup import escape
 
+from sau_cli.commands.inputs import Request, open_model_and_data, request
 from sau_cli.commands.options import (
+    ArchOption,
+    DataOption,
+    DataRootOption,
+    DeviceOption,
     ForceOption,
+    ImageSizeOption,
     JsonOption,
     ModelArgument,
+    NormalisationOption,
     QuietOption,
     VerboseOption,
 )
 from sau_cli.commands.session import Session, printable
+from sau_cli.commands.settings import read_policy
 from sau_cli.reporting.json_document import plain
 from sau_cli.reporting.terminal import checks_table, table
+from sau_cli.results import Check, CheckStatus, verdict_of
 
 if TYPE_CHECKING:
     from sau_cli.inspection.file_facts import FileFacts
+    from sau_cli.inspection.policy import Policy
 
 SHOWN_TENSORS = 12
 
@@ -29,7 +40,19 @@ SHOWN_TENSORS = 12
 def inspect(
     model: ModelArgument,
     *,
+    data: DataOption = None,
+    policy: Annotated[
+        Path | None,
+        typer.Option(
+            "--policy", metavar="P", help="TOML file with a [policy] table to judge by. [default: that of sau.toml]"
+        ),
+    ] = None,
     all_tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor, not the first few.")] = False,
+    data_root: DataRootOption = None,
+    arch: ArchOption = None,
+    image_size: ImageSizeOption = None,
+    normalisation: NormalisationOption = None,
+    device: DeviceOption = "auto",
     json_: JsonOption = None,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
@@ -38,28 +61,62 @@ def inspect(
     r"""Say what a model file is, and whether it is safe to open. No code from the file is run.
 
     The format is told by content, never by extension. Shown are the tensors, the architecture,
-    classes, size, dtype, SHA-256, metadata and history. Whether the model behaves like a
-    backdoored one is not examined, and the report says so.
+    classes, size, dtype, SHA-256, metadata and history, and with --data the accuracy. Whether the
+    model behaves like a backdoored one is not examined, and the report says so.
+
+    A [policy] may have allowed-formats, allowed-sha256 and min-acc; a rule that is broken is exit 1.
 
     \b
     Examples:
       sau inspect model.safetensors
       sau inspect vendor.pth --tensors
+      sau inspect model.safetensors --data digits --policy policy.toml
       sau inspect model.safetensors --json - | jq .verdict
     """
     with Session("inspect", json=json_, quiet=quiet, verbose=verbose, force=force) as session:
+        asked = request(data=data, data_root=data_root, arch=arch, image_size=image_size, normalisation=normalisation)
+        rules = asked.settings.policy if policy is None else read_policy(policy)
+
         from sau_adapters.checkpoints import file_facts
         from sau_cli.inspection.inspector import inspect as inspect_file
         from sau_cli.inspection.inspector import inspection_verdict
+        from sau_cli.inspection.policy import judge_file
 
         facts = file_facts(model)
         session.took(model, facts.sha256)
         session.checks.extend(inspect_file(facts))
         session.verdict = inspection_verdict(facts)
         session.details = {"file": plain(facts), "parameters": facts.parameters}
+        judged = () if rules is None else judge_file(facts, rules)
+        session.checks.extend(judged)
         for shown in _tables(facts, every_tensor=all_tensors or verbose):
             session.show(shown)
+        if facts.safe and (data is not None or (rules is not None and rules.min_acc is not None)):
+            measured = _accuracy_checks(session, model, asked, chosen_device_name=device, rules=rules)
+            session.checks.extend(measured)
+            judged += measured
+        if facts.safe and any(check.status is not CheckStatus.MEASURED for check in judged):
+            session.verdict = verdict_of(judged)
         session.show(checks_table(session.checks))
+
+
+def _accuracy_checks(
+    session: Session, model: Path, asked: Request, *, chosen_device_name: str, rules: Policy | None
+) -> tuple[Check, ...]:
+    """Load the model, measure its accuracy, and judge it where the policy has a limit."""
+    from sau_cli.devices import chosen_device
+    from sau_cli.evaluation.limits import at_least
+    from sau_cli.evaluation.metrics import evaluate
+
+    chosen = chosen_device(chosen_device_name)
+    opened, images = open_model_and_data(session, model, asked)
+    accuracy = evaluate(opened.classifier.to(chosen), images.for_testing).accuracy
+    session.environment = {"device": str(chosen)}
+    evidence = f"top-1 accuracy on {accuracy.total} images of {images.name}"
+    found = Check(id="acc", status=CheckStatus.MEASURED, value=accuracy.value, ci95=accuracy.ci95, evidence=evidence)
+    if rules is None or rules.min_acc is None:
+        return (found,)
+    return found, at_least("policy.min-acc", accuracy, rules.min_acc, confident=False, what="ACC")
 
 
 def _tables(facts: FileFacts, *, every_tensor: bool) -> list[Group]:

@@ -73,11 +73,11 @@ class Session:
             traceback.print_exception(kind, error, trace, file=sys.stderr)
         raise typer.Exit(self._finish(error)) from error
 
-    def took(self, path: Path, sha256: str | None = None) -> str:
-        """Record an input file; returns its SHA-256."""
-        digest = sha256 or sha256_of(path)
-        self.inputs.append(InputFile(path=str(path), sha256=digest))
-        return digest
+    def took(self, path: Path, sha256: str | None = None) -> None:
+        """Record an input file, once."""
+        taken = InputFile(path=str(path), sha256=sha256 or sha256_of(path))
+        if taken not in self.inputs:
+            self.inputs.append(taken)
 
     def wrote(self, role: str, path: Path) -> None:
         """Record an output file under its role."""
@@ -94,7 +94,9 @@ class Session:
         if error is not None:
             sentence, error_code = _explained(error)
             failed = any(check.status is CheckStatus.FAILED for check in self.checks)
-            if not failed or error_code in {ExitCode.UNSAFE, ExitCode.VERIFICATION_FAILED}:
+            if failed and error_code not in {ExitCode.UNSAFE, ExitCode.VERIFICATION_FAILED}:
+                verdict, code = Verdict.FAILED, ExitCode.LIMIT_FAILED
+            else:
                 verdict, code = _VERDICTS[error_code], error_code
         report = Report(
             tool_version=__version__,
@@ -122,8 +124,12 @@ class Session:
             return
         document = to_json(report)
         if self._json == "-":
-            sys.stdout.write(document)
-            sys.stdout.flush()
+            try:
+                sys.stdout.write(document)
+                sys.stdout.flush()
+            except BrokenPipeError:
+                # The reader has left; what Python would flush at the end goes nowhere.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         else:
             write_text_whole(Path(self._json), document)
 

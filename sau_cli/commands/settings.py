@@ -1,4 +1,4 @@
-"""Defaults for a project: ``sau.toml``, or ``[tool.sau]`` in ``pyproject.toml``, in the working folder."""
+"""Defaults and policy of a project: ``sau.toml``, or ``[tool.sau]`` in ``pyproject.toml``, in the working folder."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sau_cli.errors import UsageError
+from sau_cli.inspection.policy import Policy, parse_policy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +22,7 @@ class Settings:
     image_size: str | int | None = None
     normalisation: str | None = None
     clean_frac: float | None = None
+    policy: Policy | None = None
 
 
 def read_settings(folder: Path) -> Settings:
@@ -38,6 +40,20 @@ def read_settings(folder: Path) -> Settings:
     return Settings()
 
 
+def read_policy(path: Path) -> Policy:
+    """The policy of a TOML file that was named: its ``[policy]`` table.
+
+    Raises:
+        UsageError: there is no such file or table, or a rule means nothing.
+    """
+    if not path.is_file():
+        raise UsageError(f"--policy {path} does not exist; give a TOML file with a [policy] table")
+    table = _parsed(path).get("policy")
+    if not isinstance(table, dict):
+        raise UsageError(f"--policy {path} has no [policy] table; add one")
+    return parse_policy(table, path.name)
+
+
 def _parsed(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
@@ -46,7 +62,10 @@ def _parsed(path: Path) -> dict[str, Any]:
 
 
 def _checked(table: dict[str, Any], path: Path) -> Settings:
-    known = {field.name.replace("_", "-"): field.name for field in fields(Settings)}
+    policy = table.pop("policy", None)
+    if policy is not None and not isinstance(policy, dict):
+        raise UsageError(f"{path.name} sets policy to {policy!r}; give a [policy] table")
+    known = {field.name.replace("_", "-"): field.name for field in fields(Settings) if field.name != "policy"}
     for key, value in table.items():
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
@@ -59,4 +78,7 @@ def _checked(table: dict[str, Any], path: Path) -> Settings:
             allowed = (int, str)
         if not isinstance(value, allowed) or isinstance(value, bool):
             raise UsageError(f"{path.name} sets {key} to {value!r}; give it as the flag --{key} takes it")
-    return Settings(**{known[key]: value for key, value in table.items()})
+    return Settings(
+        **{known[key]: value for key, value in table.items()},
+        policy=None if policy is None else parse_policy(policy, path.name),
+    )

@@ -15,7 +15,7 @@ from sau_cli.results import Report
 
 def to_json(report: Report) -> str:
     """The document, ending in a newline. Numbers that JSON lacks (NaN, infinity) become null."""
-    return json.dumps(plain(report), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(plain(report), indent=2, allow_nan=False) + "\n"
 
 
 def plain(value: Any) -> Any:

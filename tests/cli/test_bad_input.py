@@ -362,3 +362,26 @@ def test_an_export_that_computes_something_else_is_not_written(call, bad, monkey
     report = json.loads(Path("report.json").read_text())
     assert (report["verdict"], report["exit_code"]) == ("failed", 5)
     assert any(check["status"] == "failed" for check in report["checks"])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", ["[policy]"]),
+        ("[policy]\nallowed-format = ['onnx']", ["did you mean allowed-formats"]),
+        ("[policy]\nmin-acc = 90", ["min-acc"]),
+        ("[policy]\nallowed-sha256 = 'abc'", ["allowed-sha256"]),
+        ("policy = 3", ["[policy]"]),
+    ],
+)
+def test_policies_that_mean_nothing(call, bad, tmp_path, text, words):
+    (tmp_path / "p.toml").write_text(text)
+    one_sentence(call("inspect", bad, "--policy", "p.toml"), 2, *words)
+
+
+def test_a_policy_that_is_missing(call, bad):
+    one_sentence(call("inspect", bad, "--policy", "p.toml"), 2, "p.toml does not exist")
+
+
+def test_a_model_of_a_zoo_is_not_fetched(call):
+    one_sentence(call("inspect", "timm:resnet18"), 2, "nothing is fetched")

@@ -274,3 +274,32 @@ def test_a_users_own_network(call, bad):
     assert call("evaluate", "vendor.purified.safetensors", "--arch", "mine.py:Mine").code == 0
     one_sentence(call("evaluate", "vendor.pth", "--arch", "mine.py:Other", *words[2:]), 2, "has no Other")
     one_sentence(call("evaluate", "vendor.pth", "--arch", "none.py:Mine", *words[2:]), 2, "no file none.py")
+
+
+def test_inspect_measures_accuracy_and_applies_a_policy(call, bad):
+    assert call("inspect", bad, "--data", "digits", "--json", "r.json").code == 0
+    accuracy = checks("r.json")["acc"]["value"]
+    assert accuracy > 0.9
+    sha256 = json.loads(Path("r.json").read_text())["inputs"][0]["sha256"]
+    Path("good.toml").write_text(
+        f'[policy]\nallowed-formats = ["safetensors"]\nallowed-sha256 = ["{sha256}"]\nmin-acc = 0.5\n'
+    )
+    assert call("inspect", bad, "--policy", "good.toml", "--json", "r.json", "--force").code == 0
+    assert json.loads(Path("r.json").read_text())["verdict"] == "passed"
+    for rule, name in (('allowed-formats = ["onnx"]', "allowed-formats"), ("min-acc = 1.0", "min-acc")):
+        Path("sau.toml").write_text(f"[policy]\n{rule}\n")
+        assert call("inspect", bad, "--json", "r.json", "--force").code == 1
+        report = json.loads(Path("r.json").read_text())
+        assert (report["verdict"], report["exit_code"]) == ("failed", 1)
+        assert checks("r.json")[f"policy.{name}"]["status"] == "failed"
+
+
+def test_a_finding_is_not_hidden_by_a_later_error(call, bad):
+    """The policy is broken, and then the data cannot be opened: the gate still says that the policy failed."""
+    Path("p.toml").write_text('[policy]\nallowed-formats = ["onnx"]\nmin-acc = 0.5\n')
+    done = call("inspect", bad, "--policy", "p.toml", "--data", "nothing", "--json", "r.json")
+    assert done.code == 1
+    report = json.loads(Path("r.json").read_text())
+    assert report["verdict"] == "failed"
+    assert "nothing" in report["error"]
+    assert checks("r.json")["policy.allowed-formats"]["status"] == "failed"
