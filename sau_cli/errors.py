@@ -6,10 +6,7 @@ Every message is one sentence: what is wrong, where, and what to do next.
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import TYPE_CHECKING, ClassVar
-
-if TYPE_CHECKING:
-    from sau_cli.exporting.verification import Verification
+from typing import ClassVar
 
 
 class ExitCode(IntEnum):
@@ -51,17 +48,9 @@ class UnsafeFile(SauError):
 
 
 class VerificationFailed(SauError):
-    """The exported model does not compute what the classifier computes.
-
-    Attributes:
-        verification: the figures, a ``sau_cli.exporting.verification.Verification``.
-    """
+    """The exported model does not compute what the classifier computes."""
 
     exit_code = ExitCode.VERIFICATION_FAILED
-
-    def __init__(self, sentence: str, verification: Verification) -> None:
-        super().__init__(sentence)
-        self.verification = verification
 
 
 class Inconclusive(SauError):

@@ -25,7 +25,7 @@ from sau_cli.commands.options import (
 )
 from sau_cli.commands.session import Session
 from sau_cli.description import HistoryStep
-from sau_cli.errors import UsageError, VerificationFailed
+from sau_cli.errors import UsageError
 from sau_cli.reporting.json_document import plain
 from sau_cli.reporting.terminal import checks_table
 
@@ -64,6 +64,7 @@ def export(
         asked = request(data=data, data_root=data_root, arch=arch, image_size=image_size, normalisation=normalisation)
 
         from sau_adapters.export_onnx import OnnxExporter
+        from sau_cli.exporting.exporter import ExportRejected
         from sau_cli.exporting.exporter import export as write_proven
         from sau_cli.exporting.verification import VerificationLimits
 
@@ -86,7 +87,7 @@ def export(
                     data=images.for_testing,
                     limits=VerificationLimits(atol=atol, rtol=rtol),
                 )
-        except VerificationFailed as error:
+        except ExportRejected as error:
             session.checks.extend(error.verification.checks)
             session.show(checks_table(session.checks))
             raise

@@ -12,6 +12,14 @@ from sau_cli.images import LabelledImages
 from sau_cli.results import CheckStatus
 
 
+class ExportRejected(VerificationFailed):
+    """A file that failed its verification, with the figures."""
+
+    def __init__(self, sentence: str, verification: Verification) -> None:
+        super().__init__(sentence)
+        self.verification = verification
+
+
 class Exporter(Protocol):
     """Writes a classifier in another format; ``sau_adapters.export_onnx.OnnxExporter`` is one."""
 
@@ -44,13 +52,13 @@ def export(
 
     Raises:
         NotEvaluable: the network cannot be exported or run, or the data does not fit.
-        VerificationFailed: the file computes something else. Its ``verification`` has the figures.
+        ExportRejected: the file computes something else.
     """
     exporter.write(classifier, path)
     verification = verify(classifier, exporter.open(path), data, limits=limits)
     if not verification.passed:
         failed = next(check for check in verification.checks if check.status is CheckStatus.FAILED)
-        raise VerificationFailed(
+        raise ExportRejected(
             f"the exported file does not compute what the model computes ({failed.id}: {failed.evidence}, "
             f"found {failed.value}); nothing was written",
             verification,

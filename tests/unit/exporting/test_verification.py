@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from sau_cli.errors import NotEvaluable, VerificationFailed
-from sau_cli.exporting.exporter import export
+from sau_cli.errors import NotEvaluable
+from sau_cli.exporting.exporter import ExportRejected, export
 from sau_cli.exporting.verification import VerificationLimits, verify
 from sau_cli.results import CheckStatus
 from tests.support.toys import BrightnessNet, describe, flat_images
@@ -76,6 +76,6 @@ def test_a_failed_export_carries_its_figures(tmp_path):
         def stamp(self, path, verification):
             raise AssertionError("a failed file is never stamped")
 
-    with pytest.raises(VerificationFailed, match="export.logits") as caught:
+    with pytest.raises(ExportRejected, match="export.logits") as caught:
         export(CLASSIFIER, tmp_path / "x", exporter=Broken(), data=DATA)
     assert caught.value.verification.largest_difference == pytest.approx(1)
