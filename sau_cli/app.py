@@ -37,7 +37,7 @@ def sau(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    r"""Inspect, purify, evaluate and export image classifiers that arrive from somewhere else.
+    """Inspect, purify, evaluate and export image classifiers that arrive from somewhere else.
 
     \b
     A first look at a file, then at its behaviour, then a model you can ship:

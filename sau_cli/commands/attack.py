@@ -82,7 +82,7 @@ def attack(
     verbose: VerboseOption = False,
     force: ForceOption = False,
 ) -> None:
-    r"""Make a known-bad model: train one on poisoned images, or implant into a copy of MODEL.
+    """Make a known-bad model: train one on poisoned images, or implant into a copy of MODEL.
 
     For drills on models that are yours. Writes the weights, and beside them OUT.trigger.safetensors,
     which stamps any image.

@@ -78,7 +78,7 @@ def evaluate(
     verbose: VerboseOption = False,
     force: ForceOption = False,
 ) -> None:
-    r"""Measure ACC, ASR, R-ACC and DER on test images, with 95 % intervals. Limits make it a gate.
+    """Measure ACC, ASR, R-ACC and DER on test images, with 95 % intervals. Limits make it a gate.
 
     The test part of the data is used; all of it where there is no split. A low ASR says that this
     trigger no longer works; it says nothing of other triggers.
@@ -86,9 +86,9 @@ def evaluate(
     \b
     Examples:
       sau evaluate model.safetensors --trigger model.trigger.safetensors
-      sau evaluate model.purified.safetensors --reference model.safetensors \
+      sau evaluate model.purified.safetensors --reference model.safetensors \\
           --trigger model.trigger.safetensors --max-asr 5% --max-acc-drop 3%
-      sau evaluate vendor.pth --arch wrn_16_1 --normalisation none \
+      sau evaluate vendor.pth --arch wrn_16_1 --normalisation none \\
           --data cifar10 --data-root data --trigger patch:grid.png --target 0
     """
     with Session("evaluate", json=json_, quiet=quiet, verbose=verbose, force=force) as session:

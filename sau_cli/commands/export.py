@@ -47,7 +47,7 @@ def export(
     verbose: VerboseOption = False,
     force: ForceOption = False,
 ) -> None:
-    r"""Write ONNX with a dynamic batch axis, verified in onnxruntime on real clean images, or write nothing.
+    """Write ONNX with a dynamic batch axis, verified in onnxruntime on real clean images, or write nothing.
 
     The input "images" is float32 NCHW with pixels in 0 to 1; the normalisation is inside the graph.
     The output "logits" is (N, classes). All test images of the data are compared with PyTorch.

@@ -10,6 +10,7 @@ import typer
 from rich.console import Group
 from rich.markup import escape
 
+from sau_adapters.metadata import KEYS
 from sau_cli.commands.inputs import Request, open_model_and_data, request
 from sau_cli.commands.options import (
     ArchOption,
@@ -58,7 +59,7 @@ def inspect(
     verbose: VerboseOption = False,
     force: ForceOption = False,
 ) -> None:
-    r"""Say what a model file is, and whether it is safe to open. No code from the file is run.
+    """Say what a model file is, and whether it is safe to open. No code from the file is run.
 
     The format is told by content, never by extension. Shown are the tensors, the architecture,
     classes, size, dtype, SHA-256, metadata and history, and with --data the accuracy. Whether the
@@ -128,7 +129,8 @@ def _tables(facts: FileFacts, *, every_tensor: bool) -> list[Group]:
             title = f"Tensors ({len(shown)} of {len(facts.tensors)}; --tensors lists all)"
         rows = [(_safe(one.name), one.dtype, " x ".join(map(str, one.shape)) or "scalar") for one in shown]
         tables.append(table(title, ("name", "dtype", "shape"), rows))
-    foreign = {key: value for key, value in facts.metadata.items() if not key.startswith("sau.")}
+    described = KEYS if facts.description else frozenset[str]()
+    foreign = {key: value for key, value in facts.metadata.items() if key not in described}
     if foreign:
         told = [(_safe(key), _safe(value[:200])) for key, value in sorted(foreign.items())]
         tables.append(table("Other metadata (as written in the file)", ("", ""), told))

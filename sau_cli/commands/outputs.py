@@ -16,5 +16,6 @@ def weights_output(path: Path, *, force: bool) -> None:
 
 
 def purified_name(model: Path) -> Path:
-    """``model.purified.safetensors`` beside ``model.safetensors`` (or .pt, .pth, ...)."""
-    return model.with_name(f"{model.name.split('.')[0] if model.suffix == '.tar' else model.stem}.purified.safetensors")
+    """``model.purified.safetensors`` beside ``model.safetensors`` (or ``model.pt``, ``model.pth.tar``, ...)."""
+    stem = Path(model.name.removesuffix(".tar")).stem
+    return model.with_name(f"{stem}.purified.safetensors")

@@ -77,7 +77,7 @@ def purify(
     verbose: VerboseOption = False,
     force: ForceOption = False,
 ) -> None:
-    r"""Remove a backdoor by Shared Adversarial Unlearning. No trigger is needed, and none is used.
+    """Remove a backdoor by Shared Adversarial Unlearning. No trigger is needed, and none is used.
 
     It finds adversarial examples that the received and the purified model share, and unlearns them
     (Wei et al., NeurIPS 2023). The accuracy is watched on clean images that are held back from

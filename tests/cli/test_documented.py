@@ -30,6 +30,9 @@ def test_every_command_has_help_with_examples_and_the_common_options(help_of, na
     assert "Examples:" in text
     assert f"sau {name}" in text
     assert options(text) >= EVERYWHERE
+    assert "\\b" not in text
+    examples = text[text.index("Examples:") : text.index("Arguments:" if "Arguments:" in text else "Options:")]
+    assert sum(line.startswith(f"    sau {name} ") for line in examples.splitlines()) >= 2
 
 
 @pytest.mark.parametrize("name", COMMANDS)

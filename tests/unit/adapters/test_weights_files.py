@@ -10,7 +10,7 @@ from sau_adapters import weights_pytorch
 from sau_adapters.checkpoints import as_classifier, file_facts, read_checkpoint, save_classifier
 from sau_adapters.cifar_networks import CIFAR_NETWORKS
 from sau_adapters.files import check_writable, written_whole
-from sau_adapters.metadata import from_metadata, to_metadata
+from sau_adapters.metadata import KEYS, from_metadata, to_metadata
 from sau_cli.description import Description, HistoryStep
 from sau_cli.errors import NotEvaluable, UnsafeFile, UsageError
 from tests.conftest import ROOT
@@ -39,6 +39,7 @@ def classifier():
 def test_metadata_round_trip():
     assert from_metadata(to_metadata(described())) == described()
     assert from_metadata({"format": "pt"}) is None
+    assert set(to_metadata(described())) == KEYS
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,18 @@
+from pathlib import Path
+
+import pytest
+
+from sau_cli.commands.outputs import purified_name
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("a/model.safetensors", "a/model.purified.safetensors"),
+        ("model.pth.tar", "model.purified.safetensors"),
+        ("resnet-1.5.pt", "resnet-1.5.purified.safetensors"),
+        ("weights", "weights.purified.safetensors"),
+    ],
+)
+def test_where_a_purified_model_goes(given, expected):
+    assert purified_name(Path(given)) == Path(expected)
