@@ -8,6 +8,7 @@ import inspect
 import sys
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -131,14 +132,11 @@ def _probe_shapes(name: str, *, classes: int, channels: int, height: int, width:
     from sau_cli.description import InputSpec
 
     spec = InputSpec(channels=channels, height=height, width=width, mean=(0.0,) * channels, std=(1.0,) * channels)
-    try:
-        with torch.device("meta"), warnings.catch_warnings(action="ignore"):
+    for device in ("meta", "cpu"):  # the second for code that needs values while it builds
+        with suppress(UsageError, RuntimeError), torch.device(device), warnings.catch_warnings(action="ignore"):
             network = build(name, classes=classes, spec=spec)
-    except UsageError:
-        return {}
-    except (RuntimeError, NotImplementedError):  # code that needs values while it builds
-        network = build(name, classes=classes, spec=spec)
-    return {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
+            return {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
+    return {}
 
 
 def _count_from(

@@ -186,7 +186,9 @@ def _told_by_weights(
         raise NotEvaluable(f"{checkpoint.path} does not say its input size; add --image-size, such as 32, or --data")
     height, width = image_size
     classes, channels = told_sizes(name, checkpoint.state, height=height, width=width)
-    classes = classes or len(class_names or ())
+    classes = (
+        classes or len(class_names or ()) or 1
+    )  # if none tell, the weights will not fit, and that is the better error
     channels = channels or 3
     fitting = class_names is not None and len(class_names) == classes
     names = class_names if class_names is not None and fitting else tuple(str(number) for number in range(classes))

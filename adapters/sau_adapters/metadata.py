@@ -16,9 +16,8 @@ from sau_cli.description import Description, HistoryStep, InputSpec
 from sau_cli.errors import NotEvaluable, UsageError
 
 SCHEMA = "1"
-KEYS = frozenset(
-    ["format", *(f"sau.{key}" for key in ["schema", "architecture", "classes", "input", "mean", "std", "data", "history"])]
-)
+_DESCRIBED = ("schema", "architecture", "classes", "input", "mean", "std", "data", "history")
+KEYS = frozenset(["format", *(f"sau.{key}" for key in _DESCRIBED)])
 """What :func:`to_metadata` writes."""
 _NAME = re.compile(r"(?:timm:|torchvision:)?[A-Za-z0-9_.]{1,128}|user:[A-Za-z0-9_]{1,128}")
 

@@ -118,8 +118,9 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UnsafeFile(f"{path} is refused by the weights-only reader ({reason}); ask for a state dict") from error
+        if "global" in str(error).lower():
+            raise UnsafeFile(f"{path} asks for more than weights, and is refused; ask for a state dict") from error
+        raise NotEvaluable(f"{path} is no file of weights that torch wrote; ask for a state dict") from error
     except Exception as error:  # a damaged file makes torch raise nearly anything
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise NotEvaluable(f"{path} is a damaged PyTorch file ({reason}); get the file again") from error
