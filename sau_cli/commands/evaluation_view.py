@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rich.console import Group
-from rich.markup import escape
 
-from sau_cli.commands.session import printable
 from sau_cli.reporting.terminal import table, with_interval
 from sau_cli.results import Check, CheckStatus, Measure
 
@@ -61,13 +59,12 @@ def evaluation_table(evaluation: Evaluation, *, title: str) -> Group:
         ("ACC", evaluation.reference_accuracy, evaluation.accuracy)
     ]
     for row, name in zip(evaluation.triggers, trigger_ids(evaluation), strict=True):
-        shown = escape(printable(name))
         measures += [
-            (f"ASR {shown}", row.reference_asr, row.asr),
-            (f"R-ACC {shown}", row.reference_robust_accuracy, row.robust_accuracy),
+            (f"ASR {name}", row.reference_asr, row.asr),
+            (f"R-ACC {name}", row.reference_robust_accuracy, row.robust_accuracy),
         ]
         if row.der is not None:
-            measures.append((f"DER {shown}", None, row.der))
+            measures.append((f"DER {name}", None, row.der))
     if compared:
         rows = [(name, with_interval(before), with_interval(after)) for name, before, after in measures]
         return table(title, ("", "reference", "model"), rows, legend=LEGEND_COMPARED)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Group
-from rich.markup import escape
 
 from sau_adapters.metadata import KEYS
 from sau_cli.commands.inputs import Request, open_model_and_data, request
@@ -25,7 +24,7 @@ from sau_cli.commands.options import (
     QuietOption,
     VerboseOption,
 )
-from sau_cli.commands.session import Session, printable
+from sau_cli.commands.session import Session
 from sau_cli.commands.settings import read_policy
 from sau_cli.reporting.json_document import plain
 from sau_cli.reporting.terminal import checks_table, table
@@ -127,20 +126,20 @@ def _tables(facts: FileFacts, *, every_tensor: bool) -> list[Group]:
         title = f"Tensors ({len(facts.tensors)})"
         if len(shown) < len(facts.tensors):
             title = f"Tensors ({len(shown)} of {len(facts.tensors)}; --tensors lists all)"
-        rows = [(_safe(one.name), one.dtype, " x ".join(map(str, one.shape)) or "scalar") for one in shown]
+        rows = [(one.name, one.dtype, " x ".join(map(str, one.shape)) or "scalar") for one in shown]
         tables.append(table(title, ("name", "dtype", "shape"), rows))
     described = KEYS if facts.description else frozenset[str]()
     foreign = {key: value for key, value in facts.metadata.items() if key not in described}
     if foreign:
-        told = [(_safe(key), _safe(value[:200])) for key, value in sorted(foreign.items())]
+        told = [(key, value[:200]) for key, value in sorted(foreign.items())]
         tables.append(table("Other metadata (as written in the file)", ("", ""), told))
     if facts.description and facts.description.history:
         steps = [
             (
                 str(number),
-                _safe(step.step),
+                step.step,
                 (step.input_sha256 or "trained from scratch")[:20],
-                _safe(json.dumps(dict(step.settings), sort_keys=True)),
+                json.dumps(dict(step.settings), sort_keys=True),
             )
             for number, step in enumerate(facts.description.history, start=1)
         ]
@@ -150,7 +149,7 @@ def _tables(facts: FileFacts, *, every_tensor: bool) -> list[Group]:
 
 def _file_rows(facts: FileFacts) -> list[tuple[str, str]]:
     rows = [
-        ("path", _safe(facts.path)),
+        ("path", facts.path),
         ("format", facts.format),
         ("size", f"{facts.size_bytes:,} bytes"),
         ("SHA-256", facts.sha256),
@@ -165,14 +164,9 @@ def _file_rows(facts: FileFacts) -> list[tuple[str, str]]:
     names = ", ".join(known.class_names[:10]) + (", ..." if known.classes > 10 else "")
     spec = known.input
     rows += [
-        ("architecture", _safe(known.architecture)),
-        ("classes", _safe(f"{known.classes}: {names}")),
+        ("architecture", known.architecture),
+        ("classes", f"{known.classes}: {names}"),
         ("input", f"{spec.channels} x {spec.size}, mean {list(spec.mean)}, std {list(spec.std)}"),
-        ("data", _safe(known.data or "not named by the file")),
+        ("data", known.data or "not named by the file"),
     ]
     return rows
-
-
-def _safe(text: str) -> str:
-    """A stranger's text: no control characters, no markup."""
-    return escape(printable(text))

@@ -19,6 +19,7 @@ from sau_adapters.files import check_writable, sha256_of, write_text_whole
 from sau_cli import __version__
 from sau_cli.errors import ExitCode, SauError, UsageError
 from sau_cli.reporting.json_document import to_json
+from sau_cli.reporting.terminal import printable
 from sau_cli.results import Check, CheckStatus, InputFile, Report, Verdict, verdict_of
 
 if TYPE_CHECKING:
@@ -86,7 +87,9 @@ class Session:
     def show(self, what: RenderableType) -> None:
         """Show people a table or a line, unless they asked for quiet."""
         if not self.quiet:
-            self.console.print(what, soft_wrap=isinstance(what, str))
+            self.console.print(
+                Text(printable(what)) if isinstance(what, str) else what, soft_wrap=isinstance(what, str)
+            )
 
     def _finish(self, error: BaseException | None) -> ExitCode:
         verdict, code = self.verdict or verdict_of(tuple(self.checks))
@@ -132,11 +135,6 @@ class Session:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         else:
             write_text_whole(Path(self._json), document)
-
-
-def printable(text: str) -> str:
-    """Text from a stranger's file, safe for a terminal: control characters become question marks."""
-    return "".join(character if character.isprintable() or character == "\n" else "?" for character in text)
 
 
 def _explained(error: BaseException) -> tuple[str, ExitCode]:

@@ -11,12 +11,21 @@ from rich.text import Text
 from sau_cli.results import Check, CheckStatus, Measure
 
 _MARKS = {
-    CheckStatus.PASSED: "[green]passed[/]",
-    CheckStatus.FAILED: "[bold red]FAILED[/]",
-    CheckStatus.INCONCLUSIVE: "[yellow]inconclusive[/]",
-    CheckStatus.MEASURED: "measured",
-    CheckStatus.SKIPPED: "[yellow]not examined[/]",
+    CheckStatus.PASSED: Text("passed", style="green"),
+    CheckStatus.FAILED: Text("FAILED", style="bold red"),
+    CheckStatus.INCONCLUSIVE: Text("inconclusive", style="yellow"),
+    CheckStatus.MEASURED: Text("measured"),
+    CheckStatus.SKIPPED: Text("not examined", style="yellow"),
 }
+
+
+def printable(text: str) -> str:
+    """Text from a stranger's file, safe for a terminal: control characters become question marks.
+
+    >>> printable("a\\x1b[2J")
+    'a?[2J'
+    """
+    return "".join(character if character.isprintable() or character == "\n" else "?" for character in text)
 
 
 def percent(value: float) -> str:
@@ -36,15 +45,15 @@ def with_interval(measure: Measure | None) -> str:
     return f"{percent(measure.value)} ({low} to {high})"
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, legend: str = "") -> Group:
-    """A plain table under its title. Cells are markup: escape what a file says."""
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str | Text]], *, legend: str = "") -> Group:
+    """A plain table under its title. Cells are shown as they are, safe for a terminal, whoever wrote them."""
     drawn = Table(show_edge=False, pad_edge=False, box=None, show_header=any(columns))
     for column in columns:
         drawn.add_column(column, overflow="fold")
     for row in rows:
-        drawn.add_row(*row)
+        drawn.add_row(*(cell if isinstance(cell, Text) else Text(printable(cell)) for cell in row))
     below = [Text(legend, style="dim")] if legend else []
-    return Group(Text(title, style="bold"), drawn, *below, Text())
+    return Group(Text(printable(title), style="bold"), drawn, *below, Text())
 
 
 def checks_table(checks: Sequence[Check]) -> Group:

@@ -98,7 +98,7 @@ def test_metadata_round_trip(names, size, mean, std):
 @quick
 @given(st.text(max_size=30))
 def test_printable_text_holds_no_control(text):
-    from sau_cli.commands.session import printable
+    from sau_cli.reporting.terminal import printable
 
     shown = printable(text)
     assert len(shown) == len(text)
