@@ -127,7 +127,7 @@ def as_classifier(
     *,
     architecture: str | None = None,
     normalisation: Normalisation | None = None,
-    image_size: tuple[int, int] | None = None,
+    image_shape: tuple[int, int, int] | None = None,
     class_names: tuple[str, ...] | None = None,
 ) -> Classifier:
     """Build the network and load the weights into it.
@@ -135,7 +135,8 @@ def as_classifier(
     Args:
         architecture: overrides the file's own; needed where the file names none.
         normalisation: means and standard deviations on pixels in [0, 1]; overrides the file's own.
-        image_size: height and width, where the file names none.
+        image_shape: channels, height and width of the images at hand, where the file names no input; the
+            weights have the last word on channels.
         class_names: of the data, where the file names none; used if there are as many as the model has classes.
 
     Raises:
@@ -155,7 +156,7 @@ def as_classifier(
         )
     name = architectures.canonical_name(name)
     if known is None:
-        known = _told_by_weights(checkpoint, name, normalisation, image_size, class_names)
+        known = _told_by_weights(checkpoint, name, normalisation, image_shape, class_names)
     elif normalisation is not None:
         known = replace(known, input=_with_normalisation(known.input, normalisation))
     known = replace(known, architecture=architectures.stored_name(name))
@@ -171,7 +172,7 @@ def _told_by_weights(
     checkpoint: Checkpoint,
     name: str,
     normalisation: Normalisation | None,
-    image_size: tuple[int, int] | None,
+    image_shape: tuple[int, int, int] | None,
     class_names: tuple[str, ...] | None,
 ) -> Description:
     """The description of a file that has none: from its weights, its architecture and the flags."""
@@ -182,14 +183,14 @@ def _told_by_weights(
             f"{checkpoint.path} does not say how its images are normalised; add --normalisation NAME or MEANS/STDS "
             "(none, cifar10, imagenet, ... or such as .5,.5,.5/.2,.2,.2)"
         )
-    if image_size is None:
+    if image_shape is None:
         raise NotEvaluable(f"{checkpoint.path} does not say its input size; add --image-size, such as 32, or --data")
-    height, width = image_size
+    shown, height, width = image_shape
     classes, channels = told_sizes(name, checkpoint.state, height=height, width=width)
     classes = (
         classes or len(class_names or ()) or 1
     )  # if none tell, the weights will not fit, and that is the better error
-    channels = channels or 3
+    channels = channels or shown  # a network that takes one kind only tells none
     fitting = class_names is not None and len(class_names) == classes
     names = class_names if class_names is not None and fitting else tuple(str(number) for number in range(classes))
     blank = InputSpec(channels=channels, height=height, width=width, mean=(0.0,) * channels, std=(1.0,) * channels)

@@ -133,12 +133,12 @@ def open_model_and_data(session: Session, path: Path, asked: Request) -> tuple[O
     source = Path(data_source(asked, checkpoint.description))
     if source.is_file():
         session.took(source)
-    height, width = data.train.images.shape[2:]
+    channels, height, width = data.train.images.shape[1:]
     classifier = as_classifier(
         checkpoint,
         architecture=asked.arch or (None if told else asked.settings.arch),
         normalisation=normalisation,
-        image_size=(height, width),
+        image_shape=(channels, height, width),
         class_names=data.train.class_names,
     )
     return OpenedModel(path=path, sha256=checkpoint.sha256, classifier=classifier), data
