@@ -4,9 +4,9 @@ Run it with ``make demo``; it takes about a minute on 2 cores, without a GPU or 
 Expected last line: ``The backdoor is gone: ...``
 
 Every step is a command that you could type yourself; the table at the end is read from their
-reports. The purification has the paper's recipe on 5 % of the training images. That is 72 images
-here, where the paper has 2,500, so an epoch is 3 steps and not 10: the learning rate is raised from
-1e-4 to make up for it.
+reports. The purification has the paper's recipe, but 10 % of the training images and not 5 %: 5 % of
+digits is 72 images, which removed the backdoor with every seed tried but cost up to 5 points of ACC.
+An epoch of 144 images is 3 steps where the paper has 10, so the learning rate is raised from 1e-4.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -54,7 +55,7 @@ def main() -> None:
     run("attack --attack badnets --arch small_cnn --data digits --out model.safetensors", folder, "attack.json")
     run("inspect model.safetensors", folder, "inspect.json")
     purified = run(
-        "purify model.safetensors --clean-frac 0.05 --lr 2e-3 --batch-size 32 --epochs 80", folder, "purify.json"
+        "purify model.safetensors --clean-frac 0.1 --lr 2e-3 --batch-size 64 --epochs 100", folder, "purify.json"
     )
     evaluated = run(
         "evaluate model.purified.safetensors --reference model.safetensors --trigger model.trigger.safetensors",
@@ -63,35 +64,32 @@ def main() -> None:
     )
     exported = run("export model.purified.safetensors --out model.onnx", folder, "export.json")
 
-    table = Table(title="A backdoored digits classifier, before and after sau purify", title_justify="left")
-    for column in ("", "before", "after", "meaning"):
-        table.add_column(column, no_wrap=column in {"", "before", "after"})
-    meanings = {
-        "ACC": ("reference.acc", "acc", "clean images classified correctly"),
-        "ASR": ("reference.asr.badnets", "asr.badnets", "triggered images sent to the attacker's class"),
-        "R-ACC": ("reference.r-acc.badnets", "r-acc.badnets", "triggered images classified correctly"),
+    table = Table(
+        title="A backdoored digits classifier, before and after sau purify", title_justify="left", box=SIMPLE_HEAD
+    )
+    table.add_column("")
+    table.add_column("before", no_wrap=True)
+    table.add_column("after", no_wrap=True)
+    measured = {
+        "ACC: clean images that are classified correctly": ("reference.acc", "acc"),
+        "ASR: triggered images sent to the attacker's class": ("reference.asr.badnets", "asr.badnets"),
+        "R-ACC: triggered images classified correctly": ("reference.r-acc.badnets", "r-acc.badnets"),
+        "DER: 100 % is a perfect defence, 50 % a useless one": (None, "der.badnets"),
     }
-    for name, (before, after, meaning) in meanings.items():
-        table.add_row(name, shown(measure(evaluated, before)), shown(measure(evaluated, after)), meaning)
-    table.add_row("DER", "", shown(measure(evaluated, "der.badnets")), "the defence: 100 % perfect, 50 % useless")
+    for meaning, pair in measured.items():
+        table.add_row(meaning, *(shown(measure(evaluated, check)) if check else "" for check in pair))
     agreement = measure(exported, "export.agreement")
-    table.add_row("ONNX", "", f"{100 * agreement['value']:.1f} % agreement", agreement["evidence"])
-    console = Console(width=max(100, Console().width))
+    table.add_row("ONNX: images given the same class as by PyTorch", "", f"{100 * agreement['value']:.1f} %")
+    table.add_section()
+    table.add_row(f"weights, in {folder}/", "model.safetensors", "model.purified.safetensors")
+    table.add_row("trigger, which purify never saw", "model.trigger.safetensors", "")
+    table.add_row("ONNX file", "", "model.onnx")
+    console = Console()
     console.print()
     console.print(table)
-    print(
-        f"Measured on 360 test images; in brackets, 95 % intervals. "
-        f"Purified with {purified['details']['learned_from']} clean images and no knowledge of the trigger."
-    )
-    files = {
-        "received, backdoored": "model.safetensors",
-        "its trigger": "model.trigger.safetensors",
-        "purified": "model.purified.safetensors",
-        "verified ONNX": "model.onnx",
-        "reports": "attack, inspect, purify, evaluate, export (.json)",
-    }
-    for what, name in files.items():
-        print(f"  {what:<21} {folder / name}")
+    learned = purified["details"]["learned_from"]
+    print(f"Files and reports (.json) are in {folder}/. In brackets: 95 % intervals, from 360 test images.")
+    print(f"Purified with {learned} clean images, 10 % of the training images: 5 % is 72 here, too few to keep ACC.")
 
     asr = measure(evaluated, "asr.badnets")["value"]
     drop = measure(evaluated, "acc-drop")["value"]

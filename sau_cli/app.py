@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from itertools import zip_longest
 from typing import Annotated
 
 import typer
@@ -13,7 +14,8 @@ from sau_cli.commands.evaluate import evaluate
 from sau_cli.commands.export import export
 from sau_cli.commands.inspect import inspect
 from sau_cli.commands.purify import purify
-from sau_cli.errors import ExitCode
+from sau_cli.commands.session import Session
+from sau_cli.errors import ExitCode, UsageError
 
 app = typer.Typer(
     name="sau",
@@ -55,24 +57,53 @@ def sau(
 
 for command in (inspect, attack, purify, evaluate, export):
     app.command()(command)
+_COMMANDS = {str(registered.callback.__name__) for registered in app.registered_commands if registered.callback}
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit."""
+    words = sys.argv[1:] if arguments is None else arguments
     try:
-        code = app(arguments, prog_name="sau", standalone_mode=False)
+        code = app(words, prog_name="sau", standalone_mode=False)
     except typer.Abort:
         code = ExitCode.INTERRUPTED
-    except Exception as error:
-        # Errors of the command line itself: Typer's own classes, told by what they offer.
-        if not hasattr(error, "format_message"):
-            raise
-        message = str(error.format_message()).replace("\n", " ").strip()
-        context = getattr(error, "ctx", None)
-        if message:
-            where = f"; see {context.command_path} --help" if context else ""
-            typer.echo(f"error: {message.rstrip('.')}{where}", err=True)
-        elif context:
-            typer.echo(context.get_help(), err=True)
-        code = ExitCode.USAGE
+    except Exception as error:  # noqa: BLE001 (whatever it is, it ends in a sentence and an exit code)
+        code = _ended(error, words)
     sys.exit(int(code or 0))
+
+
+def _ended(error: Exception, words: list[str]) -> int:
+    """End a run that failed outside a command's own session: a usage error of the command line, or our bug.
+
+    Typer's own errors are told by what they offer.
+    """
+    command = next((word for word in words if word in _COMMANDS), "sau")
+    if hasattr(error, "format_message"):
+        context = getattr(error, "ctx", None)
+        if not words and context:
+            typer.echo(context.get_help(), err=True)
+            return ExitCode.USAGE
+        message = str(error.format_message()).replace("\n", " ").strip()
+        where = f"; see {context.command_path} --help" if context else ""
+        error = UsageError(f"{message.rstrip('.')}{where}")
+    try:
+        with Session(
+            command,
+            json=_value_of("--json", words),
+            quiet=False,
+            verbose=bool({"-v", "--verbose"} & set(words)),
+            force="--force" in words,
+        ):
+            raise error
+    except typer.Exit as ended:
+        return ended.exit_code
+
+
+def _value_of(option: str, words: list[str]) -> str | None:
+    """The value of an option in words that could not be parsed."""
+    for word, following in zip_longest(words, words[1:]):
+        if word == option:
+            return following
+        if word.startswith(f"{option}="):
+            return word.partition("=")[2]
+    return None

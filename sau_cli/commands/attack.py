@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, assert_never
 
 import typer
 
+from sau_adapters.files import written_whole
 from sau_cli import __version__
 from sau_cli.attacks.names import AttackName, PatchPattern
 from sau_cli.commands.evaluation_view import evaluation_checks, evaluation_table
@@ -155,7 +156,7 @@ def attack(
             )
         settings = {
             "attack": attack_.value,
-            "target": str(rule),
+            "trigger": trigger.description(),
             "poison_rate": poison_rate,
             "poisoned_images": planted.poisoned,
             "training": plain(training),
@@ -168,8 +169,9 @@ def attack(
             tool_version=__version__,
         )
         described = replace(known, data=name_of(data_source(asked, known)), history=(*known.history, step))
-        write_trigger(trigger_path(out), trigger, force=force)
-        save_classifier(out, planted.classifier, described, force=force)
+        with written_whole(out) as weights_part, written_whole(trigger_path(out)) as trigger_part:
+            save_classifier(weights_part, planted.classifier, described, force=True)
+            write_trigger(trigger_part, trigger, force=True)
         session.wrote("weights", out)
         session.wrote("trigger", trigger_path(out))
         session.environment = {"device": str(chosen)}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Group
 
+from sau_adapters.files import check_readable
 from sau_cli import __version__
 from sau_cli.commands.inputs import data_source, open_model_and_data, request
 from sau_cli.commands.options import (
@@ -90,6 +91,7 @@ def purify(
       sau purify model.safetensors --clean-frac 0.05 --epochs 20 --device cuda --json report.json
     """
     with Session("purify", json=json_, quiet=quiet, verbose=verbose, force=force) as session:
+        check_readable(model)
         destination = out or purified_name(model)
         weights_output(destination, force=force)
         asked = request(data=data, data_root=data_root, arch=arch, image_size=image_size, normalisation=normalisation)

@@ -133,8 +133,12 @@ class Session:
             except BrokenPipeError:
                 # The reader has left; what Python would flush at the end goes nowhere.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        else:
-            write_text_whole(Path(self._json), document)
+            return
+        path = Path(self._json)
+        named = [*self.inputs, *self.outputs.values()]
+        if any(path.resolve() == Path(one.path).resolve() for one in named):
+            raise UsageError(f"--json {path} is a file of this very run; give the report a name of its own")
+        write_text_whole(path, document)
 
 
 def _explained(error: BaseException) -> tuple[str, ExitCode]:

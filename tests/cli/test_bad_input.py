@@ -43,6 +43,10 @@ def test_a_missing_file(call, command):
     )
 
 
+def test_a_missing_file_in_a_missing_folder_is_what_is_said(call):
+    one_sentence(call("purify", "nowhere/m.safetensors", "--clean-frac", "0.05"), 2, "nowhere/m.safetensors does not")
+
+
 @on_every_command
 def test_a_folder_in_place_of_a_file(call, command, tmp_path):
     (tmp_path / "model").mkdir()
@@ -332,6 +336,33 @@ def test_an_error_of_ours_says_so_and_keeps_its_traceback_for_verbose(call, bad,
     done = call("evaluate", bad, "--verbose")
     assert done.code == 70
     assert "Traceback" in done.err
+
+
+def test_an_error_of_ours_outside_a_command_is_one_sentence_too(call, monkeypatch):
+    from sau_cli import app
+
+    def broken(*_, **__):
+        raise RuntimeError("the flux has no capacitor")
+
+    monkeypatch.setattr(app, "app", broken)
+    one_sentence(call("evaluate", "x"), 70, "bug in sau", "flux")
+
+
+def test_a_report_never_takes_the_place_of_a_model(call, bad):
+    before = bad.read_bytes()
+    done = call("evaluate", bad, "--json", bad, "--force")
+    one_sentence(done, 2, "a name of its own")
+    assert bad.read_bytes() == before
+
+
+def test_weights_that_cannot_be_written_leave_no_trigger(call, monkeypatch):
+    from sau_adapters import checkpoints
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoints, "save_classifier", full)
+    one_sentence(call(*TRAIN, "--data", "digits"), 2, "No space left")
 
 
 def test_an_interruption_leaves_nothing(call, bad, monkeypatch, tmp_path):

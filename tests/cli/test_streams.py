@@ -40,6 +40,22 @@ def test_an_error_is_a_document_too(sau, tmp_path):
     assert "nothing.safetensors does not exist" in report["error"]
 
 
+@pytest.mark.parametrize("words", [["--nonsense", "--json", "-"], ["--json=-", "--seed", "many", "x"]])
+def test_a_usage_error_of_the_command_line_is_a_document_too(sau, tmp_path, words):
+    done = sau("purify", *words, cwd=tmp_path)
+    assert done.code == 2
+    report = strictly(done.out)
+    assert (report["command"], report["verdict"], report["exit_code"]) == ("purify", "error", 2)
+    assert report["error"] in done.err
+    assert len(done.err.splitlines()) == 1
+
+
+def test_without_a_command_there_is_help(sau, tmp_path):
+    done = sau(cwd=tmp_path)
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith("Usage: sau")
+
+
 def test_quiet_is_quiet(sau, planted, tmp_path):
     done = sau("inspect", planted / "bad.safetensors", "--quiet", cwd=tmp_path)
     assert (done.code, done.out, done.err) == (0, "", "")
