@@ -32,8 +32,8 @@ def main() -> None:
         seed=0,
     )
 
-    clean = sau_cli.draw_clean(digits.train, 0.05, balanced=False, seed=0)
-    recipe = sau_cli.Recipe(lr=2e-3, batch_size=32, epochs=80)
+    clean = sau_cli.draw_clean(digits.train, 0.1, balanced=False, seed=0)
+    recipe = sau_cli.Recipe(lr=2e-3, batch_size=64, epochs=100)
     purified = sau_cli.purify(planted.classifier, clean, recipe=recipe, seed=0)
 
     result = sau_cli.evaluate(

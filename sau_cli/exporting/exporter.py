@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-from sau_cli.classifier import Classifier
+from sau_cli.classifier import Classifier, check_finite_weights
 from sau_cli.errors import VerificationFailed
 from sau_cli.exporting.verification import Runner, Verification, VerificationLimits, verify
-from sau_cli.images import LabelledImages
+from sau_cli.images import LabelledImages, check_fits
 from sau_cli.results import CheckStatus
 
 
@@ -54,6 +54,8 @@ def export(
         NotEvaluable: the network cannot be exported or run, or the data does not fit.
         ExportRejected: the file computes something else.
     """
+    check_fits(data, classifier.description)
+    check_finite_weights(classifier)
     exporter.write(classifier, path)
     verification = verify(classifier, exporter.open(path), data, limits=limits)
     if not verification.passed:

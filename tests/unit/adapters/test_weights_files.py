@@ -129,7 +129,7 @@ def test_pytorch_weights_are_found_in_their_wrappers(tmp_path, classifier, wrap,
     assert file_facts(path).format == "pytorch"
     assert file_facts(path).safe
     loaded = as_classifier(
-        read_checkpoint(path), architecture="small_cnn", normalisation=((0.0,), (1.0,)), image_size=(8, 8)
+        read_checkpoint(path), architecture="small_cnn", normalisation=((0.0,), (1.0,)), image_shape=(1, 8, 8)
     )
     assert loaded.description.classes == 10
     assert all(torch.equal(loaded.network.state_dict()[name], state[name]) for name in state)
