@@ -13,6 +13,7 @@ from sau_adapters.image_sources import open_images
 from sau_cli.attacks.badnets import badnets_trigger
 from sau_cli.attacks.targets import TargetKind, TargetRule
 from sau_cli.attacks.training import TrainingSettings
+from sau_cli.augmentation import Augmentation
 from sau_cli.seeding import seeded
 
 
@@ -28,7 +29,7 @@ def main() -> None:
         digits,
         trigger=badnets_trigger(rule=TargetRule(kind=TargetKind.ALL_TO_ONE, target=0)),
         poison_rate=0.1,
-        training=TrainingSettings(epochs=20, peak_lr=0.1, padding=1),
+        training=TrainingSettings(epochs=20, peak_lr=0.1, augmentation=Augmentation(padding=1)),
         seed=0,
     )
 

@@ -57,3 +57,9 @@ class Inconclusive(SauError):
     """Too little data or time for the confidence that was asked."""
 
     exit_code = ExitCode.INCONCLUSIVE
+
+
+class Interrupted(SauError):
+    """Somebody stopped the work; what was done is kept."""
+
+    exit_code = ExitCode.INTERRUPTED

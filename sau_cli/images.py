@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from sau_cli.augmentation import Augmentation
 from sau_cli.description import Description
 from sau_cli.errors import NotEvaluable, UsageError
 from sau_cli.seeding import random_stream
@@ -91,6 +92,11 @@ class ImageData:
     """Whether a mirrored image keeps its label, so that training may flip."""
 
     @property
+    def augmentation(self) -> Augmentation:
+        """The field's: crops from a padding of an eighth of the height, and mirror images where labels allow."""
+        return Augmentation(padding=self.train.images.shape[2] // 8, flip=self.flip)
+
+    @property
     def for_testing(self) -> LabelledImages:
         """The test part; everything where the source has no split."""
         return self.train if self.test is None else self.test
@@ -98,10 +104,15 @@ class ImageData:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class CleanData:
-    """What a defender has: images to learn from, and others held back to watch the accuracy on."""
+    """What a defender has: images to learn from, and others held back to watch the accuracy on.
+
+    Attributes:
+        augmentation: how the images may be varied and keep their labels.
+    """
 
     learning: LabelledImages
     held_back: LabelledImages
+    augmentation: Augmentation = field(default_factory=Augmentation)
 
 
 def check_fits(images: LabelledImages, description: Description) -> None:
@@ -159,7 +170,13 @@ def balanced_share(images: LabelledImages, share: float, *, seed: int) -> Tensor
 
 
 def draw_clean(
-    data: LabelledImages, share: float | None, *, balanced: bool, held_back_share: float = 0.1, seed: int
+    data: LabelledImages,
+    share: float | None,
+    *,
+    balanced: bool,
+    held_back_share: float = 0.1,
+    augmentation: Augmentation | None = None,
+    seed: int,
 ) -> CleanData:
     """What the defender learns from, and what accuracy is watched on.
 
@@ -170,6 +187,7 @@ def draw_clean(
     Args:
         share: the part of ``data`` to learn from, in (0, 1]; None takes all.
         balanced: as evenly over the classes as possible; otherwise uniformly at random.
+        augmentation: how the images may be varied; None for not at all.
 
     Raises:
         UsageError: an impossible share.
@@ -177,6 +195,7 @@ def draw_clean(
     """
     if len(data) < 2:
         raise NotEvaluable(f"{len(data)} clean images are too few; give at least a few a class")
+    allowed = augmentation or Augmentation()
     draw = balanced_share if balanced else uniform_share
     chosen = draw(data, 1.0 if share is None else share, seed=seed)
     left = torch.ones(len(data), dtype=torch.bool)
@@ -186,7 +205,8 @@ def draw_clean(
     if len(rest) > 0:
         pool = data.take(rest)
         held_back = pool.take(balanced_share(pool, min(1.0, wanted / len(pool)), seed=seed))
-        return CleanData(learning=data.take(chosen), held_back=held_back)
+        return CleanData(learning=data.take(chosen), held_back=held_back, augmentation=allowed)
     held = balanced_share(data, wanted / len(data), seed=seed)
     left[held] = True
-    return CleanData(learning=data.take((~left).nonzero().squeeze(1)), held_back=data.take(held))
+    learning = data.take((~left).nonzero().squeeze(1))
+    return CleanData(learning=learning, held_back=data.take(held), augmentation=allowed)

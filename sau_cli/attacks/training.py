@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
-from torch.nn.functional import cross_entropy, pad
+from torch.nn.functional import cross_entropy
 
+from sau_cli.augmentation import Augmentation
 from sau_cli.classifier import Classifier
 from sau_cli.errors import NotEvaluable, UsageError
 from sau_cli.images import LabelledImages, as_pixels
@@ -21,15 +21,13 @@ class TrainingSettings:
 
     Attributes:
         peak_lr: the highest learning rate of the cycle.
-        padding: random crops from images padded by this many pixels; 0 crops nothing.
-        flip: mirror every second image at random.
+        augmentation: how the images are varied.
     """
 
     epochs: int
     peak_lr: float
     batch_size: int = 128
-    padding: int = 0
-    flip: bool = False
+    augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 2 or not self.peak_lr > 0:
@@ -48,23 +46,6 @@ class TrainingProgress:
     batch: int
     batches: int
     loss: float
-
-
-def augmented(images: Tensor, settings: TrainingSettings, generator: torch.Generator) -> Tensor:
-    """Random crops and mirror images of a batch (N, C, H, W), each image its own draw. Same shape and dtype."""
-    count, _, height, width = images.shape
-    if settings.padding:
-        edge = settings.padding
-        offsets = torch.randint(0, 2 * edge + 1, (2, count, 1), generator=generator).to(images.device)
-        rows = offsets[0] + torch.arange(height, device=images.device)
-        columns = offsets[1] + torch.arange(width, device=images.device)
-        which = torch.arange(count, device=images.device)[:, None, None]
-        padded = pad(images, (edge, edge, edge, edge))
-        images = padded.permute(0, 2, 3, 1)[which, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-    if settings.flip:
-        mirrored = torch.rand(count, generator=generator).to(images.device) < 0.5
-        images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
-    return images.contiguous()
 
 
 def train(
@@ -99,7 +80,7 @@ def train(
             total = 0.0
             for number, batch in enumerate(batches, start=1):
                 at = order[batch.to(device)]
-                pixels = as_pixels(augmented(data.images[at], settings, augmentation_stream))
+                pixels = as_pixels(settings.augmentation(data.images[at], augmentation_stream))
                 loss = cross_entropy(classifier(pixels), data.labels[at])
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()

@@ -104,6 +104,7 @@ def attack(
         from sau_cli.attacks.planting import attack as plant
         from sau_cli.attacks.targets import parse_target
         from sau_cli.attacks.training import TrainingSettings
+        from sau_cli.augmentation import Augmentation
         from sau_cli.devices import chosen_device
 
         weights_output(trigger_path(out), force=force)
@@ -130,8 +131,7 @@ def attack(
             epochs=epochs if epochs is not None else (SCRATCH_EPOCHS if received is None else IMPLANT_EPOCHS),
             peak_lr=lr if lr is not None else (SCRATCH_LR if received is None else IMPLANT_LR),
             batch_size=batch_size,
-            padding=known.input.height // 8 if augment else 0,
-            flip=augment and images.flip,
+            augmentation=images.augmentation if augment else Augmentation(),
         )
         with ProgressView(session, "training") as view:
 

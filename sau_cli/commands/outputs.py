@@ -19,3 +19,8 @@ def purified_name(model: Path) -> Path:
     """``model.purified.safetensors`` beside ``model.safetensors`` (or ``model.pt``, ``model.pth.tar``, ...)."""
     stem = Path(model.name.removesuffix(".tar")).stem
     return model.with_name(f"{stem}.purified.safetensors")
+
+
+def state_path(weights: Path) -> Path:
+    """Where the run that is to write ``NAME.safetensors`` keeps its state: ``NAME.resume.safetensors``."""
+    return weights.with_name(f"{weights.name.removesuffix('.safetensors')}.resume.safetensors")

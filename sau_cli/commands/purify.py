@@ -26,18 +26,21 @@ from sau_cli.commands.options import (
     SeedOption,
     VerboseOption,
 )
-from sau_cli.commands.outputs import purified_name, weights_output
+from sau_cli.commands.outputs import purified_name, state_path, weights_output
 from sau_cli.commands.progress import ProgressView
 from sau_cli.commands.session import Session
+from sau_cli.commands.stopping import Stopping, parse_duration
 from sau_cli.description import HistoryStep
-from sau_cli.errors import UsageError
+from sau_cli.errors import Inconclusive, Interrupted, UsageError
+from sau_cli.precision import Precision
 from sau_cli.reporting.json_document import plain
 from sau_cli.reporting.terminal import percent, table
 from sau_cli.results import Check, CheckStatus
 from sau_cli.unlearning.recipes import RecipeName, recipe_for
 
 if TYPE_CHECKING:
-    from sau_cli.unlearning.purifier import Purification, PurifyProgress
+    from sau_cli.unlearning.purifier import Purification
+    from sau_cli.unlearning.trail import PurifyProgress
 
 
 def purify(
@@ -67,6 +70,19 @@ def purify(
     ] = None,
     step: Annotated[float | None, typer.Option(help="Of each signed-gradient step. [default: epsilon]")] = None,
     steps: Annotated[int | None, typer.Option(help="Signed-gradient steps. [default: the recipe's, 5]")] = None,
+    precision: Annotated[
+        Precision | None,
+        typer.Option(help="bf16 is about twice as fast where the processor has it. [default: the recipe's, fp32]"),
+    ] = None,
+    max_batch: Annotated[
+        int | None,
+        typer.Option(min=1, help="Most images in memory at a time, to the same result. [default: the batch size]"),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from where an interrupted run stopped.")] = False,
+    time_budget: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Stop in time, such as 90s, 10m or 1h30m: exit 6, resumable."),
+    ] = None,
     data_root: DataRootOption = None,
     arch: ArchOption = None,
     image_size: ImageSizeOption = None,
@@ -84,16 +100,27 @@ def purify(
     (Wei et al., NeurIPS 2023). The accuracy is watched on clean images that are held back from
     learning. A purified model is not certified clean: measure it with sau evaluate.
 
+    The state is kept beside OUT after every epoch. Ctrl-C stops after the step at hand; the same
+    command with --resume goes on, to the same result.
+
     \b
     Examples:
       sau purify model.safetensors --clean-frac 0.05
       sau purify vendor.pth --arch wrn_16_1 --normalisation none --data clean/ -o fixed.safetensors
       sau purify model.safetensors --clean-frac 0.05 --epochs 20 --device cuda --json report.json
+      sau purify model.safetensors --clean-frac 0.05 --time-budget 30m --resume
     """
     with Session("purify", json=json_, quiet=quiet, verbose=verbose, force=force) as session:
         check_readable(model)
         destination = out or purified_name(model)
-        weights_output(destination, force=force)
+        state_file = state_path(destination)
+        goes_on = resume and state_file.exists()
+        weights_output(destination, force=force or goes_on)
+        if state_file.exists() and not (resume or force):
+            raise UsageError(
+                f"{state_file} holds an interrupted run; add --resume to go on from there, or --force to start over"
+            )
+        budget = None if time_budget is None else parse_duration(time_budget)
         asked = request(data=data, data_root=data_root, arch=arch, image_size=image_size, normalisation=normalisation)
         settings = recipe_for(
             recipe,
@@ -104,14 +131,17 @@ def purify(
             step=step if step is not None else epsilon,
             steps=steps,
         )
+        number_format = precision or Precision.FP32
         share = clean_frac if clean_frac is not None else asked.settings.clean_frac
         if share is not None and not 0 < share <= 1:
             raise UsageError(f"--clean-frac {share:g} is impossible; give a share above 0 and at most 1, such as 0.05")
 
         from sau_adapters.checkpoints import save_classifier
         from sau_adapters.image_sources import name_of
+        from sau_adapters.run_states import read_state, write_state
         from sau_cli.devices import chosen_device
         from sau_cli.images import draw_clean
+        from sau_cli.unlearning.clean_check import check_clean_data
         from sau_cli.unlearning.purifier import purify as remove
 
         chosen = chosen_device(device)
@@ -121,12 +151,18 @@ def purify(
                 f"{images.name} has a training part of {len(images.train)} images; add --clean-frac to say how much "
                 "of it is yours, such as 0.05 (1 for all)"
             )
-        clean = draw_clean(images.train, share, balanced=settings.balanced, seed=seed)
+        clean = draw_clean(images.train, share, balanced=settings.balanced, augmentation=images.augmentation, seed=seed)
+        classifier = opened.classifier.to(chosen)
+        check_clean_data(classifier, clean)
+        state = read_state(state_file) if goes_on else None
+        if resume and state is None:
+            session.show(f"there is no {state_file} to go on from; starting from the beginning")
         session.show(
-            f"{opened.classifier.description.architecture}, {len(clean.learning)} clean images of {images.name} "
-            f"to learn from, {len(clean.held_back)} others held back to watch the accuracy, on {chosen}"
+            f"{classifier.description.architecture}, {len(clean.learning)} clean images of {images.name} "
+            f"to learn from, {len(clean.held_back)} others held back to watch the accuracy, on {chosen} "
+            f"in {number_format}"
         )
-        with ProgressView(session, "purify") as view:
+        with ProgressView(session, "purify") as view, Stopping(budget) as stopping:
 
             def watch(at: PurifyProgress) -> None:
                 view.update(
@@ -138,12 +174,46 @@ def purify(
                     f"acc {percent(at.held_back_accuracy)}",
                 )
 
-            purified = remove(opened.classifier.to(chosen), clean, recipe=settings, seed=seed, watch=watch)
+            purified = remove(
+                classifier,
+                clean,
+                recipe=settings,
+                seed=seed,
+                precision=number_format,
+                max_batch=max_batch,
+                watch=watch,
+                save=lambda state: write_state(state_file, state),
+                stop=stopping,
+                resume=state,
+            )
+        session.environment = {"device": str(chosen), "precision": number_format.value}
+        session.details = {
+            "settings": settings.settings(),
+            "seed": seed,
+            "data": images.name,
+            "learned_from": purified.learned_from,
+            "held_back": purified.held_back,
+            "finished": purified.finished,
+            "learning_rate_factor": purified.rate,
+            "epochs": plain(purified.epochs),
+        }
+        session.checks.extend(_checks(purified))
+        if stopping.interrupted and not purified.finished:
+            raise Interrupted(
+                f"interrupted after {len(purified.epochs)} of {settings.epochs} epochs, and nothing is lost; "
+                "add --resume to the same command to go on"
+            )
         known = opened.classifier.description
         history = HistoryStep(
             step="purify",
             settings=settings.settings()
-            | {"data": images.name, "clean_frac": share, "learned_from": len(clean.learning)},
+            | {
+                "data": images.name,
+                "clean_frac": share,
+                "learned_from": len(clean.learning),
+                "precision": number_format.value,
+                "epochs_run": len(purified.epochs),
+            },
             seed=seed,
             input_sha256=opened.sha256,
             tool_version=__version__,
@@ -152,23 +222,18 @@ def purify(
         described = replace(known, data=named, history=(*known.history, history))
         save_classifier(destination, purified.classifier, described, force=force)
         session.wrote("weights", destination)
-        session.environment = {"device": str(chosen)}
-        session.details = {
-            "settings": settings.settings(),
-            "seed": seed,
-            "data": images.name,
-            "learned_from": purified.learned_from,
-            "held_back": purified.held_back,
-            "epochs": plain(purified.epochs),
-        }
-        session.checks.extend(_checks(purified))
         session.show(_summary(purified))
+        if not purified.finished:
+            raise Inconclusive(
+                f"the time budget was spent after {len(purified.epochs)} of {settings.epochs} epochs; {destination} is "
+                "what there is so far, and the same command with --resume goes on"
+            )
+        state_file.unlink(missing_ok=True)
         session.show(f"wrote {destination}; measure it with: sau evaluate {destination} --reference {model}")
 
 
 def _checks(purified: Purification) -> tuple[Check, ...]:
-    last = purified.epochs[-1]
-    return (
+    checks = [
         Check(
             id="held-back-accuracy.before",
             status=CheckStatus.MEASURED,
@@ -181,25 +246,34 @@ def _checks(purified: Purification) -> tuple[Check, ...]:
             value=purified.held_back_accuracy,
             evidence="of the purified model on the same images",
         ),
-        Check(
-            id="shared-adversarial-examples",
-            status=CheckStatus.MEASURED,
-            value=last.shared_share,
-            evidence="share of the clean images with an adversarial example common to both models, last epoch",
-        ),
-    )
+    ]
+    if purified.epochs:
+        checks.append(
+            Check(
+                id="shared-adversarial-examples",
+                status=CheckStatus.MEASURED,
+                value=purified.epochs[-1].shared_share,
+                evidence="share of the clean images with an adversarial example common to both models, last epoch",
+            )
+        )
+    return tuple(checks)
 
 
 def _summary(purified: Purification) -> Group:
-    first, last = purified.epochs[0], purified.epochs[-1]
-    rows = [
-        (
-            "clean accuracy, held back",
-            percent(purified.held_back_accuracy_before),
-            percent(purified.held_back_accuracy),
-        ),
-        ("shared adversarial examples", percent(first.shared_share), percent(last.shared_share)),
-        ("clean loss", f"{first.clean_loss:.3f}", f"{last.clean_loss:.3f}"),
-        ("unlearning loss", f"{first.unlearning_loss:.3f}", f"{last.unlearning_loss:.3f}"),
-    ]
-    return table(f"{len(purified.epochs)} epochs", ("", "start", "end"), rows)
+    before, after = percent(purified.held_back_accuracy_before), percent(purified.held_back_accuracy)
+    rows = [("clean accuracy, held back", before, after)]
+    if purified.epochs:
+        first, last = purified.epochs[0], purified.epochs[-1]
+        rows += [
+            ("shared adversarial examples", percent(first.shared_share), percent(last.shared_share)),
+            ("clean loss", f"{first.clean_loss:.3f}", f"{last.clean_loss:.3f}"),
+            ("unlearning loss", f"{first.unlearning_loss:.3f}", f"{last.unlearning_loss:.3f}"),
+        ]
+    halved = f" The learning rate fell to {purified.rate:g} of itself, as the loss stopped being finite."
+    return table(
+        f"{len(purified.epochs)} epochs",
+        ("", "start", "end"),
+        rows,
+        legend="A trigger works by adversarial examples that the received and the purified model share: the fewer are "
+        "found, the less of a backdoor within epsilon is left." + (halved if purified.rate < 1 else ""),
+    )

@@ -1,4 +1,4 @@
-"""Shared Adversarial Unlearning: the outer problem.
+"""Shared Adversarial Unlearning: the outer problem, over epochs, and all that keeps a long run safe.
 
 Source: Wei, Zhang, Zha, Wu, "Shared Adversarial Unlearning: Backdoor Mitigation by Unlearning
 Shared Adversarial Examples", NeurIPS 2023, arXiv 2307.10562.
@@ -9,139 +9,45 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from sau_cli.classifier import Classifier, check_finite_weights
-from sau_cli.errors import NotEvaluable
+from sau_cli.errors import NotEvaluable, UsageError
 from sau_cli.evaluation.predictions import predicted_labels
 from sau_cli.images import CleanData, LabelledImages, as_pixels, check_fits
 from sau_cli.model_state import evaluating, frozen
+from sau_cli.precision import Precision, check_precision
 from sau_cli.seeding import random_stream
-from sau_cli.unlearning.recipes import Recipe
-from sau_cli.unlearning.shared_examples import find_shared_examples
+from sau_cli.unlearning.outer_step import accumulate_gradients
+from sau_cli.unlearning.recipes import Optimiser, Recipe
+from sau_cli.unlearning.run_state import RunState, check_same_run, fingerprint, optimiser_tensors, restore_optimiser
+from sau_cli.unlearning.trail import Epoch, PurifyProgress, Tally
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Epoch:
-    """What one epoch did.
-
-    Attributes:
-        clean_loss, unlearning_loss: L_cl and L_sar, means over the images.
-        shared: images whose perturbation fooled both models to the same wrong label, before each step.
-        images: images seen.
-        held_back_accuracy: on clean images that are never learned from, after the epoch.
-        seconds: wall time.
-    """
-
-    number: int
-    clean_loss: float
-    unlearning_loss: float
-    shared: int
-    images: int
-    held_back_accuracy: float
-    seconds: float
-
-    @property
-    def shared_share(self) -> float:
-        return self.shared / self.images
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PurifyProgress:
-    """Where purification stands after a batch: the epoch so far, and the last accuracy measured."""
-
-    epoch: int
-    epochs: int
-    batch: int
-    batches: int
-    clean_loss: float
-    unlearning_loss: float
-    shared_share: float
-    held_back_accuracy: float
+LOWEST_RATE = 0.5**3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Purification:
-    """The purified classifier and how it came about."""
+    """The purified classifier and how it came about.
+
+    Attributes:
+        finished: all epochs were run; False where ``stop`` ended it before.
+        rate: factor on the learning rate in the end; below 1 where the loss stopped being finite.
+    """
 
     classifier: Classifier
     recipe: Recipe
     epochs: tuple[Epoch, ...]
     held_back_accuracy_before: float
+    held_back_accuracy: float
     learned_from: int
     held_back: int
-
-    @property
-    def held_back_accuracy(self) -> float:
-        return self.epochs[-1].held_back_accuracy
-
-
-def unlearning_loss(logits: Tensor, received_labels: Tensor) -> Tensor:
-    """L_sar of each sample: push the model off the label that the received model gives; (N, K), (N,) to (N,).
-
-    The mean of -log(1e-6 + min(1 - p, 0.999)) and -log(1 + 1e-6 - max(p, 0.001)) with p the
-    probability of that label; it has no gradient once p < 0.001.
-
-    Source: the authors' released code, for -log(1 - p) of Wei et al.
-    """
-    p = logits.softmax(dim=1).gather(1, received_labels[:, None]).squeeze(1)
-    capped = -(1e-6 + (1 - p).clamp(max=0.999)).log()
-    floored = -(1 + 1e-6 - p.clamp(min=0.001)).log()
-    return (capped + floored) / 2
-
-
-@dataclass(slots=True)
-class _Step:
-    clean_loss: float
-    unlearning_loss: float
-    shared: int
-
-
-def _outer_step(
-    purified: Classifier,
-    received: Classifier,
-    optimiser: torch.optim.Optimizer,
-    images: Tensor,
-    labels: Tensor,
-    received_labels: Tensor,
-    recipe: Recipe,
-) -> _Step:
-    """One step of the outer problem on one batch.
-
-    The gradient of the clean loss is taken before the search for δ, so that one forward pass serves
-    both and no more than one graph is alive at a time.
-    """
-    optimiser.zero_grad(set_to_none=True)
-    clean_logits = purified(images)
-    clean_loss = cross_entropy(clean_logits, labels)
-    (recipe.clean_weight * clean_loss).backward()
-    purified_labels = clean_logits.detach().argmax(dim=1)
-    with frozen(purified):
-        found = find_shared_examples(
-            purified,
-            received,
-            images,
-            labels,
-            purified_labels=purified_labels,
-            received_labels=received_labels,
-            recipe=recipe,
-        )
-    wrong = (found.received_labels != labels) & (found.received_labels != received_labels)
-    loss, shared = 0.0, 0
-    if wrong.any():
-        logits = purified((images + found.delta)[wrong])
-        sar_loss = unlearning_loss(logits, found.received_labels[wrong]).sum() / len(images)
-        (recipe.unlearning_weight * sar_loss).backward()
-        loss = sar_loss.item()
-        now = logits.detach().argmax(dim=1)
-        shared = int(((now == found.received_labels[wrong]) & (now != purified_labels[wrong])).sum())
-    optimiser.step()
-    return _Step(clean_loss=clean_loss.item(), unlearning_loss=loss, shared=shared)
+    finished: bool
+    rate: float
 
 
 def purify(
@@ -150,105 +56,275 @@ def purify(
     *,
     recipe: Recipe,
     seed: int,
+    precision: Precision = Precision.FP32,
+    max_batch: int | None = None,
     watch: Callable[[PurifyProgress], None] | None = None,
+    save: Callable[[RunState], None] | None = None,
+    stop: Callable[[], bool] | None = None,
+    resume: RunState | None = None,
 ) -> Purification:
     """Remove a backdoor, with clean images only. The given classifier is not changed.
 
     Nothing about a trigger or a target is used: the labels that are unlearned are those that the
     received model gives to adversarial examples which both models share.
 
+    When the loss stops being finite, the run goes back to the end of the last epoch, at half the
+    learning rate, three times at most.
+
     Args:
         classifier: the received model, on the device to work on.
         clean: the images to learn from, and others on which the accuracy is only watched.
-        seed: fixes the order of the images.
+        seed: fixes the order of the images and their augmentation.
+        precision: of the networks' forward and backward passes.
+        max_batch: most images that are on the device at a time; a batch is worked off in parts of this
+            size, to the same gradients up to rounding (with ``recipe.clean_statistics``, batch norm sees
+            the parts). Halved by itself when the device runs out of memory.
         watch: called after every batch.
+        save: called with the state after every epoch, and when ``stop`` ends the run.
+        stop: asked after every batch; True ends the run there.
+        resume: the state to go on from. On a CPU, the end is the same bit for bit as without a stop.
 
     Raises:
         NotEvaluable: the data does not fit the model, the model returns NaN, or the loss stops being finite.
+        UsageError: ``resume`` belongs to another run, or a precision that the device lacks.
 
     Source: Wei et al., the bi-level problem; recipe ``paper`` is what their released code runs.
     """
     check_fits(clean.learning, classifier.description)
     check_fits(clean.held_back, classifier.description)
     check_finite_weights(classifier)
-    device = classifier.mean.device
-    received, purified = deepcopy(classifier), deepcopy(classifier)
-    purified.requires_grad_(True)
-    learning = clean.learning.to(device)
-    optimiser = torch.optim.Adam(purified.parameters(), lr=recipe.lr, amsgrad=True)
-    order_stream = random_stream(seed, "order")
-    history: list[Epoch] = []
-    with evaluating(received, purified), frozen(received):
-        received_labels = predicted_labels(received, learning.images)
-        before = _accuracy(received, clean.held_back)
-        accuracy = before
-        for number in range(1, recipe.epochs + 1):
-            started = time.monotonic()
-            batches = torch.randperm(len(learning), generator=order_stream).split(recipe.batch_size)
-            running = _Running()
-            for index, batch in enumerate(batches, start=1):
-                at = batch.to(device)
-                step = _outer_step(
-                    purified,
-                    received,
-                    optimiser,
-                    as_pixels(learning.images[at]),
-                    learning.labels[at],
-                    received_labels[at],
-                    recipe,
+    check_precision(precision, classifier.mean.device)
+    if max_batch is not None and max_batch < 1:
+        raise UsageError(f"a part of {max_batch} images is impossible; give 1 or more")
+    run = _Run(classifier, clean, recipe, seed, precision, max_batch)
+    with evaluating(run.received, run.purified), frozen(run.received):
+        return run.until_done(watch=watch, save=save, stop=stop, resume=resume)
+
+
+class _NotFiniteError(Exception):
+    """The loss or the weights hold a NaN or an infinity."""
+
+
+class _Run:
+    """A purification in progress; everything that changes is in :meth:`state`."""
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        clean: CleanData,
+        recipe: Recipe,
+        seed: int,
+        precision: Precision,
+        max_batch: int | None,
+    ) -> None:
+        self.device = classifier.mean.device
+        self.clean, self.recipe, self.precision = clean, recipe, precision
+        self.fingerprint = fingerprint(classifier, clean, recipe=recipe, seed=seed, precision=precision)
+        # Convolutions on a CPU, and those in half precision, are faster with the channels last in memory.
+        pays = self.device.type == "cpu" or precision is Precision.BF16
+        self.layout = torch.channels_last if pays else torch.contiguous_format
+        self.received, self.purified = (deepcopy(classifier).to(memory_format=self.layout) for _ in range(2))
+        self.purified.requires_grad_(True)
+        self.learning = clean.learning.to(self.device)
+        self.part = max_batch or recipe.batch_size
+        match recipe.optimiser:
+            case Optimiser.ADAM:
+                self.optimiser: torch.optim.Optimizer = torch.optim.Adam(
+                    self.purified.parameters(), lr=recipe.lr, amsgrad=True
                 )
-                running.add(step, len(at))
-                if index == len(batches):
-                    _check_loss(running, number)
-                    accuracy = _accuracy(purified, clean.held_back)
-                if watch:
-                    watch(
-                        PurifyProgress(
-                            epoch=number,
-                            epochs=recipe.epochs,
-                            batch=index,
-                            batches=len(batches),
-                            clean_loss=running.clean_loss / running.images,
-                            unlearning_loss=running.unlearning_loss / running.images,
-                            shared_share=running.shared / running.images,
-                            held_back_accuracy=accuracy,
+            case Optimiser.SGD:
+                self.optimiser = torch.optim.SGD(
+                    self.purified.parameters(), lr=recipe.lr, momentum=0.9, nesterov=True, weight_decay=5e-4
+                )
+        self.order_stream = random_stream(seed, "order")
+        self.augmentation_stream = random_stream(seed, "augmentation")
+        self.batches = -(-len(self.learning) // recipe.batch_size)
+        self.epoch, self.batch, self.rate = 1, 0, 1.0
+        self.history: list[Epoch] = []
+        self.begin_epoch()
+
+    def begin_epoch(self) -> None:
+        self.order_state = self.order_stream.get_state()
+        self.order = torch.randperm(len(self.learning), generator=self.order_stream)
+        self.tally, self.seconds = Tally(), 0.0
+
+    def until_done(
+        self,
+        *,
+        watch: Callable[[PurifyProgress], None] | None,
+        save: Callable[[RunState], None] | None,
+        stop: Callable[[], bool] | None,
+        resume: RunState | None,
+    ) -> Purification:
+        self.received_labels = predicted_labels(self.received, self.learning.images)
+        before = _accuracy(self.received, self.clean.held_back)
+        self.accuracy = before
+        if resume is not None:
+            check_same_run(resume, self.fingerprint)
+            self.restore(resume)
+        good = self.state()
+        stopped = False
+        while self.epoch <= self.recipe.epochs and not stopped:
+            try:
+                self.step()
+                whole = self.batch == self.batches
+                if whole:
+                    self.end_epoch()
+            except _NotFiniteError as error:
+                if self.rate <= LOWEST_RATE:
+                    raise NotEvaluable(
+                        f"{error} in epoch {self.epoch}, also at an eighth of the learning rate; "
+                        "try again with a lower --lr"
+                    ) from error
+                rate = self.rate / 2
+                self.restore(good)
+                self.rate = rate
+                continue
+            if watch:
+                watch(self.progress())
+            if whole:
+                self.epoch, self.batch = self.epoch + 1, 0
+                self.begin_epoch()
+                good = self.state()
+                if save and self.epoch <= self.recipe.epochs:
+                    save(good)
+            if stop and self.epoch <= self.recipe.epochs and stop():
+                stopped = True
+                if save and not whole:
+                    save(self.state())
+        if stopped and self.batch:
+            self.accuracy = _accuracy(self.purified, self.clean.held_back)
+        return Purification(
+            classifier=self.purified.to(memory_format=torch.contiguous_format),
+            recipe=self.recipe,
+            epochs=tuple(self.history),
+            held_back_accuracy_before=before,
+            held_back_accuracy=self.accuracy,
+            learned_from=len(self.learning),
+            held_back=len(self.clean.held_back),
+            finished=not stopped,
+            rate=self.rate,
+        )
+
+    def step(self) -> None:
+        """One step of the optimiser on the next batch."""
+        started = time.monotonic()
+        first = self.batch * self.recipe.batch_size
+        at = self.order[first : first + self.recipe.batch_size].to(self.device)
+        images = self.learning.images[at]
+        if self.recipe.augment:
+            images = self.clean.augmentation(images, self.augmentation_stream)
+            with torch.no_grad():
+                received_labels = torch.cat(
+                    [self.received(self.pixels(part)).argmax(dim=1) for part in images.split(self.part)]
+                )
+        else:
+            received_labels = self.received_labels[at]
+        tally = self.gradients(images, self.learning.labels[at], received_labels)
+        if not isfinite(tally.clean_loss + tally.unlearning_loss):
+            raise _NotFiniteError("the loss stopped being finite")
+        progress = ((self.epoch - 1) * self.batches + self.batch) / (self.recipe.epochs * self.batches)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.recipe.lr * self.rate * self.recipe.schedule.at(progress)
+        self.optimiser.step()
+        self.tally.add(tally)
+        self.batch += 1
+        self.seconds += time.monotonic() - started
+
+    def gradients(self, images: Tensor, labels: Tensor, received_labels: Tensor) -> Tally:
+        """Of a batch (N, C, H, W) uint8, part by part; the parts are halved while memory does not suffice."""
+        while True:
+            self.optimiser.zero_grad(set_to_none=True)
+            tally = Tally()
+            try:
+                for one in torch.arange(len(images)).split(self.part):
+                    where = slice(int(one[0]), int(one[-1]) + 1)
+                    tally.add(
+                        accumulate_gradients(
+                            self.purified,
+                            self.received,
+                            self.pixels(images[where]),
+                            labels[where],
+                            received_labels[where],
+                            of=len(images),
+                            recipe=self.recipe,
+                            precision=self.precision,
                         )
                     )
-            history.append(
-                Epoch(
-                    number=number,
-                    clean_loss=running.clean_loss / running.images,
-                    unlearning_loss=running.unlearning_loss / running.images,
-                    shared=running.shared,
-                    images=running.images,
-                    held_back_accuracy=accuracy,
-                    seconds=time.monotonic() - started,
-                )
+                return tally
+            except RuntimeError as error:
+                if not _out_of_memory(error) or self.part == 1:
+                    raise
+            self.part = (min(self.part, len(images)) + 1) // 2
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def pixels(self, images: Tensor) -> Tensor:
+        return as_pixels(images).contiguous(memory_format=self.layout)
+
+    def end_epoch(self) -> None:
+        """Measure, and write the epoch down."""
+        started = time.monotonic()
+        try:
+            check_finite_weights(self.purified)
+            self.accuracy = _accuracy(self.purified, self.clean.held_back)
+        except NotEvaluable as error:
+            raise _NotFiniteError("the weights stopped being finite") from error
+        tally = self.tally
+        self.history.append(
+            Epoch(
+                number=self.epoch,
+                clean_loss=tally.clean_loss / tally.images,
+                unlearning_loss=tally.unlearning_loss / tally.images,
+                shared=tally.shared,
+                purified_only=tally.purified_only,
+                different=tally.different,
+                images=tally.images,
+                held_back_accuracy=self.accuracy,
+                seconds=self.seconds + time.monotonic() - started,
             )
-    return Purification(
-        classifier=purified,
-        recipe=recipe,
-        epochs=tuple(history),
-        held_back_accuracy_before=before,
-        learned_from=len(learning),
-        held_back=len(clean.held_back),
-    )
+        )
 
+    def progress(self) -> PurifyProgress:
+        return PurifyProgress(
+            epoch=self.epoch,
+            epochs=self.recipe.epochs,
+            batch=self.batch,
+            batches=self.batches,
+            clean_loss=self.tally.clean_loss / self.tally.images,
+            unlearning_loss=self.tally.unlearning_loss / self.tally.images,
+            shared_share=self.tally.shared / self.tally.images,
+            held_back_accuracy=self.accuracy,
+        )
 
-@dataclass(slots=True)
-class _Running:
-    """Sums over the images of the epoch so far."""
+    def state(self) -> RunState:
+        """Copies of all that changes, on the CPU."""
+        weights = self.purified.network.state_dict()
+        return RunState(
+            fingerprint=self.fingerprint,
+            epoch=self.epoch,
+            batch=self.batch,
+            order=self.order_state,
+            augmentation=self.augmentation_stream.get_state(),
+            weights={name: tensor.detach().cpu().clone() for name, tensor in weights.items()},
+            optimiser=optimiser_tensors(self.optimiser),
+            tally=replace(self.tally),
+            seconds=self.seconds,
+            rate=self.rate,
+            history=tuple(self.history),
+            held_back_accuracy=self.accuracy,
+        )
 
-    clean_loss: float = 0.0
-    unlearning_loss: float = 0.0
-    shared: int = 0
-    images: int = 0
-
-    def add(self, step: _Step, images: int) -> None:
-        self.clean_loss += step.clean_loss * images
-        self.unlearning_loss += step.unlearning_loss * images
-        self.shared += step.shared
-        self.images += images
+    def restore(self, state: RunState) -> None:
+        """Go on from a state."""
+        self.purified.network.load_state_dict(dict(state.weights))
+        restore_optimiser(self.optimiser, state.optimiser)
+        self.order_stream.set_state(state.order)
+        self.begin_epoch()
+        self.augmentation_stream.set_state(state.augmentation)
+        self.epoch, self.batch, self.rate = state.epoch, state.batch, state.rate
+        self.tally = replace(state.tally)
+        self.seconds, self.history, self.accuracy = state.seconds, list(state.history), state.held_back_accuracy
 
 
 def _accuracy(classifier: Classifier, data: LabelledImages) -> float:
@@ -256,7 +332,5 @@ def _accuracy(classifier: Classifier, data: LabelledImages) -> float:
     return float((labels.cpu() == data.labels.cpu()).float().mean())
 
 
-def _check_loss(running: _Running, epoch: int) -> None:
-    loss = running.clean_loss + running.unlearning_loss
-    if not isfinite(loss):
-        raise NotEvaluable(f"the loss became {loss} in epoch {epoch}; try again with a lower --lr")
+def _out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

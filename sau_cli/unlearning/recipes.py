@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from enum import StrEnum
+from math import cos, pi
 from typing import Any, assert_never
 
 from sau_cli.errors import UsageError
@@ -15,19 +16,51 @@ class RecipeName(StrEnum):
     PAPER = "paper"
 
 
+class Optimiser(StrEnum):
+    """``adam``: Adam with AMSGrad, no weight decay. ``sgd``: momentum 0.9, Nesterov, weight decay 5e-4."""
+
+    ADAM = "adam"
+    SGD = "sgd"
+
+
+class Schedule(StrEnum):
+    """Of the learning rate over the whole run: ``constant``, or ``cosine`` down to 0."""
+
+    CONSTANT = "constant"
+    COSINE = "cosine"
+
+    def at(self, progress: float) -> float:
+        """The factor on the learning rate once this share of the steps is done, in [0, 1].
+
+        >>> Schedule.COSINE.at(0.5)
+        0.5
+        """
+        match self:
+            case Schedule.CONSTANT:
+                return 1.0
+            case Schedule.COSINE:
+                return (1 + cos(pi * progress)) / 2
+            case _ as never:
+                assert_never(never)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """The settings; the defaults are the paper's for 32x32 images.
 
     Attributes:
         epochs: passes over the clean images.
-        lr: of Adam with AMSGrad, constant.
+        optimiser, lr, schedule: of the outer problem.
         batch_size: images a step.
         clean_weight, unlearning_weight: λ1 of L_cl and λ2 of L_sar in the outer loss.
         adversarial_weight, shared_weight: λ3 of L_adv and λ4 of L_share in the inner objective.
         epsilon: radius of the L∞ ball of δ, on pixels in [0, 1].
         step: of each signed-gradient step, same unit.
         steps: at most so many of them.
+        clip: keep perturbed images within [0, 1].
+        augment: crop and mirror the clean images at random.
+        clean_statistics: batch norm normalises clean batches by their own statistics, and follows them;
+            off, all statistics stay those of the received model.
         balanced: draw the clean share evenly over the classes; the authors draw uniformly.
 
     Raises:
@@ -36,7 +69,9 @@ class Recipe:
 
     name: RecipeName = RecipeName.PAPER
     epochs: int = 100
+    optimiser: Optimiser = Optimiser.ADAM
     lr: float = 1e-4
+    schedule: Schedule = Schedule.CONSTANT
     batch_size: int = 256
     clean_weight: float = 1.0
     unlearning_weight: float = 1.0
@@ -45,6 +80,9 @@ class Recipe:
     epsilon: float = 0.2
     step: float = 0.2
     steps: int = 5
+    clip: bool = False
+    augment: bool = False
+    clean_statistics: bool = False
     balanced: bool = False
 
     def __post_init__(self) -> None:

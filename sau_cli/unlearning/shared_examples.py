@@ -23,10 +23,12 @@ class Perturbed:
 
     Attributes:
         delta: (N, C, H, W) in [-ε, ε]; add it to the images.
-        received_labels: (N,) what the received model says of the perturbed images, ỹ in the paper.
+        purified_labels, received_labels: (N,) what each model says of the perturbed images; the second is ỹ
+            in the paper.
     """
 
     delta: Tensor
+    purified_labels: Tensor
     received_labels: Tensor
 
 
@@ -64,6 +66,12 @@ def inner_objective(
     return recipe.adversarial_weight * adversarial + recipe.shared_weight * shared
 
 
+def projected(delta: Tensor, images: Tensor, *, epsilon: float, clip: bool) -> Tensor:
+    """Into the ball of radius ε and, with ``clip``, so that images + delta stays within [0, 1]. Any shape."""
+    delta = delta.clamp(-epsilon, epsilon)
+    return (images + delta).clamp(0, 1) - images if clip else delta
+
+
 def find_shared_examples(
     purified: Classifier,
     received: Classifier,
@@ -84,27 +92,27 @@ def find_shared_examples(
     has zero gradient, so it leaves the batch with nothing changed.
 
     Args:
-        images: (N, C, H, W) float in [0, 1]. The perturbed images are not clipped to that range.
+        images: (N, C, H, W) float in [0, 1]. Unless ``recipe.clip``, perturbed images may leave that range.
         labels: (N,) the true labels.
         purified_labels, received_labels: (N,) each model's own prediction on the clean images;
             a model is fooled where it departs from it.
 
     Source: Wei et al., inner maximisation; δ lives on {-ε, 0, +ε} when step equals ε.
     """
-    delta = torch.full_like(images, recipe.epsilon)
-    final_labels = received_labels.clone()
+    delta = projected(torch.full_like(images, recipe.epsilon), images, epsilon=recipe.epsilon, clip=recipe.clip)
+    purified_final, received_final = purified_labels.clone(), received_labels.clone()
     active = torch.arange(len(images), device=images.device)
     for _ in range(recipe.steps):
         current = delta[active].requires_grad_(True)
         perturbed = images[active] + current
-        purified_logits, received_logits = purified(perturbed), received(perturbed)
+        purified_logits, received_logits = purified(perturbed).float(), received(perturbed).float()
         purified_now, received_now = purified_logits.argmax(dim=1), received_logits.argmax(dim=1)
         purified_fooled = purified_now != purified_labels[active]
         received_fooled = received_now != received_labels[active]
-        final_labels[active] = received_now
+        purified_final[active], received_final[active] = purified_now, received_now
         open_ = ~(purified_fooled & received_fooled & (purified_now == received_now))
         if not open_.any():
-            return Perturbed(delta=delta, received_labels=final_labels)
+            return Perturbed(delta=delta, purified_labels=purified_final, received_labels=received_final)
         objective = inner_objective(
             purified_logits,
             received_logits,
@@ -113,10 +121,12 @@ def find_shared_examples(
             received_fooled=received_fooled,
             recipe=recipe,
         )
-        (gradient,) = torch.autograd.grad(objective[open_].sum() / len(images), current)
-        moved = current.detach() + recipe.step * gradient.sign()
-        delta[active[open_]] = moved[open_].clamp(-recipe.epsilon, recipe.epsilon)
+        (gradient,) = torch.autograd.grad(objective[open_].sum(), current)
+        moved = (current.detach() + recipe.step * gradient.sign())[open_]
         active = active[open_]
+        delta[active] = projected(moved, images[active], epsilon=recipe.epsilon, clip=recipe.clip)
     with torch.no_grad():
-        final_labels[active] = received(images[active] + delta[active]).argmax(dim=1)
-    return Perturbed(delta=delta, received_labels=final_labels)
+        perturbed = images[active] + delta[active]
+        purified_final[active] = purified(perturbed).argmax(dim=1)
+        received_final[active] = received(perturbed).argmax(dim=1)
+    return Perturbed(delta=delta, purified_labels=purified_final, received_labels=received_final)

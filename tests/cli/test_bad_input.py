@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from sau_adapters.checkpoints import save_classifier
 from sau_adapters.cifar_networks import CIFAR_NETWORKS
+from sau_adapters.image_sources import open_images
 from tests.cli.conftest import one_sentence
 from tests.support.files import hostile_pickle, hostile_zip
 from tests.support.toys import describe
@@ -141,6 +142,37 @@ def test_data_without_its_root(call, bad):
 
 def test_data_in_another_place(call, bad, tmp_path):
     one_sentence(call("evaluate", bad, "--data", "cifar10", "--data-root", tmp_path), 2, "not found")
+
+
+def test_clean_data_that_cannot_be_the_models(call, bad):
+    """Labels in another order, all of one class, fewer images than classes: told before any training."""
+    digits = open_images("digits").train
+    images, labels = digits.images.numpy(), digits.labels.numpy()
+    np.savez("moved.npz", images=images, labels=(labels + 3) % 10)
+    np.savez("one.npz", images=images[labels == 4], labels=labels[labels == 4], class_names=[str(n) for n in range(10)])
+    np.savez("few.npz", images=images[:9], labels=labels[:9], class_names=[str(n) for n in range(10)])
+    words = ("-o", "out.safetensors", "--epochs", "1")
+    one_sentence(call("purify", bad, "--data", "moved.npz", *words), 3, "label order looks wrong")
+    one_sentence(call("purify", bad, "--data", "one.npz", *words), 3, "are of class '4'")
+    one_sentence(call("purify", bad, "--data", "few.npz", *words), 3, "too few for 10 classes")
+
+
+def test_a_model_at_chance(call):
+    save_classifier(
+        Path("m.safetensors"),
+        describe(CIFAR_NETWORKS["small_cnn"](10, 1)),
+        describe(CIFAR_NETWORKS["small_cnn"](10, 1)).description,
+        force=False,
+    )
+    done = call("purify", "m.safetensors", "--data", "digits", "--clean-frac", "0.05", "-o", "out.safetensors")
+    assert done.code == 3
+    assert "near chance" in done.err or "label order" in done.err
+
+
+@pytest.mark.parametrize("text", ["soon", "0", "-5m", "10x", ""])
+def test_time_budgets_that_are_none(call, bad, text):
+    done = call("purify", bad, "--clean-frac", "0.05", "-o", "out.safetensors", f"--time-budget={text}")
+    one_sentence(done, 2, "time budget")
 
 
 def test_no_data_named_anywhere(call, tmp_path):
@@ -366,12 +398,12 @@ def test_weights_that_cannot_be_written_leave_no_trigger(call, monkeypatch):
 
 
 def test_an_interruption_leaves_nothing(call, bad, monkeypatch, tmp_path):
-    from sau_cli.unlearning import purifier
+    from sau_cli.unlearning import outer_step
 
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(purifier, "find_shared_examples", interrupted)
+    monkeypatch.setattr(outer_step, "find_shared_examples", interrupted)
     done = call("purify", bad, "--clean-frac", "0.05", "-o", "out.safetensors", "--json", "report.json")
     one_sentence(done, 130, "interrupted")
     assert json.loads(Path("report.json").read_text())["exit_code"] == 130

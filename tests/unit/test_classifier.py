@@ -78,5 +78,5 @@ def test_every_kind_of_error_has_its_own_exit_code():
         return [kind] if not below else [leaf for one in below for leaf in leaves(one)]
 
     codes = [leaf.exit_code for leaf in leaves(SauError)]
-    assert len(codes) == len(set(codes)) == 5
+    assert len(codes) == len(set(codes)) == 6
     assert ExitCode.PASSED not in codes

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from sau_adapters.cifar_networks import CIFAR_NETWORKS
-from sau_cli.attacks.training import TrainingSettings, augmented, train
+from sau_cli.attacks.training import TrainingSettings, train
+from sau_cli.augmentation import Augmentation
 from sau_cli.errors import NotEvaluable, UsageError
 from sau_cli.seeding import seeded
 from tests.support.toys import describe, flat_images, random_images
@@ -18,7 +19,10 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not():
     for seed in (0, 0, 1):
         classifier = fresh()
         train(
-            classifier, random_images(64), TrainingSettings(epochs=1, peak_lr=0.1, batch_size=16, padding=1), seed=seed
+            classifier,
+            random_images(64),
+            TrainingSettings(epochs=1, peak_lr=0.1, batch_size=16, augmentation=Augmentation(padding=1)),
+            seed=seed,
         )
         results.append(classifier.network.state_dict()["conv.0.weight"])
     assert torch.equal(results[0], results[1])
@@ -47,18 +51,3 @@ def test_a_loss_that_explodes_is_said():
 def test_impossible_settings_are_refused(broken):
     with pytest.raises(UsageError):
         TrainingSettings(**{"epochs": 1, "peak_lr": 0.1, **broken})
-
-
-def test_crops_shift_each_image_by_at_most_the_padding():
-    images = torch.zeros(200, 1, 8, 8, dtype=torch.uint8)
-    images[:, :, 4, 4] = 255
-    moved = augmented(images, TrainingSettings(epochs=1, peak_lr=1, padding=2), torch.Generator().manual_seed(0))
-    places = {divmod(int(one), 8) for one in moved.flatten(1).argmax(1)}
-    assert places == {(row, column) for row in range(2, 7) for column in range(2, 7)}
-
-
-def test_flips_mirror_about_half_of_the_images():
-    images = torch.zeros(1000, 1, 4, 4, dtype=torch.uint8)
-    images[:, :, :, 0] = 1
-    flipped = augmented(images, TrainingSettings(epochs=1, peak_lr=1, flip=True), torch.Generator().manual_seed(0))
-    assert 400 < int((flipped[:, 0, 0, 3] == 1).sum()) < 600

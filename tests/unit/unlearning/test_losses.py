@@ -3,7 +3,7 @@ from math import log
 import pytest
 import torch
 
-from sau_cli.unlearning.purifier import unlearning_loss
+from sau_cli.unlearning.outer_step import unlearning_loss
 from sau_cli.unlearning.recipes import Recipe
 from sau_cli.unlearning.shared_examples import inner_objective, jensen_shannon
 

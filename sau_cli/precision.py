@@ -1,0 +1,47 @@
+"""In which number format the networks run. Losses, weights and optimiser stay in single precision.
+
+torch is imported where it is needed: the command line lists the names without it.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from sau_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Precision(StrEnum):
+    """``fp32``: single precision. ``bf16``: matrix products and convolutions in bfloat16, by autocast."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+
+
+def bf16_pays(device: torch.device) -> bool:
+    """Whether this device has instructions for bfloat16; elsewhere it is emulated, and slower."""
+    import torch
+
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type != "cpu":
+        return False
+    told: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(told.get("amx_bf16") or told.get("avx512_bf16"))
+
+
+def check_precision(precision: Precision, device: torch.device) -> None:
+    """Raises UsageError where the device cannot run in this precision."""
+    if precision is Precision.BF16 and device.type not in {"cpu", "cuda"}:
+        raise UsageError(f"--precision bf16 does not run on {device.type}; give fp32")
+
+
+def running_in(precision: Precision, device: torch.device) -> AbstractContextManager[None]:
+    """A context in which networks run in this precision. Leave it before weights change: it keeps casts of them."""
+    import torch
+
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision is Precision.BF16)

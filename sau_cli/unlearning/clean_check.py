@@ -1,0 +1,61 @@
+"""Whether clean data and a model belong together, before a long run shows that they do not."""
+
+from __future__ import annotations
+
+from math import sqrt
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from sau_cli.classifier import Classifier, check_finite_weights
+from sau_cli.errors import NotEvaluable
+from sau_cli.evaluation.predictions import predicted_labels
+from sau_cli.images import CleanData, check_fits
+
+LEAST_GAIN, LEAST_IMAGES_GAINED = 0.2, 10
+
+
+def check_clean_data(classifier: Classifier, clean: CleanData) -> None:
+    """Compare what the received model says of the clean images with their labels.
+
+    Raises:
+        NotEvaluable: fewer images than classes; images of one class only; a model near chance; or labels
+            in another order than the model's, told by how much better the images would fit with their
+            classes renamed.
+    """
+    learning, held_back = clean.learning, clean.held_back
+    check_fits(learning, classifier.description)
+    check_fits(held_back, classifier.description)
+    check_finite_weights(classifier)
+    classes = learning.classes
+    if len(learning) < classes:
+        raise NotEvaluable(
+            f"{len(learning)} clean images are too few for {classes} classes; give at least one image a class"
+        )
+    if len(learning.labels.unique()) == 1:
+        name = learning.class_names[int(learning.labels[0])]
+        raise NotEvaluable(f"all {len(learning)} clean images are of class {name!r}; give images of every class")
+    labels = torch.cat([learning.labels, held_back.labels]).cpu()
+    said = predicted_labels(classifier, torch.cat([learning.images, held_back.images])).cpu()
+    right = float((said == labels).float().mean())
+    renamed = _renamed_accuracy(said, labels, classes)
+    if renamed - right > LEAST_GAIN and (renamed - right) * len(labels) > LEAST_IMAGES_GAINED:
+        raise NotEvaluable(
+            f"the model classifies {100 * right:.1f} % of the clean images as labelled, and {100 * renamed:.1f} % if "
+            "their classes are renamed; the label order looks wrong, so check it against the model's classes"
+        )
+    chance = 1 / classes
+    least = chance + max(3 * sqrt(chance * (1 - chance) / len(labels)), 0.05 * (1 - chance))
+    if right < least:
+        raise NotEvaluable(
+            f"the model classifies {100 * right:.1f} % of the clean images as labelled, near chance for {classes} "
+            "classes; the labels, the label order, the normalisation or the model is wrong"
+        )
+
+
+def _renamed_accuracy(said: Tensor, labels: Tensor, classes: int) -> float:
+    """The best accuracy that any one-to-one renaming of the labels can reach."""
+    counts = torch.bincount(labels * classes + said, minlength=classes * classes).reshape(classes, classes).numpy()
+    rows, columns = linear_sum_assignment(counts, maximize=True)
+    return float(counts[rows, columns].sum()) / len(labels)

@@ -1,0 +1,108 @@
+"""Work that is stopped is not lost: signals, kill -9, a time budget, and going on."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.cli.conftest import one_sentence
+from tests.conftest import ROOT
+
+WORDS = ("--clean-frac", "0.1", "--batch-size", "24", "--device", "cpu")
+
+
+def started(folder: Path, *words: str) -> subprocess.Popen:
+    settings = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'adapters'}"}
+    command = [sys.executable, "-m", "sau_cli", "purify", "bad.safetensors", *WORDS, *words]
+    return subprocess.Popen(
+        command, cwd=folder, env=settings, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for(path: Path) -> None:
+    until = time.monotonic() + 120
+    while not path.exists():
+        assert time.monotonic() < until, f"{path} never came"
+        time.sleep(0.02)
+
+
+def same(first: Path, second: Path) -> bool:
+    one, other = load_file(first), load_file(second)
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.fixture
+def folder(planted, tmp_path):
+    shutil.copy(planted / "bad.safetensors", tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_stopped_by_a_signal_and_gone_on_with(folder, sau, blow):
+    epochs = ("--epochs", "12")
+    assert sau("purify", "bad.safetensors", *WORDS, *epochs, "-o", "whole.safetensors", cwd=folder).code == 0
+    state, out = folder / "out.resume.safetensors", folder / "out.safetensors"
+    work = started(folder, *epochs, "-o", "out.safetensors", "--json", "r.json")
+    wait_for(state)
+    work.send_signal(blow)
+    _, err = work.communicate(timeout=120)
+    assert not out.exists()
+    assert state.exists()
+    if blow is signal.SIGKILL:
+        for part in folder.glob(".*.part"):
+            part.unlink()
+    else:
+        assert work.returncode == 130, err
+        assert err.splitlines()[-1].startswith("error: interrupted after")
+        assert "--resume" in err
+        assert "Traceback" not in err
+        assert json.loads((folder / "r.json").read_text())["verdict"] == "interrupted"
+    done = sau("purify", "bad.safetensors", *WORDS, *epochs, "-o", "out.safetensors", cwd=folder)
+    assert done.code == 2
+    assert "--resume" in done.err
+    done = sau("purify", "bad.safetensors", *WORDS, *epochs, "-o", "out.safetensors", "--resume", cwd=folder)
+    assert done.code == 0, done.err
+    assert same(out, folder / "whole.safetensors")
+    assert not state.exists()
+
+
+def test_a_time_budget_ends_in_time_with_what_there_is(call, bad):
+    begun = time.monotonic()
+    words = ("purify", bad, *WORDS, "--epochs", "4000", "-o", "out.safetensors")
+    done = call(*words, "--time-budget", "3s", "--json", "r.json")
+    one_sentence(done, 6, "time budget was spent", "--resume")
+    assert time.monotonic() - begun < 30
+    report = json.loads(Path("r.json").read_text())
+    assert (report["verdict"], report["exit_code"], report["details"]["finished"]) == ("inconclusive", 6, False)
+    assert Path("out.resume.safetensors").exists()
+    assert call("evaluate", "out.safetensors").code == 0
+    first = report["details"]["epochs"]
+    done = call(*words, "--time-budget", "2s", "--resume", "--json", "r.json", "--force")
+    assert done.code == 6
+    again = json.loads(Path("r.json").read_text())["details"]["epochs"]
+    assert len(again) > len(first)
+    assert again[: len(first)] == first
+
+
+def test_going_on_with_other_settings_is_refused(call, bad):
+    words = ("purify", bad, *WORDS, "--epochs", "4000", "-o", "out.safetensors", "--time-budget", "1s")
+    assert call(*words).code == 6
+    one_sentence(call(*words, "--resume", "--lr", "0.01"), 2, "another model, other data or other settings")
+    assert call("purify", bad, *WORDS, "--epochs", "1", "-o", "out.safetensors", "--force").code == 0
+    assert not Path("out.resume.safetensors").exists()
+
+
+def test_nothing_to_go_on_from_starts_from_the_beginning(call, bad):
+    done = call("purify", bad, *WORDS, "--epochs", "1", "--resume")
+    assert done.code == 0
+    assert "starting from the beginning" in done.err

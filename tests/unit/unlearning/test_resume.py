@@ -1,0 +1,145 @@
+"""A run that is stopped and gone on with ends as if it had not been stopped, bit for bit."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from sau_adapters.cifar_networks import CIFAR_NETWORKS
+from sau_adapters.run_states import read_state, write_state
+from sau_cli.augmentation import Augmentation
+from sau_cli.errors import NotEvaluable, UsageError
+from sau_cli.images import CleanData
+from sau_cli.unlearning import purifier
+from sau_cli.unlearning.purifier import purify
+from sau_cli.unlearning.recipes import Optimiser, Recipe, Schedule
+from tests.support.toys import describe, random_images
+
+DATA = random_images(40)
+CLEAN = CleanData(learning=DATA, held_back=DATA.take(range(10)), augmentation=Augmentation(padding=1, flip=True))
+PAPER = Recipe(epochs=3, batch_size=16, lr=1e-3)
+VARIED = replace(
+    PAPER, optimiser=Optimiser.SGD, schedule=Schedule.COSINE, augment=True, clip=True, clean_statistics=True
+)
+
+
+def received():
+    torch.manual_seed(0)
+    return describe(CIFAR_NETWORKS["small_cnn"](10, 1))
+
+
+def weights(result):
+    return result.classifier.network.state_dict()
+
+
+def same(first, second):
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+class StopAfter:
+    def __init__(self, steps):
+        self.left = steps
+
+    def __call__(self):
+        self.left -= 1
+        return self.left == 0
+
+
+@pytest.mark.parametrize("recipe", [PAPER, VARIED], ids=["paper", "varied"])
+@pytest.mark.parametrize("steps", [1, 2, 3, 5, 6, 8])
+def test_stopped_anywhere_and_gone_on_with_through_a_file(tmp_path, recipe, steps):
+    whole = purify(received(), CLEAN, recipe=recipe, seed=1)
+    path = tmp_path / "state.safetensors"
+
+    def save(state):
+        write_state(path, state)
+
+    first = purify(received(), CLEAN, recipe=recipe, seed=1, save=save, stop=StopAfter(steps))
+    assert not first.finished
+    assert not same(weights(first), weights(whole))
+    second = purify(received(), CLEAN, recipe=recipe, seed=1, save=save, resume=read_state(path))
+    assert second.finished
+    assert same(weights(second), weights(whole))
+    for ours, expected in zip(second.epochs, whole.epochs, strict=True):
+        assert replace(ours, seconds=0) == replace(expected, seconds=0)
+
+
+def test_killed_between_saves_it_goes_on_from_the_last_epoch(tmp_path):
+    whole = purify(received(), CLEAN, recipe=PAPER, seed=1)
+    states = []
+    with pytest.raises(ZeroDivisionError):
+        purify(received(), CLEAN, recipe=PAPER, seed=1, save=states.append, stop=lambda: 1 / (2 - len(states)) < 0)
+    second = purify(received(), CLEAN, recipe=PAPER, seed=1, resume=states[-1])
+    assert same(weights(second), weights(whole))
+
+
+def test_another_run_is_not_gone_on_with():
+    states = []
+    purify(received(), CLEAN, recipe=PAPER, seed=1, save=states.append)
+    with pytest.raises(UsageError, match="another model"):
+        purify(received(), CLEAN, recipe=replace(PAPER, lr=2e-3), seed=1, resume=states[0])
+    with pytest.raises(UsageError, match="another model"):
+        purify(received(), CLEAN, recipe=PAPER, seed=2, resume=states[0])
+    other = replace(CLEAN, learning=DATA.take(range(39)))
+    with pytest.raises(UsageError, match="another model"):
+        purify(received(), other, recipe=PAPER, seed=1, resume=states[0])
+
+
+@pytest.mark.parametrize("failures", [1, 3, 4])
+def test_a_loss_that_is_not_finite_goes_back_at_half_the_rate(monkeypatch, failures):
+    real, calls = purifier.accumulate_gradients, []
+
+    def sometimes_broken(*arguments, **options):
+        tally = real(*arguments, **options)
+        calls.append(1)
+        if len(calls) > 4 and len(calls) <= 4 + failures:
+            tally.clean_loss = float("nan")
+        return tally
+
+    monkeypatch.setattr(purifier, "accumulate_gradients", sometimes_broken)
+    if failures > 3:
+        with pytest.raises(NotEvaluable, match="lower --lr"):
+            purify(received(), CLEAN, recipe=PAPER, seed=1)
+        return
+    result = purify(received(), CLEAN, recipe=PAPER, seed=1)
+    assert result.rate == 0.5**failures
+    assert [epoch.number for epoch in result.epochs] == [1, 2, 3]
+    assert all(torch.isfinite(tensor).all() for tensor in weights(result).values())
+
+
+def test_parts_of_a_batch_give_the_same_weights():
+    whole = purify(received(), CLEAN, recipe=PAPER, seed=1)
+    parts = purify(received(), CLEAN, recipe=PAPER, seed=1, max_batch=5)
+    for name, tensor in weights(whole).items():
+        assert torch.allclose(tensor.double(), weights(parts)[name].double(), atol=3e-3), name
+    for ours, expected in zip(parts.epochs, whole.epochs, strict=True):
+        assert ours.clean_loss == pytest.approx(expected.clean_loss, rel=1e-3)
+        assert ours.images == expected.images
+
+
+def test_memory_that_does_not_suffice_halves_the_parts(monkeypatch):
+    real, sizes = purifier.accumulate_gradients, []
+
+    def small_memory(purified, received_, images, *arguments, **options):
+        sizes.append(len(images))
+        if len(images) > 4:
+            raise torch.OutOfMemoryError("the device is full")
+        return real(purified, received_, images, *arguments, **options)
+
+    monkeypatch.setattr(purifier, "accumulate_gradients", small_memory)
+    result = purify(received(), CLEAN, recipe=replace(PAPER, epochs=1), seed=1)
+    assert sizes[:3] == [16, 8, 4]
+    assert result.epochs[0].images == 40
+
+
+def test_an_impossible_part_is_refused():
+    with pytest.raises(UsageError):
+        purify(received(), CLEAN, recipe=PAPER, seed=1, max_batch=0)
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense", b"\x02\x00\x00\x00\x00\x00\x00\x00{}"])
+def test_files_that_are_no_state(tmp_path, content):
+    path = tmp_path / "state.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(NotEvaluable):
+        read_state(path)
