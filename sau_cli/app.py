@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from itertools import zip_longest
 from typing import Annotated
 
@@ -63,6 +64,8 @@ _COMMANDS = {str(registered.callback.__name__) for registered in app.registered_
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit."""
     words = sys.argv[1:] if arguments is None else arguments
+    if arguments is None and not sys.warnoptions:
+        warnings.simplefilter("ignore")  # what libraries warn their callers of is nothing that a user could mend
     try:
         code = app(words, prog_name="sau", standalone_mode=False)
     except typer.Abort:
@@ -78,6 +81,8 @@ def _ended(error: Exception, words: list[str]) -> int:
     Typer's own errors are told by what they offer.
     """
     command = next((word for word in words if word in _COMMANDS), "sau")
+    if isinstance(error, OSError):
+        error = UsageError(f"standard output could not be written to ({error.strerror}); open it or send it elsewhere")
     if hasattr(error, "format_message"):
         context = getattr(error, "ctx", None)
         if not words and context:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sau_cli.description import Description
-from sau_cli.errors import NotEvaluable
+from sau_cli.errors import NotEvaluable, reason_of
 from sau_cli.model_state import evaluating
 
 
@@ -44,10 +44,10 @@ def check_runs(classifier: Classifier) -> None:
     try:
         with evaluating(classifier), torch.no_grad():
             logits = classifier(blank)
-    except (RuntimeError, ValueError, AssertionError, IndexError, TypeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    except Exception as error:  # a network, a user's own perhaps, raises nearly anything
         raise NotEvaluable(
-            f"{classifier.description.architecture} cannot take {spec.channels}x{spec.size} images ({reason}); "
+            f"{classifier.description.architecture} cannot take {spec.channels}x{spec.size} images "
+            f"({reason_of(error)}); "
             "choose another architecture or --image-size"
         ) from error
     check_output(classifier, logits, finite=False)
@@ -56,6 +56,8 @@ def check_runs(classifier: Classifier) -> None:
 def check_finite_weights(classifier: Classifier) -> None:
     """Raises NotEvaluable, naming the first tensor that holds a NaN or an infinity."""
     for name, tensor in classifier.network.state_dict().items():
+        if tensor.is_complex():
+            raise NotEvaluable(f"the weights are complex numbers (first in {name!r}), which no classifier here has")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise NotEvaluable(f"the weights hold NaN or infinite values (first in {name!r}); ask for an intact file")
 
@@ -63,8 +65,9 @@ def check_finite_weights(classifier: Classifier) -> None:
 def check_output(classifier: Classifier, logits: Tensor, *, finite: bool = True) -> None:
     """Raises NotEvaluable unless the logits are (N, K), K is the number of classes, and all are finite if asked."""
     classes = classifier.description.classes
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] != classes:
-        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    fits = isinstance(logits, Tensor) and logits.ndim == 2 and logits.shape[1] == classes
+    if not fits or not logits.is_floating_point():
+        got = f"{tuple(logits.shape)} {logits.dtype}" if isinstance(logits, Tensor) else type(logits).__name__
         raise NotEvaluable(f"the network returned {got} where logits of shape (N, {classes}) were expected")
     if finite and not bool(torch.isfinite(logits).all()):
         raise NotEvaluable("the network returned NaN or infinite logits on clean images; its accuracy means nothing")

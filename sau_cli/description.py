@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any
 
 from sau_cli.errors import UsageError
@@ -39,6 +40,8 @@ class InputSpec:
                 f"the normalisation has {len(self.mean)} means and {len(self.std)} standard deviations for "
                 f"{self.channels} channels; give one of each for every channel"
             )
+        if not all(isfinite(value) for value in (*self.mean, *self.std)):
+            raise UsageError("the normalisation has a value that is not finite; give ordinary numbers")
         if not all(value > 0 for value in self.std):
             raise UsageError("the normalisation has a standard deviation that is not positive; give values above 0")
 

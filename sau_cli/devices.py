@@ -18,7 +18,9 @@ def chosen_device(name: str) -> torch.device:
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     kind, _, number = name.partition(":")
-    if kind not in {"cpu", "cuda", "mps"} or (number and not (kind == "cuda" and number.isdigit())):
+    if kind not in {"cpu", "cuda", "mps"} or (
+        number and not (kind == "cuda" and number.isascii() and number.isdigit() and len(number) < 5)
+    ):
         raise UsageError(f"--device {name!r} is unknown; give auto, cpu, cuda, cuda:N or mps")
     count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}[kind]
     if int(number or 0) >= count:

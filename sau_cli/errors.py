@@ -5,6 +5,8 @@ Every message is one sentence: what is wrong, where, and what to do next.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import IntEnum
 from typing import ClassVar
 
@@ -63,3 +65,30 @@ class Interrupted(SauError):
     """Somebody stopped the work; what was done is kept."""
 
     exit_code = ExitCode.INTERRUPTED
+
+
+LONGEST_REASON = 200
+
+
+def reason_of(error: BaseException) -> str:
+    """What somebody else's error says, as part of a sentence: its first line, cut short, or else its kind."""
+    lines = "".join(one if one.isprintable() or one == "\n" else "?" for one in str(error)).strip().splitlines()
+    first = lines[0].strip().rstrip(".") if lines else ""
+    if not any(one.isalnum() for one in first):
+        return type(error).__name__
+    return first if len(first) <= LONGEST_REASON else f"{first[:LONGEST_REASON]}..."
+
+
+@contextmanager
+def reading(what: object, kind: str, *, advice: str = "get it again or repair it") -> Iterator[None]:
+    """Around reading something from a stranger: whatever a parser raises there is damage, and not our bug.
+
+    Raises:
+        NotEvaluable: in place of any error that is not one of ours already.
+    """
+    try:
+        yield
+    except (SauError, MemoryError):
+        raise
+    except Exception as error:
+        raise NotEvaluable(f"{what} cannot be read as {kind} ({reason_of(error)}); {advice}") from error

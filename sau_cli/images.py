@@ -37,6 +37,10 @@ class LabelledImages:
     class_names: tuple[str, ...]
 
     def __post_init__(self) -> None:
+        if len(set(self.class_names)) < len(self.class_names):
+            raise NotEvaluable("two classes of the data have the same name; give every class a name of its own")
+        if min(self.images.shape[1:], default=1) < 1:
+            raise NotEvaluable(f"the images have shape {tuple(self.images.shape)}, which is no pixel at all")
         if self.images.ndim != 4 or self.images.dtype != torch.uint8:
             raise NotEvaluable(
                 f"the images have shape {tuple(self.images.shape)} and type {self.images.dtype}; "
@@ -49,7 +53,7 @@ class LabelledImages:
         if len(self) and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < self.classes:
             raise NotEvaluable(
                 f"the labels run from {int(self.labels.min())} to {int(self.labels.max())} but there are "
-                f"{self.classes} classes; labels must be 0 to {self.classes - 1}"
+                f"{self.classes} classes; labels count from 0, one for each class"
             )
 
     def __len__(self) -> int:

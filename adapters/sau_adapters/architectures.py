@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sau_cli.errors import NotEvaluable, UsageError
+from sau_cli.errors import NotEvaluable, UsageError, reason_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -105,10 +105,31 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], *, architecture:
     Raises:
         NotEvaluable: keys are missing, left over or of another shape; the first of each is named.
     """
-    own = network.state_dict()
+    _compare({key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}, state, architecture)
+    network.load_state_dict(dict(state))
+
+
+def check_state(name: str, state: Mapping[str, Tensor], *, classes: int, spec: InputSpec) -> None:
+    """Compare weights with an architecture before it takes any memory, where its code allows that.
+
+    Raises:
+        NotEvaluable: as :func:`load_state`.
+    """
+    if _is_user_class(name):
+        return
+    import torch
+
+    own = None
+    with suppress(UsageError, RuntimeError), torch.device("meta"), warnings.catch_warnings(action="ignore"):
+        own = {key: tuple(one.shape) for key, one in build(name, classes=classes, spec=spec).state_dict().items()}
+    if own is not None:
+        _compare(own, state, name)
+
+
+def _compare(own: Mapping[str, tuple[int, ...]], state: Mapping[str, Tensor], architecture: str) -> None:
     missing = [key for key in own if key not in state]
     extra = [key for key in state if key not in own]
-    unlike = [key for key in own if key in state and own[key].shape != state[key].shape]
+    unlike = [key for key in own if key in state and own[key] != tuple(state[key].shape)]
     if missing or extra or unlike:
         parts = []
         if missing:
@@ -119,10 +140,9 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], *, architecture:
             key = unlike[0]
             parts.append(
                 f"{len(unlike)} have another shape (first {key!r}: {tuple(state[key].shape)} "
-                f"in the file, {tuple(own[key].shape)} in the network)"
+                f"in the file, {own[key]} in the network)"
             )
         raise NotEvaluable(f"the weights do not fit {architecture}: {'; '.join(parts)}; give the right --arch")
-    network.load_state_dict(dict(state))
 
 
 def _probe_shapes(name: str, *, classes: int, channels: int, height: int, width: int) -> dict[str, tuple[int, ...]]:
@@ -166,17 +186,19 @@ def _build_user_class(name: str, *, classes: int, channels: int) -> nn.Module:
     sys.modules[path.stem] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
-        raise UsageError(f"--arch {name!r}: {file} could not be run ({type(error).__name__}: {error})") from error
+    except (Exception, SystemExit) as error:
+        reason = f"{type(error).__name__}: {reason_of(error)}"
+        raise UsageError(f"--arch {name!r}: {file} could not be run ({reason}); repair it") from error
     made = getattr(module, wanted, None)
     if made is None:
         raise UsageError(f"--arch {name!r}: {file} has no {wanted}; give the name of a class in it")
-    accepted = inspect.signature(made).parameters
     offered: dict[str, Any] = {"num_classes": classes, "in_channels": channels}
     try:
+        accepted = inspect.signature(made).parameters
         network = made(**{key: value for key, value in offered.items() if key in accepted})
-    except Exception as error:
-        raise UsageError(f"--arch {name!r}: calling {wanted} failed ({type(error).__name__}: {error})") from error
+    except (Exception, SystemExit) as error:
+        reason = f"{type(error).__name__}: {reason_of(error)}"
+        raise UsageError(f"--arch {name!r}: calling {wanted} failed ({reason}); repair it") from error
     if not isinstance(network, nn.Module):
         raise UsageError(f"--arch {name!r}: {wanted} made no torch.nn.Module; give a class of one")
     return network
@@ -192,8 +214,9 @@ def _build_timm(bare: str, *, classes: int, spec: InputSpec) -> nn.Module:
             network: nn.Module = timm.create_model(bare, img_size=(spec.height, spec.width), **options)
         except TypeError:
             network = timm.create_model(bare, **options)
-    except (RuntimeError, ValueError, AssertionError) as error:
+    except (RuntimeError, ValueError, AssertionError, ZeroDivisionError, IndexError) as error:
         raise UsageError(
-            f"timm's {bare} cannot be built for {spec.channels}x{spec.size} images ({error}); choose another --arch"
+            f"timm's {bare} cannot be built for {spec.channels}x{spec.size} images ({reason_of(error)}); "
+            "choose another --arch"
         ) from error
     return network

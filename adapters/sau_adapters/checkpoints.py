@@ -12,7 +12,7 @@ from sau_adapters.files import check_readable, sha256_of
 from sau_adapters.metadata import from_metadata, to_metadata
 from sau_adapters.tables import Normalisation, WeightsFormat
 from sau_cli.description import Description, InputSpec
-from sau_cli.errors import NotEvaluable, UnsafeFile
+from sau_cli.errors import NotEvaluable, UnsafeFile, UsageError
 from sau_cli.inspection.file_facts import FileFacts, Finding, Severity, TensorFacts
 
 if TYPE_CHECKING:
@@ -86,7 +86,10 @@ def file_facts(path: Path) -> FileFacts:
                 except UnsafeFile as error:
                     findings = (Finding(id="file.pickle-code", severity=Severity.HIGH, sentence=str(error)),)
         case WeightsFormat.ONNX:
-            tensors, metadata = weights_onnx.read_header(path)
+            try:
+                tensors, metadata = weights_onnx.read_header(path)
+            except UnsafeFile as error:
+                findings = (Finding(id="file.header", severity=Severity.HIGH, sentence=str(error)),)
         case _ as never:
             assert_never(never)
     return FileFacts(
@@ -154,12 +157,18 @@ def as_classifier(
         raise NotEvaluable(
             f"{checkpoint.path} needs the class {name.removeprefix('user:')}, which sau lacks; add --arch FILE.py:CLASS"
         )
-    name = architectures.canonical_name(name)
+    try:
+        name = architectures.canonical_name(name)
+    except UsageError as error:
+        if architecture is not None:
+            raise
+        raise NotEvaluable(f"{checkpoint.path} says of itself what cannot be true: {error}") from error
     if known is None:
         known = _told_by_weights(checkpoint, name, normalisation, image_shape, class_names)
     elif normalisation is not None:
         known = replace(known, input=_with_normalisation(known.input, normalisation))
     known = replace(known, architecture=architectures.stored_name(name))
+    architectures.check_state(name, checkpoint.state, classes=known.classes, spec=known.input)
     network = architectures.build(name, classes=known.classes, spec=known.input)
     architectures.load_state(network, checkpoint.state, architecture=name)
     classifier = Classifier(network, known)

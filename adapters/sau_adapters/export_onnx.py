@@ -21,7 +21,7 @@ from torch import Tensor
 from sau_adapters.metadata import to_metadata
 from sau_cli.classifier import Classifier
 from sau_cli.description import InputSpec
-from sau_cli.errors import NotEvaluable
+from sau_cli.errors import NotEvaluable, reason_of
 from sau_cli.exporting.verification import Runner, Verification
 from sau_cli.model_state import evaluating
 
@@ -89,14 +89,22 @@ def _exported(classifier: Classifier, opset: int) -> onnx.ModelProto:
                 verbose=False,
             )
         except Exception as error:  # the exporter raises many kinds
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            if _interrupted(error):
+                raise KeyboardInterrupt from error
             raise NotEvaluable(
-                f"{classifier.description.architecture} could not be exported to ONNX ({reason}); nothing was written"
+                f"{classifier.description.architecture} could not be exported to ONNX ({reason_of(error)}); "
+                "nothing was written"
             ) from error
     if program is None:
         raise NotEvaluable("the exporter returned nothing; nothing was written")
     model: onnx.ModelProto = program.model_proto
     return model
+
+
+def _interrupted(error: BaseException) -> bool:
+    """Whether Ctrl-C is at the bottom of what the exporter raised."""
+    below = error.__cause__ or error.__context__
+    return isinstance(error, KeyboardInterrupt) or (below is not None and _interrupted(below))
 
 
 @contextmanager

@@ -5,25 +5,32 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from sau_cli.errors import NotEvaluable, UsageError
+from sau_cli.errors import NotEvaluable, UnsafeFile, UsageError
 
 
-def check_readable(path: Path) -> None:
+def check_readable(path: Path, *, what: str = "a model file") -> None:
     """Raises UsageError when there is no such file, or NotEvaluable when it cannot be read or is empty."""
-    if path.is_dir():
-        raise UsageError(f"{path} is a folder; give a model file")
-    if not path.exists():
-        if str(path).startswith(("timm:", "torchvision:", "hf-hub:")):
-            raise UsageError(
-                f"{path} names a model in a zoo, and nothing is fetched; save its weights and give the file"
-            )
-        raise UsageError(f"{path} does not exist; give the path of a model file")
-    if not path.is_file():
-        raise UsageError(f"{path} is not a regular file; give a model file")
+    try:
+        str(path).encode()
+        if path.is_dir():
+            raise UsageError(f"{path} is a folder; give {what}")
+        if not path.exists():
+            if str(path).startswith(("timm:", "torchvision:", "hf-hub:")):
+                raise UsageError(
+                    f"{path} names a model in a zoo, and nothing is fetched; save its weights and give the file"
+                )
+            raise UsageError(f"{path} does not exist; give the path of {what}")
+        if not path.is_file():
+            raise UsageError(f"{path} is not a regular file; give {what}")
+    except UnicodeEncodeError as error:
+        raise UsageError(f"the name {str(path)!r} is not UTF-8; rename the file") from error
+    except OSError as error:
+        raise UsageError(f"{shortened(path)} cannot be opened ({error.strerror}); give the path of {what}") from error
     try:
         with path.open("rb") as file:
             empty = not file.read(1)
@@ -33,30 +40,61 @@ def check_readable(path: Path) -> None:
         raise NotEvaluable(f"{path} is empty; get the file again")
 
 
+def shortened(path: Path) -> str:
+    """A path for a sentence, the middle of a very long one left out."""
+    text = str(path)
+    return text if len(text) <= 120 else f"{text[:60]}...{text[-40:]}"
+
+
+def check_unpacked_size(path: Path, *, times: int = 200) -> None:
+    """Raises UnsafeFile for a zip archive that unpacks to far more than its size: a zip bomb.
+
+    Args:
+        times: how many times the archive's size is still believed, beside a first 64 MB.
+    """
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(member.file_size for member in archive.infolist())
+    if unpacked > times * path.stat().st_size + 64_000_000:
+        raise UnsafeFile(
+            f"{path} unpacks from {path.stat().st_size:,} to {unpacked:,} bytes, as a zip bomb does; do not open it"
+        )
+
+
 def sha256_of(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal, read as a stream."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check_writable(path: Path, *, force: bool) -> None:
+def check_writable(path: Path, *, force: bool, flag: str = "-o") -> None:
     """Say before the work starts, not after, that its result could not be written.
 
+    Args:
+        flag: the option that names the path, for the sentence.
+
     Raises:
-        UsageError: the file exists and ``force`` is off, or its folder is missing or not writable.
+        UsageError: the file exists and ``force`` is off, is no regular file, or its folder is missing or not writable.
     """
-    if path.is_dir():
-        raise UsageError(f"{path} is a folder; give the name of a file to write")
-    if path.exists() and not force:
-        raise UsageError(f"{path} exists; give another name with -o, or add --force to overwrite it")
-    if not path.parent.is_dir():
-        raise UsageError(f"the folder {path.parent} does not exist; make it first")
     try:
-        with tempfile.TemporaryFile(dir=path.parent):
+        str(path).encode()
+        target = Path(os.path.realpath(path, strict=False))
+        if path.is_symlink() and (not force or target.is_symlink()):
+            raise UsageError(f"{path} is a link; give another name with {flag}")
+        if target.is_dir():
+            raise UsageError(f"{path} is a folder; give the name of a file to write with {flag}")
+        if target.exists() and not target.is_file():
+            raise UsageError(f"{path} is a device or a pipe, no file; give another name with {flag}")
+        if target.exists() and not force:
+            raise UsageError(f"{path} exists; give another name with {flag}, or add --force to overwrite it")
+        if not target.parent.is_dir():
+            raise UsageError(f"the folder {path.parent} does not exist; make it first")
+        with tempfile.TemporaryFile(dir=target.parent):
             pass
+    except UnicodeEncodeError as error:
+        raise UsageError(f"the name {str(path)!r} is not UTF-8; give another name with {flag}") from error
     except OSError as error:
         raise UsageError(
-            f"the folder {path.parent} cannot be written to ({error.strerror}); choose another with -o"
+            f"{shortened(path)} cannot be written to ({error.strerror}); choose another place with {flag}"
         ) from error
 
 
@@ -64,19 +102,24 @@ def check_writable(path: Path, *, force: bool) -> None:
 def written_whole(path: Path) -> Iterator[Path]:
     """A temporary name beside ``path`` to write to, renamed to it when the block ends well, removed otherwise.
 
+    A link is followed, so that what it points to is replaced.
+
     Raises:
         UsageError: the file system refuses (disk full, no permission).
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    target = Path(os.path.realpath(path))
+    temporary = target.with_name(f".{target.stem[:100]}.{os.getpid()}.{id(target):x}{target.suffix}.part")
     try:
         yield temporary
         # Some writers make private files; a result gets the rights that any new file gets here.
         temporary.chmod(0o666 & ~_umask())
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        temporary.replace(path)
+        temporary.replace(target)
     except OSError as error:
-        raise UsageError(f"{path} could not be written ({error.strerror or error}); nothing was left there") from error
+        raise UsageError(
+            f"{shortened(path)} could not be written ({error.strerror or error}); nothing was left there"
+        ) from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)

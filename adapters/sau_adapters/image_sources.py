@@ -28,7 +28,7 @@ def name_of(source: str) -> str:
 
     The folders above are nobody's business, and a folder that is called digits is not the data set.
     """
-    return source.lower() if is_named(source) else f"path:{Path(source).name}"
+    return source.lower() if is_named(source) else f"path:{Path(source).name.encode('utf-8', 'replace').decode()}"
 
 
 def usual_normalisation(source: str) -> Normalisation:
@@ -60,6 +60,8 @@ def open_images(source: str, *, root: Path | None = None, image_size: tuple[int,
 
         return open_torchvision(source.lower(), root=root, image_size=image_size)
     path = Path(source)
+    if len(path.name.encode("utf-8", "replace")) > 255:
+        raise UsageError(f"data {source[:50]!r}... is too long for the name of a folder or file")
     if path.is_dir():
         from sau_adapters.images_folder import open_folder
 

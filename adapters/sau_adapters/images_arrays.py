@@ -13,6 +13,9 @@ from torch.nn.functional import interpolate
 from sau_cli.errors import NotEvaluable
 from sau_cli.images import LabelledImages
 
+MOST_CLASSES = 100_000
+MOST_BYTES = 16 * 1024**3
+
 
 def labelled_images(
     images: NDArray[Any],
@@ -27,7 +30,7 @@ def labelled_images(
     Without ``class_names`` the classes are 0 to the largest label.
 
     Raises:
-        NotEvaluable: another shape, pixels that are not 8-bit, or labels that are not whole numbers.
+        NotEvaluable: another shape, pixels that are not 8-bit, or labels that are no class numbers.
     """
     if images.dtype != np.uint8:
         raise NotEvaluable(f"the images of {source} are {images.dtype}; store them as uint8, 0 to 255")
@@ -42,6 +45,11 @@ def labelled_images(
     labels = labels.squeeze(1) if labels.ndim == 2 and labels.shape[1] == 1 else labels
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise NotEvaluable(f"the labels of {source} are {labels.dtype} of shape {labels.shape}; store N whole numbers")
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < MOST_CLASSES:
+        raise NotEvaluable(
+            f"the labels of {source} run from {labels.min()} to {labels.max()}; "
+            f"labels count from 0, to {MOST_CLASSES - 1} at most"
+        )
     labels = labels.astype(np.int64)
     if class_names is None:
         class_names = tuple(str(number) for number in range(int(labels.max(initial=-1)) + 1))
@@ -58,6 +66,10 @@ def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
     height, width = images.shape[2:]
     if (height, width) == size:
         return images
+    if images.shape[0] * images.shape[1] * size[0] * size[1] > MOST_BYTES:
+        raise NotEvaluable(
+            f"{len(images)} images of {size[0]}x{size[1]} pixels do not fit into memory; give a smaller --image-size"
+        )
     scale = max(size[0] / height, size[1] / width)
     target = (max(size[0], round(height * scale)), max(size[1], round(width * scale)))
     top, left = (target[0] - size[0]) // 2, (target[1] - size[1]) // 2

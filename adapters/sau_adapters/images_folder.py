@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from sau_adapters.images_arrays import labelled_images
-from sau_cli.errors import NotEvaluable
+from sau_cli.errors import NotEvaluable, reading
 from sau_cli.images import ImageData, LabelledImages
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".ppm", ".pgm", ".tif", ".tiff"}
-_GREY_MODES = {"1", "L", "I", "I;16", "LA"}
+GREY_MODES = {"1", "L", "I;16", "I;16L", "I;16B", "LA"}
 
 
 def open_folder(folder: Path, *, image_size: tuple[int, int] | None = None) -> ImageData:
@@ -68,14 +68,26 @@ def _read(folder: Path, image_size: tuple[int, int] | None) -> LabelledImages:
 def _decoded(file: Path, image_size: tuple[int, int] | None) -> NDArray[Any]:
     """(H, W) uint8 for a grey picture, (H, W, 3) for any other."""
     try:
-        with warnings.catch_warnings(), Image.open(file) as picture:
+        with warnings.catch_warnings(), reading(file, "a picture", advice="repair or remove it"):
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            shown = picture.convert("L" if picture.mode in _GREY_MODES else "RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise NotEvaluable(f"{file} cannot be read as a picture; repair or remove it") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            with Image.open(file) as picture:
+                shown = eight_bit(picture, file).convert("L" if picture.mode in GREY_MODES else "RGB")
+    except MemoryError as error:
         raise NotEvaluable(f"{file} would unpack to an enormous picture; remove it") from error
     return np.asarray(fitted(shown, image_size))
+
+
+def eight_bit(picture: Image.Image, file: Path) -> Image.Image:
+    """The picture with 8 bits a channel: 16-bit ones are scaled, where Pillow would cut all above 255 off.
+
+    Raises:
+        NotEvaluable: 32-bit pixels, whose range nobody knows.
+    """
+    if picture.mode.startswith("I;16"):
+        return Image.fromarray(np.rint(np.asarray(picture, dtype=np.float32) / 257).astype(np.uint8))
+    if picture.mode in {"I", "F"}:
+        raise NotEvaluable(f"{file} has 32-bit pixels of unknown range; store it with 8 or 16 bits")
+    return picture
 
 
 def fitted(picture: Image.Image, image_size: tuple[int, int] | None) -> Image.Image:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 from numpy.lib.npyio import NpzFile
 
-from sau_adapters.images_arrays import labelled_images
-from sau_cli.errors import NotEvaluable, UnsafeFile
+from sau_adapters.files import check_unpacked_size
+from sau_adapters.images_arrays import MOST_CLASSES, labelled_images
+from sau_cli.errors import NotEvaluable, UnsafeFile, reading
 from sau_cli.images import ImageData, LabelledImages
 
 
@@ -24,8 +24,13 @@ def open_npz(path: Path, *, image_size: tuple[int, int] | None = None) -> ImageD
     try:
         if not zipfile.is_zipfile(path):
             raise NotEvaluable(f"{path} is no .npz archive; give one with images and labels")
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            names = tuple(str(name) for name in archive["class_names"]) if "class_names" in archive.files else None
+        check_unpacked_size(path)
+        with (
+            reading(path, "an .npz of images and labels"),
+            path.open("rb") as file,
+            np.load(file, allow_pickle=False) as archive,
+        ):
+            names = tuple(map(str, archive["class_names"].ravel())) if "class_names" in archive.files else None
             if {"train_images", "train_labels", "test_images", "test_labels"} <= set(archive.files):
                 classes = names or _common_names(archive)
                 return ImageData(
@@ -39,17 +44,15 @@ def open_npz(path: Path, *, image_size: tuple[int, int] | None = None) -> ImageD
                     "or train_images, train_labels, test_images and test_labels"
                 )
             return ImageData(name=path.stem, train=_part(archive, "", path, names, image_size), test=None)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-        raise NotEvaluable(f"{path} is a damaged .npz ({error}); get the file again") from error
-    except ValueError as error:
+    except NotEvaluable as error:
         if "object arrays" in str(error).lower():
             raise UnsafeFile(f"{path} holds pickled objects, which can run code; store plain arrays") from error
-        raise NotEvaluable(f"{path} is no .npz of plain arrays ({error}); give images and labels") from error
+        raise
 
 
 def _common_names(archive: NpzFile) -> tuple[str, ...]:
     largest = max(int(np.max(archive[f"{part}_labels"].astype(np.int64), initial=-1)) for part in ("train", "test"))
-    return tuple(str(number) for number in range(largest + 1))
+    return tuple(str(number) for number in range(min(largest, MOST_CLASSES) + 1))
 
 
 def _part(

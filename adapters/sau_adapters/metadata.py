@@ -13,9 +13,10 @@ from dataclasses import asdict
 from typing import Any
 
 from sau_cli.description import Description, HistoryStep, InputSpec
-from sau_cli.errors import NotEvaluable, UsageError
+from sau_cli.errors import NotEvaluable, UsageError, reason_of
 
 SCHEMA = "1"
+DEEPEST = 20
 _DESCRIBED = ("schema", "architecture", "classes", "input", "mean", "std", "data", "history")
 KEYS = frozenset(["format", *(f"sau.{key}" for key in _DESCRIBED)])
 """What :func:`to_metadata` writes."""
@@ -73,8 +74,8 @@ def from_metadata(metadata: Mapping[str, str]) -> Description | None:
             data=metadata.get("sau.data"),
             history=tuple(_step(step) for step in _json(metadata, "sau.history", list)),
         )
-    except (KeyError, ValueError, TypeError, AttributeError, RecursionError, UsageError) as error:
-        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError, OverflowError, UsageError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else reason_of(error)
         raise NotEvaluable(f"the metadata of sau in this file is damaged ({reason}); ask for an intact file") from error
 
 
@@ -93,10 +94,23 @@ def _whole(value: object) -> int:
 
 def _step(step: Mapping[str, Any]) -> HistoryStep:
     sha256 = step["input_sha256"]
+    settings = dict(step["settings"])
+    if _depth(settings) > DEEPEST:
+        raise ValueError("sau.history is nested too deep")
     return HistoryStep(
         step=str(step["step"]),
-        settings=dict(step["settings"]),
+        settings=settings,
         seed=int(step["seed"]),
         input_sha256=None if sha256 is None else str(sha256),
         tool_version=str(step["tool_version"]),
     )
+
+
+def _depth(value: object) -> int:
+    """How deep lists and dicts are nested; no deeper than one past DEEPEST is looked."""
+    depth, layer = 0, [value]
+    while layer and depth <= DEEPEST:
+        below = [one.values() if isinstance(one, dict) else one for one in layer if isinstance(one, dict | list)]
+        layer = [one for inside in below for one in inside]
+        depth += 1
+    return depth

@@ -9,26 +9,23 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from sau_adapters.files import check_readable
+from sau_adapters.images_folder import GREY_MODES, eight_bit
 from sau_adapters.weights_safetensors import read_weights, recognises, write_weights
 from sau_cli.attacks.targets import TargetRule
 from sau_cli.attacks.triggers import Trigger, TriggerKind, trigger_from_parts
-from sau_cli.errors import NotEvaluable, UnsafeFile, UsageError
+from sau_cli.errors import NotEvaluable, UnsafeFile, UsageError, reading, reason_of
 
 SCHEMA = "1"
-
-
-def trigger_path(weights: Path) -> Path:
-    """Where ``sau attack -o NAME.safetensors`` puts the trigger: ``NAME.trigger.safetensors`` beside it."""
-    return weights.with_name(f"{weights.name.removesuffix('.safetensors')}.trigger.safetensors")
 
 
 def write_trigger(path: Path, trigger: Trigger, *, force: bool) -> None:
@@ -69,13 +66,19 @@ def open_trigger(source: str, rule: TargetRule | None) -> Trigger:
         case TriggerKind.ADD:
             pattern = _array(Path(rest))
             mask = torch.ones(1, *pattern.shape[1:])
-    return Trigger(
-        name=Path(rest.partition("@")[0]).stem, kind=TriggerKind(kind), pattern=pattern, mask=mask, rule=rule
-    )
+    return Trigger(name=file_of(source).stem, kind=TriggerKind(kind), pattern=pattern, mask=mask, rule=rule)
+
+
+def file_of(source: str) -> Path:
+    """The file that a trigger is read from."""
+    kind, colon, rest = source.partition(":")
+    if not colon or kind not in set(TriggerKind):
+        return Path(source)
+    return Path(rest.rpartition("@")[0] if kind == TriggerKind.BLEND else rest)
 
 
 def _trigger_file(path: Path, rule: TargetRule | None) -> Trigger:
-    check_readable(path)
+    check_readable(path, what="a trigger file")
     with path.open("rb") as file:
         if not recognises(file.read(16), path):
             raise NotEvaluable(f"{path} is no trigger file; give what sau attack wrote, or patch:, blend: or add:FILE")
@@ -104,28 +107,29 @@ def _number(text: str, source: str) -> float:
 
 def _picture(path: Path) -> tuple[Tensor, Tensor]:
     """Pattern (1 or 3, h, w) and mask (1, h, w), both in [0, 1]."""
-    check_readable(path)
-    try:
+    check_readable(path, what="a picture")
+    with warnings.catch_warnings(), reading(path, "a picture", advice="give a PNG"):
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
         with Image.open(path) as picture:
-            grey = picture.mode in {"1", "L", "LA", "I;16"}
-            shown = picture.convert("LA" if grey else "RGBA")
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
-        raise NotEvaluable(f"{path} cannot be read as a picture; give a PNG") from error
+            grey = picture.mode in GREY_MODES
+            shown = eight_bit(picture, path).convert("LA" if grey else "RGBA")
     pixels = torch.from_numpy(np.array(shown)).permute(2, 0, 1).float() / 255
     return pixels[:-1].contiguous(), pixels[-1:].contiguous()
 
 
 def _array(path: Path) -> Tensor:
     """A pattern (1 or 3, h, w) in [-1, 1]."""
-    check_readable(path)
+    check_readable(path, what="an array")
     try:
         with path.open("rb") as file:
             loaded: NDArray[np.generic] = np.lib.format.read_array(file, allow_pickle=False)
     except ValueError as error:
         if "object arrays" in str(error).lower():
             raise UnsafeFile(f"{path} holds pickled objects, which can run code; store a plain array") from error
-        raise NotEvaluable(f"{path} is no .npy of a plain array ({error}); store one with numpy.save") from error
-    except (OSError, EOFError) as error:
+        raise NotEvaluable(
+            f"{path} is no .npy of a plain array ({reason_of(error)}); store one with numpy.save"
+        ) from error
+    except (OSError, EOFError, MemoryError, OverflowError) as error:
         raise NotEvaluable(f"{path} is a damaged .npy ({error}); store it again with numpy.save") from error
     if not (np.issubdtype(loaded.dtype, np.integer) or np.issubdtype(loaded.dtype, np.floating)):
         raise NotEvaluable(f"{path} is no .npy of numbers; store one array with numpy.save")

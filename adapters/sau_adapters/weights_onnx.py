@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from math import prod
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sau_cli.errors import NotEvaluable
+from sau_cli.errors import NotEvaluable, UnsafeFile, reading
 from sau_cli.inspection.file_facts import TensorFacts
+
+if TYPE_CHECKING:
+    import onnx
 
 
 def recognises(head: bytes, path: Path) -> bool:
@@ -14,6 +19,8 @@ def recognises(head: bytes, path: Path) -> bool:
         return False
     try:
         tensors, _ = read_header(path)
+    except UnsafeFile:
+        return True
     except NotEvaluable:
         return False
     return bool(tensors)
@@ -24,16 +31,32 @@ def read_header(path: Path) -> tuple[tuple[TensorFacts, ...], dict[str, str]]:
 
     Raises:
         NotEvaluable: the content is no ONNX model.
+        UnsafeFile: sizes that contradict the file, or external data outside its folder.
     """
     import onnx
-    from google.protobuf.message import DecodeError
 
-    try:
+    with reading(path, "an ONNX file"):
         model = onnx.load(str(path), load_external_data=False)
-    except (DecodeError, ValueError, TypeError) as error:
-        raise NotEvaluable(f"{path} is a damaged ONNX file ({error}); get the file again") from error
-    tensors = tuple(
-        TensorFacts(name=one.name, dtype=onnx.TensorProto.DataType.Name(one.data_type), shape=tuple(one.dims))
-        for one in model.graph.initializer
-    )
-    return tensors, {entry.key: entry.value for entry in model.metadata_props}
+        for one in model.graph.initializer:
+            _check_initializer(path, one)
+        tensors = tuple(
+            TensorFacts(name=one.name, dtype=onnx.TensorProto.DataType.Name(one.data_type), shape=tuple(one.dims))
+            for one in model.graph.initializer
+        )
+        return tensors, {entry.key: entry.value for entry in model.metadata_props}
+
+
+def _check_initializer(path: Path, tensor: onnx.TensorProto) -> None:
+    """Raises UnsafeFile for sizes that the file cannot hold, and for external data outside the file's folder."""
+    import onnx
+
+    elements = prod(tensor.dims)
+    if min(tensor.dims, default=0) < 0:
+        raise UnsafeFile(f"{path} has a tensor {tensor.name[:100]!r} of a negative size; do not use it")
+    if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        where = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+        inside = path.parent.resolve()
+        if Path(where).is_absolute() or inside not in (inside / where).resolve().parents:
+            raise UnsafeFile(f"{path} reads tensors from {where[:100]!r}, outside its own folder; do not use it")
+    elif elements > 16 * path.stat().st_size:
+        raise UnsafeFile(f"{path} announces {elements} elements of {tensor.name[:100]!r}, more than it can hold")

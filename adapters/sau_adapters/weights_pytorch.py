@@ -15,7 +15,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from sau_cli.errors import NotEvaluable, UnsafeFile
+from sau_adapters.files import check_unpacked_size
+from sau_cli.errors import NotEvaluable, UnsafeFile, reading, reason_of
 from sau_cli.inspection.file_facts import Finding, Severity, TensorFacts
 
 if TYPE_CHECKING:
@@ -66,32 +67,42 @@ def _is_pickle(head: bytes, path: Path) -> bool:
 
 
 def findings(path: Path) -> tuple[Finding, ...]:
-    """Code that the file would run when unpickled, listed without running it.
+    """Code that the file would run when unpickled, listed without running it; also what stands before damage.
 
     Raises:
         NotEvaluable: the file is damaged.
     """
+    named: list[str] = []
+    damage: NotEvaluable | None = None
     try:
-        if not zipfile.is_zipfile(path):
-            if _head(path) == b"PK\x03\x04":
-                raise NotEvaluable(f"{path} is cut short: the directory of the archive is missing; get the file again")
-            with path.open("rb") as file:
-                named = list(_globals_of(file))
-        else:
-            with zipfile.ZipFile(path) as archive:
-                members = archive.namelist()
-                if any(name.endswith("constants.pkl") or "/code/" in name for name in members):
-                    return (_TORCHSCRIPT,)
-                pickles = [name for name in members if name.endswith(".pkl")]
-                named = [name for member in pickles for name in _globals_of(archive.open(member))]
-    except NotEvaluable:
-        raise
-    except Exception as error:  # damaged files make zipfile and pickletools raise nearly anything
-        raise NotEvaluable(f"{path} is a damaged PyTorch file ({error}); get the file again") from error
+        with reading(path, "a PyTorch file"):
+            if not zipfile.is_zipfile(path):
+                if _head(path) == b"PK\x03\x04":
+                    raise NotEvaluable(f"{path} is cut short: the archive has no directory; get the file again")
+                with path.open("rb") as file:
+                    named.extend(_globals_of(file))
+            else:
+                check_unpacked_size(path, times=2)  # torch stores what it saves without packing it
+                with zipfile.ZipFile(path) as archive:
+                    members = archive.namelist()
+                    if any(name.endswith("constants.pkl") or "/code/" in name for name in members):
+                        return (_TORCHSCRIPT,)
+                    for member in members:
+                        if member.endswith(".pkl"):
+                            with archive.open(member) as inside:
+                                named.extend(_globals_of(inside))
+    except UnsafeFile as error:
+        return (Finding(id="file.zip-bomb", severity=Severity.HIGH, sentence=str(error)),)
+    except NotEvaluable as error:
+        damage = error  # what stands before the damage would be run all the same
     harmful = sorted({name for name in named if not _is_harmless(name)})
+    if not harmful and damage:
+        raise damage
     if not harmful:
         return ()
-    listed = ", ".join(harmful[:5]) + (f" and {len(harmful) - 5} more" if len(harmful) > 5 else "")
+    listed = ", ".join(name[:100] for name in harmful[:5]) + (
+        f" and {len(harmful) - 5} more" if len(harmful) > 5 else ""
+    )
     return (
         Finding(
             id="file.pickle-code",
@@ -122,8 +133,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             raise UnsafeFile(f"{path} asks for more than weights, and is refused; ask for a state dict") from error
         raise NotEvaluable(f"{path} is no file of weights that torch wrote; ask for a state dict") from error
     except Exception as error:  # a damaged file makes torch raise nearly anything
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise NotEvaluable(f"{path} is a damaged PyTorch file ({reason}); get the file again") from error
+        raise NotEvaluable(f"{path} is a damaged PyTorch file ({reason_of(error)}); get the file again") from error
     return _state_dict(content, path), {}
 
 
@@ -190,10 +200,13 @@ def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
             break
     if not isinstance(content, Mapping) or not content:
         raise NotEvaluable(f"{path} holds no state dict; ask for a file of named tensors")
-    strange = [str(key) for key, value in content.items() if not isinstance(value, torch.Tensor)]
+    strange = [str(key)[:100] for key, value in content.items() if not isinstance(value, torch.Tensor)]
     if strange:
         raise NotEvaluable(f"{path} holds {strange[0]!r}, which is no tensor, among its weights; ask for a state dict")
     state = {str(key): value for key, value in content.items()}
+    hollow = [key[:100] for key, value in state.items() if value.is_meta or value.layout != torch.strided]
+    if hollow:
+        raise NotEvaluable(f"{path} holds {hollow[0]!r}, which has no ordinary values; ask for dense weights")
     for prefix in PREFIXES:
         if all(name.startswith(prefix) for name in state):
             state = {name.removeprefix(prefix): value for name, value in state.items()}

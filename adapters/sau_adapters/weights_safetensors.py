@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, safe_open
 
 from sau_adapters.files import check_writable, written_whole
-from sau_cli.errors import NotEvaluable, UnsafeFile, UsageError
+from sau_cli.errors import NotEvaluable, UnsafeFile, UsageError, reading
 from sau_cli.inspection.file_facts import TensorFacts
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def read_header(path: Path) -> tuple[tuple[TensorFacts, ...], dict[str, str]]:
         UnsafeFile: the header lies about the file.
     """
     try:
+        _check_names(path)
         with safe_open(path, framework="numpy") as file:
             slices = ((name, file.get_slice(name)) for name in file.keys())  # noqa: SIM118 (no mapping)
             tensors = tuple(
@@ -48,7 +50,8 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     _, metadata = read_header(path)
     from safetensors.torch import load_file
 
-    return load_file(path, device="cpu"), metadata
+    with reading(path, "weights"):
+        return load_file(path, device="cpu"), metadata
 
 
 def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], *, force: bool) -> None:
@@ -79,6 +82,24 @@ def _sort_metadata(path: Path) -> None:
         if len(ordered) <= length:  # the same entries, so the same length but for padding
             file.seek(8)
             file.write(ordered.ljust(length))
+
+
+def _check_names(path: Path) -> None:
+    """Raises UnsafeFile when the header has a name twice: readers differ in which one they take."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 0 < length <= min(LONGEST_HEADER, path.stat().st_size):
+            return
+        header = file.read(length)
+
+    def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            raise UnsafeFile(f"{path} has a header in which a name stands twice, so it cannot be trusted")
+        return found
+
+    with suppress(ValueError, RecursionError):
+        json.loads(header, object_pairs_hook=once)
 
 
 def _explained(path: Path, error: SafetensorError) -> NotEvaluable | UnsafeFile:

@@ -13,6 +13,8 @@ from sau_cli.attacks.targets import TargetRule
 from sau_cli.attacks.triggers import Trigger, TriggerKind
 from sau_cli.errors import UsageError
 
+LARGEST = 4096
+
 
 def badnets_trigger(
     *, rule: TargetRule, size: int = 3, pattern: PatchPattern = PatchPattern.WHITE, margin: int = 0
@@ -22,8 +24,10 @@ def badnets_trigger(
     Raises:
         UsageError: a size below 1 or a margin below 0.
     """
-    if size < 1 or margin < 0:
-        raise UsageError(f"a patch of {size} pixels at a margin of {margin} is impossible; give a size of 1 or more")
+    if not 1 <= size <= LARGEST or not 0 <= margin <= LARGEST:
+        raise UsageError(
+            f"a patch of {size:.6g} pixels at a margin of {margin:.6g} is impossible; give a size from 1 to {LARGEST}"
+        )
     rows, columns = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
     grid = ((rows + columns) % 2 == 0).float()
     picture = torch.ones(size, size) if pattern is PatchPattern.WHITE else grid

@@ -65,6 +65,6 @@ def parse_target(text: str) -> TargetRule:
     """
     if text == TargetKind.ALL_TO_ALL.value:
         return TargetRule(kind=TargetKind.ALL_TO_ALL)
-    if not text.isascii() or not text.isdigit():
-        raise UsageError(f"target {text!r} is neither a class number nor all-to-all; give one of these, such as 0")
+    if not text.isascii() or not text.isdigit() or len(text) > 9:
+        raise UsageError(f"target {text[:50]!r} is neither a class number nor all-to-all; give one of these, such as 0")
     return TargetRule(kind=TargetKind.ALL_TO_ONE, target=int(text))

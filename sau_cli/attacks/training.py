@@ -14,6 +14,9 @@ from sau_cli.errors import NotEvaluable, UsageError
 from sau_cli.images import LabelledImages, as_pixels
 from sau_cli.seeding import random_stream, seeded
 
+LARGEST = 10_000_000
+"""No count, size or rate of training is as large."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingSettings:
@@ -30,7 +33,7 @@ class TrainingSettings:
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 2 or not self.peak_lr > 0:
+        if not (0 < self.epochs < LARGEST and 1 < self.batch_size < LARGEST and 0 < self.peak_lr < LARGEST):
             raise UsageError(
                 f"{self.epochs} epochs at batch size {self.batch_size} and learning rate {self.peak_lr:g} "
                 "cannot train; give at least 1 epoch, a batch of 2 and a rate above 0"
@@ -66,6 +69,8 @@ def train(
     device = classifier.mean.device
     data = data.to(device)
     batches = [part for part in torch.arange(len(data)).split(settings.batch_size) if len(part) > 1]
+    if not any(True for _ in classifier.parameters()):
+        raise NotEvaluable("the network has no parameters to train; choose another --arch")
     optimiser = torch.optim.SGD(
         classifier.parameters(), lr=settings.peak_lr, momentum=0.9, weight_decay=5e-4, nesterov=True
     )

@@ -49,13 +49,22 @@ class Trigger:
     margin: tuple[int, int] = (0, 0)
 
     def __post_init__(self) -> None:
+        if not (self.mask.is_floating_point() and self.pattern.is_floating_point()):
+            raise NotEvaluable("the trigger's pattern and mask are no real numbers; write it again with sau attack")
         sizes_agree = self.mask.ndim == self.pattern.ndim == 3 and self.mask.shape[1:] == self.pattern.shape[1:]
         lowest = -1 if self.kind is TriggerKind.ADD else 0
-        if not sizes_agree or self.pattern.shape[0] not in (1, 3) or self.mask.shape[0] != 1 or min(self.margin) < 0:
+        if (
+            not sizes_agree
+            or self.pattern.shape[0] not in (1, 3)
+            or self.mask.shape[0] != 1
+            or self.pattern.numel() == 0
+        ):
             raise NotEvaluable(
                 f"the trigger has a pattern of shape {tuple(self.pattern.shape)} and a mask of shape "
                 f"{tuple(self.mask.shape)}; (1 or 3, h, w) and (1, h, w) are needed"
             )
+        if not all(0 <= pixels < 2**31 for pixels in (*self.margin, self.rule.target or 0)):
+            raise NotEvaluable("the trigger's margin or target is impossible; give numbers from 0")
         in_range = (self.pattern >= lowest) & (self.pattern <= 1) & (self.mask >= 0) & (self.mask <= 1)
         if not bool(in_range.all()):
             raise NotEvaluable(
@@ -127,17 +136,21 @@ def trigger_from_parts(tensors: Mapping[str, Tensor], description: Mapping[str, 
         return Trigger(
             name=str(description["name"]),
             kind=TriggerKind(description["kind"]),
-            pattern=tensors["pattern"].float(),
-            mask=tensors["mask"].float(),
+            pattern=_real(tensors["pattern"]),
+            mask=_real(tensors["mask"]),
             margin=(int(below), int(right)),
             rule=TargetRule(
                 kind=TargetKind(description["target_rule"]), target=None if target is None else int(target)
             ),
         )
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, OverflowError) as error:
         raise NotEvaluable(
             f"the trigger's description is incomplete ({error}); write it again with sau attack"
         ) from error
+
+
+def _real(tensor: Tensor) -> Tensor:
+    return tensor if tensor.is_complex() else tensor.float()
 
 
 def _resized(picture: Tensor, height: int, width: int) -> Tensor:

@@ -26,7 +26,7 @@ from sau_cli.commands.options import (
     SeedOption,
     VerboseOption,
 )
-from sau_cli.commands.outputs import weights_output
+from sau_cli.commands.outputs import check_weights_name, trigger_path
 from sau_cli.commands.progress import ProgressView
 from sau_cli.commands.session import Session
 from sau_cli.description import HistoryStep
@@ -96,18 +96,19 @@ def attack(
     """
     with Session("attack", json=json_, quiet=quiet, verbose=verbose, force=force) as session:
         asked = request(data=data, data_root=data_root, arch=arch, image_size=image_size, normalisation=normalisation)
-        weights_output(out, force=force)
+        check_weights_name(out)
+        session.reserve(out)
+        session.reserve(trigger_path(out))
 
         from sau_adapters.checkpoints import save_classifier
         from sau_adapters.image_sources import name_of
-        from sau_adapters.triggers import trigger_path, write_trigger
+        from sau_adapters.triggers import write_trigger
         from sau_cli.attacks.planting import attack as plant
         from sau_cli.attacks.targets import parse_target
         from sau_cli.attacks.training import TrainingSettings
         from sau_cli.augmentation import Augmentation
         from sau_cli.devices import chosen_device
 
-        weights_output(trigger_path(out), force=force)
         chosen = chosen_device(device)
         rule = parse_target(target)
         received = None

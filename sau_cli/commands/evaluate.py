@@ -98,11 +98,13 @@ def evaluate(
         }
         if limits["max-asr"] is not None and not trigger:
             raise UsageError("--max-asr needs a trigger to measure; add --trigger")
+        if target is not None and not trigger:
+            raise UsageError("--target says where a trigger sends images, and there is none; add --trigger")
         if limits["max-acc-drop"] is not None and reference is None:
             raise UsageError("--max-acc-drop needs a model to compare with; add --reference")
         asked = request(data=data, data_root=data_root, arch=arch, image_size=image_size, normalisation=normalisation)
 
-        from sau_adapters.triggers import open_trigger
+        from sau_adapters.triggers import file_of, open_trigger
         from sau_cli.attacks.targets import parse_target
         from sau_cli.devices import chosen_device
         from sau_cli.evaluation.metrics import evaluate as measure
@@ -113,7 +115,7 @@ def evaluate(
         opened, images = open_model_and_data(session, model, asked)
         before = open_model_and_data(session, reference, asked)[0].classifier if reference else None
         for source in trigger or ():
-            session.took(Path(source.split(":", 1)[-1].partition("@")[0]))
+            session.took(file_of(source))
         evaluation = measure(
             opened.classifier.to(chosen),
             images.for_testing,

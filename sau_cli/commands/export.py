@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sau_adapters.files import check_writable, written_whole
+from sau_adapters.files import written_whole
 from sau_cli import __version__
 from sau_cli.commands.inputs import open_model_and_data, request
 from sau_cli.commands.options import (
@@ -60,7 +60,7 @@ def export(
     with Session("export", json=json_, quiet=quiet, verbose=verbose, force=force) as session:
         if out.suffix != ".onnx":
             raise UsageError(f"-o {out}: give a name that ends in .onnx")
-        check_writable(out, force=force)
+        session.reserve(out)
         asked = request(data=data, data_root=data_root, arch=arch, image_size=image_size, normalisation=normalisation)
 
         from sau_adapters.export_onnx import OnnxExporter

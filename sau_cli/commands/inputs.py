@@ -72,12 +72,14 @@ def parse_image_size(text: str) -> tuple[int, int]:
     """``32`` or ``HEIGHTxWIDTH``.
 
     Raises:
-        UsageError: neither, or a size that is not 1 to 10,000.
+        UsageError: neither, or a size that is not 1 to 4,096.
     """
     parts = text.lower().split("x")
-    sizes = [int(part) for part in parts if part.isascii() and part.isdigit()]
-    if len(sizes) != len(parts) or len(sizes) not in {1, 2} or not all(1 <= size <= 10_000 for size in sizes):
-        raise UsageError(f"image size {text!r} is no size in pixels; write it like 32 or 32x48 (height x width)")
+    sizes = [int(part) for part in parts if part.isascii() and part.isdigit() and len(part) < 6]
+    if len(sizes) != len(parts) or len(sizes) not in {1, 2} or not all(1 <= size <= 4096 for size in sizes):
+        raise UsageError(
+            f"image size {text[:50]!r} is no size in pixels from 1 to 4096; write it like 32 or 32x48 (height x width)"
+        )
     return sizes[0], sizes[-1]
 
 
@@ -124,6 +126,7 @@ def open_data(asked: Request, description: Description | None) -> ImageData:
 def open_model_and_data(session: Session, path: Path, asked: Request) -> tuple[OpenedModel, ImageData]:
     """Open a model, and the data that goes with it. The data tells the input size where the file does not."""
     from sau_adapters.checkpoints import as_classifier, read_checkpoint
+    from sau_cli.images import check_fits
 
     checkpoint = read_checkpoint(path)
     session.took(path, checkpoint.sha256)
@@ -133,6 +136,8 @@ def open_model_and_data(session: Session, path: Path, asked: Request) -> tuple[O
     source = Path(data_source(asked, checkpoint.description))
     if source.is_file():
         session.took(source)
+    if checkpoint.description is not None:
+        check_fits(data.train, checkpoint.description)  # before a network of whatever size the file names is built
     channels, height, width = data.train.images.shape[1:]
     classifier = as_classifier(
         checkpoint,

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from sau_cli.inspection.file_facts import FileFacts
     from sau_cli.inspection.policy import Policy
 
-SHOWN_TENSORS = 12
+SHOWN_TENSORS, SHOWN_STEPS, SHOWN_TEXT = 12, 20, 1000
 
 
 def inspect(
@@ -139,11 +139,13 @@ def _tables(facts: FileFacts, *, every_tensor: bool) -> list[Group]:
                 str(number),
                 step.step,
                 (step.input_sha256 or "trained from scratch")[:20],
-                json.dumps(dict(step.settings), sort_keys=True),
+                json.dumps(dict(step.settings), sort_keys=True)[:SHOWN_TEXT],
             )
-            for number, step in enumerate(facts.description.history, start=1)
+            for number, step in enumerate(facts.description.history[:SHOWN_STEPS], start=1)
         ]
-        tables.append(table("History (as the file tells it)", ("", "step", "input SHA-256", "settings"), steps))
+        left = len(facts.description.history) - len(steps)
+        title = f"History (as the file tells it{f'; {left} later steps are left out' if left else ''})"
+        tables.append(table(title, ("", "step", "input SHA-256", "settings"), steps))
     return tables
 
 

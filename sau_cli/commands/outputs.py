@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sau_adapters.files import check_writable
 from sau_cli.errors import UsageError
 
 
-def weights_output(path: Path, *, force: bool) -> None:
-    """Raises UsageError unless ``path`` is a .safetensors that can be written."""
+def check_weights_name(path: Path) -> None:
+    """Raises UsageError unless ``path`` is named as safetensors are."""
     if path.suffix != ".safetensors":
         raise UsageError(f"-o {path}: weights are written as safetensors; give a name that ends in .safetensors")
-    check_writable(path, force=force)
 
 
 def purified_name(model: Path) -> Path:
     """``model.purified.safetensors`` beside ``model.safetensors`` (or ``model.pt``, ``model.pth.tar``, ...)."""
     stem = Path(model.name.removesuffix(".tar")).stem
     return model.with_name(f"{stem}.purified.safetensors")
+
+
+def trigger_path(weights: Path) -> Path:
+    """Where ``sau attack -o NAME.safetensors`` puts the trigger: ``NAME.trigger.safetensors`` beside it."""
+    return weights.with_name(f"{weights.name.removesuffix('.safetensors')}.trigger.safetensors")
 
 
 def state_path(weights: Path) -> Path:

@@ -26,7 +26,7 @@ from sau_cli.commands.options import (
     SeedOption,
     VerboseOption,
 )
-from sau_cli.commands.outputs import purified_name, state_path, weights_output
+from sau_cli.commands.outputs import check_weights_name, purified_name, state_path
 from sau_cli.commands.progress import ProgressView
 from sau_cli.commands.session import Session
 from sau_cli.commands.stopping import Stopping, parse_duration
@@ -115,7 +115,9 @@ def purify(
         destination = out or purified_name(model)
         state_file = state_path(destination)
         goes_on = resume and state_file.exists()
-        weights_output(destination, force=force or goes_on)
+        check_weights_name(destination)
+        if not (goes_on and destination.exists()):
+            session.reserve(destination)
         if state_file.exists() and not (resume or force):
             raise UsageError(
                 f"{state_file} holds an interrupted run; add --resume to go on from there, or --force to start over"
@@ -220,7 +222,7 @@ def purify(
         )
         named = known.data or name_of(data_source(asked, known))
         described = replace(known, data=named, history=(*known.history, history))
-        save_classifier(destination, purified.classifier, described, force=force)
+        save_classifier(destination, purified.classifier, described, force=force or goes_on)
         session.wrote("weights", destination)
         session.show(_summary(purified))
         if not purified.finished:

@@ -6,10 +6,11 @@ import os
 import platform
 import sys
 import traceback
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TextIO
 
 import typer
 from rich.console import Console
@@ -17,7 +18,7 @@ from rich.text import Text
 
 from sau_adapters.files import check_writable, sha256_of, write_text_whole
 from sau_cli import __version__
-from sau_cli.errors import ExitCode, SauError, UsageError
+from sau_cli.errors import ExitCode, SauError, UsageError, reason_of
 from sau_cli.reporting.json_document import to_json
 from sau_cli.reporting.terminal import printable
 from sau_cli.results import Check, CheckStatus, InputFile, Report, Verdict, verdict_of
@@ -34,6 +35,7 @@ _VERDICTS = {
     ExitCode.INTERNAL: Verdict.ERROR,
     ExitCode.INTERRUPTED: Verdict.INTERRUPTED,
 }
+LONGEST_SENTENCE = 600
 _PACKAGES = ("torch", "torchvision", "timm", "safetensors", "onnx", "onnxruntime", "numpy")
 
 
@@ -55,24 +57,39 @@ class Session:
         self.environment: dict[str, Any] = {}
         self.verdict: tuple[Verdict, ExitCode] | None = None
         self._json = json
+        self._out = sys.stdout
 
     def __enter__(self) -> Self:
         try:
             if self._json not in {None, "-"}:
-                check_writable(Path(str(self._json)), force=self.force)
+                _check_report(Path(str(self._json)), force=self.force)
         except SauError as error:
             self._json = None
             raise typer.Exit(self._finish(error)) from error
+        # Standard output belongs to the document: what a network or a library prints goes to standard error.
+        self._out, sys.stdout = sys.stdout, sys.stderr
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, typer.Exit | SystemExit | GeneratorExit):
+        sys.stdout = self._out
+        if isinstance(error, typer.Exit):
             return
         if error is not None and self.verbose:
             traceback.print_exception(kind, error, trace, file=sys.stderr)
         raise typer.Exit(self._finish(error)) from error
+
+    def reserve(self, path: Path) -> None:
+        """Say before the work starts that a result could not be written to this place.
+
+        Raises:
+            UsageError: it is taken and there is no --force, it cannot be written to, or the report goes there.
+        """
+        check_writable(path, force=self.force)
+        if self._json not in {None, "-"} and os.path.realpath(str(self._json)) == os.path.realpath(path):
+            self._json = None  # nor does a report of this error go there
+            raise UsageError(f"-o and --json both name {path}; give the report a name of its own")
 
     def took(self, path: Path, sha256: str | None = None) -> None:
         """Record an input file, once."""
@@ -87,9 +104,15 @@ class Session:
     def show(self, what: RenderableType) -> None:
         """Show people a table or a line, unless they asked for quiet."""
         if not self.quiet:
-            self.console.print(
-                Text(printable(what)) if isinstance(what, str) else what, soft_wrap=isinstance(what, str)
-            )
+            self._say(Text(printable(what)) if isinstance(what, str) else what, soft_wrap=isinstance(what, str))
+
+    def _say(self, what: RenderableType, *, soft_wrap: bool = True) -> None:
+        """To standard error; a stream that takes nothing stops neither the work nor its report."""
+        try:
+            self.console.print(what, soft_wrap=soft_wrap)
+        except OSError:
+            _to_nowhere(sys.stderr)
+            self.quiet = True
 
     def _finish(self, error: BaseException | None) -> ExitCode:
         verdict, code = self.verdict or verdict_of(tuple(self.checks))
@@ -114,11 +137,11 @@ class Session:
             error=sentence,
         )
         if sentence is not None:
-            self.console.print(Text.assemble(("error: ", "bold red"), printable(sentence)), soft_wrap=True)
+            self._say(Text.assemble(("error: ", "bold red"), printable(sentence)))
         try:
             self._write(report)
         except UsageError as unwritten:
-            self.console.print(Text.assemble(("error: ", "bold red"), printable(str(unwritten))), soft_wrap=True)
+            self._say(Text.assemble(("error: ", "bold red"), printable(str(unwritten))))
             return code or ExitCode.USAGE
         return code
 
@@ -126,32 +149,59 @@ class Session:
         if self._json is None:
             return
         document = to_json(report)
-        if self._json == "-":
-            try:
-                sys.stdout.write(document)
-                sys.stdout.flush()
-            except BrokenPipeError:
-                # The reader has left; what Python would flush at the end goes nowhere.
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if self._json != "-":
+            write_text_whole(Path(self._json), document)
             return
-        path = Path(self._json)
-        named = [*self.inputs, *self.outputs.values()]
-        if any(path.resolve() == Path(one.path).resolve() for one in named):
-            raise UsageError(f"--json {path} is a file of this very run; give the report a name of its own")
-        write_text_whole(path, document)
+        if sys.stdout is None:
+            raise UsageError("standard output is closed, so the report could not be written; open it or name a file")
+        try:
+            sys.stdout.write(document)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            _to_nowhere(sys.stdout)  # the reader has left
+        except OSError as error:
+            _to_nowhere(sys.stdout)
+            raise UsageError(f"standard output could not be written to ({error.strerror}); name a file") from error
+
+
+def _check_report(path: Path, *, force: bool) -> None:
+    """Raises UsageError unless a report can go there; only a report is ever overwritten by one, --force or not."""
+    check_writable(path, force=force, flag="--json")
+    if path.is_file():
+        with path.open("rb") as file:
+            start = file.read(64)
+        if start.strip() and b'"tool_version"' not in start:
+            raise UsageError(f"{path} exists and is no report of sau; give another name with --json")
+
+
+def _to_nowhere(stream: TextIO | None) -> None:
+    """What Python would still flush at the end goes nowhere, in place of failing again."""
+    with suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # type: ignore[union-attr]
 
 
 def _explained(error: BaseException) -> tuple[str, ExitCode]:
     """One sentence, and the exit code."""
     if isinstance(error, SauError):
-        return str(error), error.exit_code
+        sentence = " ".join(str(error).split())
+        return sentence if len(sentence) <= LONGEST_SENTENCE else f"{sentence[:LONGEST_SENTENCE]}...", error.exit_code
+    if isinstance(error, SystemExit | GeneratorExit):
+        return (
+            "code of the network ended the run (SystemExit); take that out of the --arch file",
+            ExitCode.NOT_EVALUATED,
+        )
+    if isinstance(error, OSError):
+        where = f"{str(error.filename)[:200]}: " if error.filename else ""
+        return f"{where}{error.strerror or reason_of(error)}; check that path", ExitCode.USAGE
     if isinstance(error, KeyboardInterrupt):
         return "interrupted; nothing was written, run the same command again to start over", ExitCode.INTERRUPTED
     name = type(error).__name__
     if isinstance(error, MemoryError) or name == "OutOfMemoryError":
         return "out of memory; try a smaller --batch-size", ExitCode.NOT_EVALUATED
-    reason = (str(error).strip() or "no message").splitlines()[0]
-    return f"this is a bug in sau ({name}: {reason}); report it with the output of --verbose", ExitCode.INTERNAL
+    return (
+        f"this is a bug in sau ({name}: {reason_of(error)}); report it with the output of --verbose",
+        ExitCode.INTERNAL,
+    )
 
 
 def _environment() -> dict[str, Any]:

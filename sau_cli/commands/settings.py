@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from sau_cli.errors import UsageError
+from sau_cli.errors import UsageError, reason_of
 from sau_cli.inspection.policy import Policy, parse_policy
 
 
@@ -35,7 +35,10 @@ def read_settings(folder: Path) -> Settings:
     if own.is_file():
         return _checked(_parsed(own), own)
     if shared.is_file():
-        table = _parsed(shared).get("tool", {}).get("sau", {})
+        tools = _parsed(shared).get("tool", {})
+        table = tools.get("sau", {}) if isinstance(tools, dict) else None
+        if not isinstance(table, dict):
+            raise UsageError(f"{shared.name} has a [tool.sau] that is no table; repair or remove it")
         return _checked(table, shared)
     return Settings()
 
@@ -47,7 +50,7 @@ def read_policy(path: Path) -> Policy:
         UsageError: there is no such file or table, or a rule means nothing.
     """
     if not path.is_file():
-        raise UsageError(f"--policy {path} does not exist; give a TOML file with a [policy] table")
+        raise UsageError(f"--policy {path} is no file that exists; give a TOML file with a [policy] table")
     table = _parsed(path).get("policy")
     if not isinstance(table, dict):
         raise UsageError(f"--policy {path} has no [policy] table; add one")
@@ -57,8 +60,8 @@ def read_policy(path: Path) -> Policy:
 def _parsed(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise UsageError(f"{path.name} cannot be read ({error}); repair it") from error
+    except (ValueError, OSError, RecursionError, OverflowError) as error:
+        raise UsageError(f"{path.name} cannot be read ({reason_of(error)}); repair it") from error
 
 
 def _checked(table: dict[str, Any], path: Path) -> Settings:
@@ -76,7 +79,7 @@ def _checked(table: dict[str, Any], path: Path) -> Settings:
             allowed = (int, float)
         elif key == "image-size":
             allowed = (int, str)
-        if not isinstance(value, allowed) or isinstance(value, bool):
+        if not isinstance(value, allowed) or isinstance(value, bool) or len(str(value)) > 4000:
             raise UsageError(f"{path.name} sets {key} to {value!r}; give it as the flag --{key} takes it")
     return Settings(
         **{known[key]: value for key, value in table.items()},

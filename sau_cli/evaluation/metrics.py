@@ -12,12 +12,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 from torch import Tensor
 
 from sau_cli.attacks.triggers import Trigger
 from sau_cli.classifier import Classifier
+from sau_cli.description import Description
 from sau_cli.errors import NotEvaluable
 from sau_cli.evaluation.predictions import predicted_labels
 from sau_cli.images import LabelledImages, check_fits
@@ -139,6 +141,16 @@ def defence_effectiveness_measure(
     return Measure(value=value, ci95=(float(low), float(high)))
 
 
+def _renamed(reference: Description, model: Description) -> Tensor:
+    """For each class number of the reference, the model's number of the class of that name; (K,) int64.
+
+    Where the two do not name the same classes, numbers mean the same in both.
+    """
+    if sorted(reference.class_names) != sorted(model.class_names):
+        return torch.arange(model.classes)
+    return torch.tensor([model.class_names.index(name) for name in reference.class_names])
+
+
 def evaluate(
     classifier: Classifier,
     data: LabelledImages,
@@ -167,11 +179,12 @@ def evaluate(
                 f"{classifier.description.classes}; give the model that was purified"
             )
         check_fits(data, reference.description)
+    renamed = None if reference is None else _renamed(reference.description, classifier.description)
     labels = data.labels
     correct = _flags(predicted_labels(classifier, data.images).cpu() == labels)
     correct_before = None
-    if reference is not None:
-        correct_before = _flags(predicted_labels(reference, data.images).cpu() == labels)
+    if reference is not None and renamed is not None:
+        correct_before = _flags(renamed[predicted_labels(reference, data.images).cpu()] == labels)
     rows = []
     for trigger in triggers:
         trigger.rule.check(data.classes)
@@ -181,12 +194,12 @@ def evaluate(
         said = predicted_labels(classifier, stamped).cpu()
         hit = _flags(said == targets)
         asr, robust = _share_of(hit, counted), _share_of(_flags(said == labels), counted)
-        if reference is None or correct_before is None:
+        if reference is None or renamed is None or correct_before is None:
             rows.append(
                 TriggerMeasures(trigger=trigger.name, target_rule=str(trigger.rule), asr=asr, robust_accuracy=robust)
             )
             continue
-        said_before = predicted_labels(reference, stamped).cpu()
+        said_before = renamed[predicted_labels(reference, stamped).cpu()]
         hit_before = _flags(said_before == targets)
         rows.append(
             TriggerMeasures(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sau_cli.classifier import Classifier
-from sau_cli.errors import NotEvaluable
+from sau_cli.errors import NotEvaluable, UsageError, reason_of
 from sau_cli.evaluation.metrics import rate
 from sau_cli.evaluation.predictions import predicted_logits
 from sau_cli.images import LabelledImages, as_pixels, check_fits
@@ -35,6 +35,12 @@ class VerificationLimits:
     agreement: float = 0.999
     margin: float = 1e-3
     batches: tuple[int, ...] = (1, 2, 7)
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.atol <= 1 and 0 <= self.rtol <= 1):
+            raise UsageError(
+                f"tolerances of {self.atol:g} and {self.rtol:g} prove nothing; give --atol and --rtol from 0 to 1"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +79,7 @@ def verify(
     try:
         theirs = torch.cat([run(batch) for batch in pixels.split(256)])
     except Exception as error:  # runtimes raise their own kinds
-        raise NotEvaluable(f"the exported model could not be run ({error}); it was not written") from error
+        raise NotEvaluable(f"the exported model could not be run ({reason_of(error)}); it was not written") from error
     if theirs.shape != ours.shape:
         raise NotEvaluable(f"the exported model returned {tuple(theirs.shape)} where {tuple(ours.shape)} was expected")
     difference = (theirs - ours).abs()
@@ -126,7 +132,7 @@ def _batch_check(run: Runner, pixels: Tensor, expected: Tensor, limits: Verifica
         same = logits.shape == expected.shape and torch.allclose(logits, expected, atol=limits.atol, rtol=limits.rtol)
         evidence = f"a batch of {len(pixels)} gives the same logits as larger ones"
     except Exception as error:  # noqa: BLE001 (runtimes raise their own kinds)
-        same, evidence = False, f"a batch of {len(pixels)} could not be run: {error}"
+        same, evidence = False, f"a batch of {len(pixels)} could not be run: {reason_of(error)}"
     return _check(f"export.batch-{len(pixels)}", same, value=len(pixels), threshold=None, evidence=evidence)
 
 

@@ -9,6 +9,9 @@ from typing import Any, assert_never
 
 from sau_cli.errors import UsageError
 
+LARGEST = 10_000_000
+"""No count, size or rate of a recipe is as large."""
+
 
 class RecipeName(StrEnum):
     """``paper``: as Wei et al. (NeurIPS 2023) and their released code run it."""
@@ -87,9 +90,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "lr", "batch_size", "epsilon", "step", "steps"):
-            if not getattr(self, name) > 0:
+            if not 0 < getattr(self, name) < LARGEST:
                 raise UsageError(
-                    f"{name.replace('_', ' ')} {getattr(self, name):g} is impossible; give a number above 0"
+                    f"{name.replace('_', ' ')} {getattr(self, name):g} is impossible; give an ordinary number above 0"
                 )
         if self.epsilon > 1:
             raise UsageError(f"epsilon {self.epsilon:g} is impossible; pixels lie in 0 to 1, so give at most 1")

@@ -383,8 +383,12 @@ def test_an_error_of_ours_outside_a_command_is_one_sentence_too(call, monkeypatc
 def test_a_report_never_takes_the_place_of_a_model(call, bad):
     before = bad.read_bytes()
     done = call("evaluate", bad, "--json", bad, "--force")
-    one_sentence(done, 2, "a name of its own")
+    one_sentence(done, 2, "is no report of sau")
     assert bad.read_bytes() == before
+    one_sentence(call("evaluate", bad, "--nonsense", "--json", bad, "--force"), 2, "is no report of sau")
+    assert bad.read_bytes() == before
+    words = ("purify", bad, "--clean-frac", "0.05", "-o", "out.safetensors", "--json", "out.safetensors")
+    one_sentence(call(*words), 2, "both name")
 
 
 def test_weights_that_cannot_be_written_leave_no_trigger(call, monkeypatch):
@@ -443,7 +447,7 @@ def test_policies_that_mean_nothing(call, bad, tmp_path, text, words):
 
 
 def test_a_policy_that_is_missing(call, bad):
-    one_sentence(call("inspect", bad, "--policy", "p.toml"), 2, "p.toml does not exist")
+    one_sentence(call("inspect", bad, "--policy", "p.toml"), 2, "p.toml is no file")
 
 
 def test_a_model_of_a_zoo_is_not_fetched(call):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -41,16 +40,10 @@ def same(first: Path, second: Path) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.fixture
-def folder(planted, tmp_path):
-    shutil.copy(planted / "bad.safetensors", tmp_path)
-    return tmp_path
-
-
-@pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_stopped_by_a_signal_and_gone_on_with(folder, sau, blow):
-    epochs = ("--epochs", "12")
-    assert sau("purify", "bad.safetensors", *WORDS, *epochs, "-o", "whole.safetensors", cwd=folder).code == 0
+@pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGKILL])
+def test_stopped_by_a_signal_and_gone_on_with(call, bad, blow):
+    folder, epochs = bad.parent, ("--epochs", "12")
+    assert call("purify", bad, *WORDS, *epochs, "-o", "whole.safetensors").code == 0
     state, out = folder / "out.resume.safetensors", folder / "out.safetensors"
     work = started(folder, *epochs, "-o", "out.safetensors", "--json", "r.json")
     wait_for(state)
@@ -67,10 +60,8 @@ def test_stopped_by_a_signal_and_gone_on_with(folder, sau, blow):
         assert "--resume" in err
         assert "Traceback" not in err
         assert json.loads((folder / "r.json").read_text())["verdict"] == "interrupted"
-    done = sau("purify", "bad.safetensors", *WORDS, *epochs, "-o", "out.safetensors", cwd=folder)
-    assert done.code == 2
-    assert "--resume" in done.err
-    done = sau("purify", "bad.safetensors", *WORDS, *epochs, "-o", "out.safetensors", "--resume", cwd=folder)
+    one_sentence(call("purify", bad, *WORDS, *epochs, "-o", "out.safetensors"), 2, "--resume")
+    done = call("purify", bad, *WORDS, *epochs, "-o", "out.safetensors", "--resume")
     assert done.code == 0, done.err
     assert same(out, folder / "whole.safetensors")
     assert not state.exists()

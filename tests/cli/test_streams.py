@@ -64,9 +64,13 @@ def test_quiet_is_quiet(sau, planted, tmp_path):
 def test_a_report_is_not_overwritten(sau, planted, tmp_path):
     (tmp_path / "r.json").write_text("precious")
     words = ("inspect", planted / "bad.safetensors", "--json", "r.json")
-    done = sau(*words, cwd=tmp_path)
-    assert done.code == 2
-    assert (tmp_path / "r.json").read_text() == "precious"
+    for more in ([], ["--force"]):
+        done = sau(*words, *more, cwd=tmp_path)
+        assert done.code == 2
+        assert (tmp_path / "r.json").read_text() == "precious"
+    (tmp_path / "r.json").unlink()
+    assert sau(*words, cwd=tmp_path).code == 0
+    assert sau(*words, cwd=tmp_path).code == 2
     assert sau(*words, "--force", cwd=tmp_path).code == 0
     assert strictly((tmp_path / "r.json").read_text())["command"] == "inspect"
 

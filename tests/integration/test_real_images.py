@@ -36,7 +36,7 @@ def test_a_published_backdoored_checkpoint_is_measured_as_published(sau, cifar10
 
 
 def test_the_whole_job_on_gtsrb(sau, gtsrb, tmp_path):
-    """One short epoch: that 43 classes of road signs go through every command, not how well."""
+    """A few short epochs: that 43 classes of road signs go through every command, not how well."""
     with np.load(gtsrb) as archive:
         np.savez(
             tmp_path / "signs.npz",
@@ -52,7 +52,7 @@ def test_the_whole_job_on_gtsrb(sau, gtsrb, tmp_path):
             "--data",
             "signs.npz",
             "--epochs",
-            "1",
+            "5",
             "-o",
             "m.safetensors",
         ),

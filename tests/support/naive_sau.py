@@ -42,15 +42,18 @@ def perturb(model: nn.Module, backdoored: nn.Module, x: Tensor, y: Tensor, trace
         l_adv = 0.5 * (ce * (~fooled).float() + ce_bd * (~fooled_bd).float()) * (~shared).float()
         l_share = -divergence(h, h_bd) * (~shared).float()
         objective = (0.01 * l_adv + l_share).sum() / len(x)
-        gradient = torch.autograd.grad(objective, delta)[0]
+        objective.backward()  # into every parameter of both models too, as the authors' code does
+        gradient = delta.grad
         trace.gradients.append(gradient)
         delta = torch.clamp(delta + 0.2 * gradient.sign(), -0.2, 0.2)
     return delta.detach()
 
 
-def naive_sau(network: nn.Module, batches: list[tuple[Tensor, Tensor]], lr: float = 1e-4) -> tuple[nn.Module, Trace]:
-    """Run one step a batch; the batches come in order."""
-    model, backdoored = copy.deepcopy(network).eval(), copy.deepcopy(network).eval()
+def naive_sau(
+    network: nn.Module, batches: list[tuple[Tensor, Tensor]], lr: float = 1e-4, received: nn.Module | None = None
+) -> tuple[nn.Module, Trace]:
+    """Run one step a batch; the batches come in order. ``network`` is where to start, and the received model too."""
+    model, backdoored = copy.deepcopy(network).eval(), copy.deepcopy(received or network).eval()
     optimiser = torch.optim.Adam(model.parameters(), lr=lr, amsgrad=True, weight_decay=0)
     trace = Trace()
     for x, y in batches:

@@ -3,10 +3,11 @@ import pytest
 import torch
 from PIL import Image
 
-from sau_adapters.triggers import open_trigger, trigger_path, write_trigger
+from sau_adapters.triggers import open_trigger, write_trigger
 from sau_cli.attacks.badnets import badnets_trigger
 from sau_cli.attacks.blended import blended_trigger
 from sau_cli.attacks.targets import TargetKind, TargetRule
+from sau_cli.commands.outputs import trigger_path
 from sau_cli.errors import NotEvaluable, UnsafeFile, UsageError
 from tests.support.files import pickled_array
 from tests.support.toys import random_images
