@@ -60,6 +60,8 @@ def accumulate_gradients(
     clean_loss = cross_entropy(clean_logits, labels, reduction="sum")
     (recipe.clean_weight / of * clean_loss).backward()
     purified_labels = clean_logits.detach().argmax(dim=1)
+    if recipe.unlearning_weight == 0:
+        return Tally(images=len(images), clean_loss=clean_loss.item())
     with running_in(precision, device), frozen(purified):
         found = find_shared_examples(
             purified,
