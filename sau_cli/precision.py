@@ -5,7 +5,7 @@ torch is imported where it is needed: the command line lists the names without i
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -42,6 +42,8 @@ def check_precision(precision: Precision, device: torch.device) -> None:
 
 def running_in(precision: Precision, device: torch.device) -> AbstractContextManager[None]:
     """A context in which networks run in this precision. Leave it before weights change: it keeps casts of them."""
+    if precision is Precision.FP32:
+        return nullcontext()
     import torch
 
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision is Precision.BF16)
+    return torch.autocast(device.type, torch.bfloat16)

@@ -137,14 +137,14 @@ def as_classifier(
 
     Args:
         architecture: overrides the file's own; needed where the file names none.
-        normalisation: means and standard deviations on pixels in [0, 1]; overrides the file's own.
+        normalisation: means and standard deviations on pixels in [0, 1], where the file names none.
         image_shape: channels, height and width of the images at hand, where the file names no input; the
             weights have the last word on channels.
         class_names: of the data, where the file names none; used if there are as many as the model has classes.
 
     Raises:
         NotEvaluable: something is not known, and the sentence names the flag to add; or weights do not fit.
-        UsageError: an unknown architecture.
+        UsageError: an unknown architecture, or a normalisation that is not the file's own.
     """
     from sau_adapters import architectures
     from sau_cli.classifier import Classifier, check_runs
@@ -166,7 +166,7 @@ def as_classifier(
     if known is None:
         known = _told_by_weights(checkpoint, name, normalisation, image_shape, class_names)
     elif normalisation is not None:
-        known = replace(known, input=_with_normalisation(known.input, normalisation))
+        _check_same_normalisation(checkpoint.path, known.input, _with_normalisation(known.input, normalisation))
     known = replace(known, architecture=architectures.stored_name(name))
     architectures.check_state(name, checkpoint.state, classes=known.classes, spec=known.input)
     network = architectures.build(name, classes=known.classes, spec=known.input)
@@ -204,6 +204,16 @@ def _told_by_weights(
     names = class_names if class_names is not None and fitting else tuple(str(number) for number in range(classes))
     blank = InputSpec(channels=channels, height=height, width=width, mean=(0.0,) * channels, std=(1.0,) * channels)
     return Description(architecture=name, class_names=names, input=_with_normalisation(blank, normalisation))
+
+
+def _check_same_normalisation(path: Path, told: InputSpec, given: InputSpec) -> None:
+    """Raises UsageError when a flag says another normalisation than the file: one of the two is wrong."""
+    if (told.mean, told.std) != (given.mean, given.std):
+        raise UsageError(
+            f"{path} says its normalisation is {told.mean}/{told.std}, and --normalisation says "
+            f"{given.mean}/{given.std}; "
+            "leave the flag out, or ask for a file that tells the truth"
+        )
 
 
 def _with_normalisation(spec: InputSpec, normalisation: Normalisation) -> InputSpec:

@@ -141,7 +141,7 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Te
         number, _, name = key.partition(".")
         like = parameters[int(number)]
         # Laid out in memory as the optimiser would have it: another layout may round differently.
-        restored = torch.empty_like(like).copy_(value) if value.shape == like.shape else value.clone()
+        restored = value.clone() if name == "step" else torch.empty_like(like).copy_(value)
         states.setdefault(int(number), {})[name] = restored
     optimiser.load_state_dict({"state": states, "param_groups": optimiser.state_dict()["param_groups"]})
 

@@ -452,3 +452,9 @@ def test_a_policy_that_is_missing(call, bad):
 
 def test_a_model_of_a_zoo_is_not_fetched(call):
     one_sentence(call("inspect", "timm:resnet18"), 2, "nothing is fetched")
+
+
+def test_a_normalisation_given_twice(call, bad):
+    words = ("--clean-frac", "0.05", "-o", "out.safetensors", "--epochs", "1")
+    one_sentence(call("purify", bad, *words, "--normalisation", "mnist"), 2, "says its normalisation is", "leave")
+    assert call("evaluate", bad, "--normalisation", "none").code == 0
