@@ -38,7 +38,7 @@ def accumulate_gradients(
     received: Classifier,
     images: Tensor,
     labels: Tensor,
-    received_labels: Tensor,
+    received_logits: Tensor,
     *,
     of: int,
     recipe: Recipe,
@@ -51,15 +51,19 @@ def accumulate_gradients(
 
     Args:
         images: (n, C, H, W) float in [0, 1], with (n,) labels.
-        received_labels: (n,) the received model's own prediction on the clean images.
+        received_logits: (n, K) of the received model on the clean images.
         of: size of the whole batch, which the sums are divided by.
     """
     device = images.device
     with running_in(precision, device), following_statistics(purified, on=recipe.clean_statistics):
         clean_logits = purified(images).float()
     clean_loss = cross_entropy(clean_logits, labels, reduction="sum")
-    (recipe.clean_weight / of * clean_loss).backward()
-    purified_labels = clean_logits.detach().argmax(dim=1)
+    learned = clean_loss
+    if recipe.distillation > 0:
+        taught = cross_entropy(clean_logits, received_logits.softmax(dim=1), reduction="sum")
+        learned = (1 - recipe.distillation) * clean_loss + recipe.distillation * taught
+    (recipe.clean_weight / of * learned).backward()
+    purified_labels, received_labels = clean_logits.detach().argmax(dim=1), received_logits.argmax(dim=1)
     if recipe.unlearning_weight == 0:
         return Tally(images=len(images), clean_loss=clean_loss.item())
     with running_in(precision, device), frozen(purified):

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from sau_cli.classifier import Classifier, check_finite_weights
 from sau_cli.errors import NotEvaluable, UsageError
-from sau_cli.evaluation.predictions import predicted_labels
+from sau_cli.evaluation.predictions import predicted_labels, predicted_logits
 from sau_cli.images import CleanData, LabelledImages, as_pixels, check_fits
 from sau_cli.model_state import evaluating, frozen
-from sau_cli.precision import Precision, check_precision
+from sau_cli.precision import Precision, check_precision, running_in
 from sau_cli.seeding import random_stream
 from sau_cli.unlearning.outer_step import accumulate_gradients
 from sau_cli.unlearning.recipes import Optimiser, Recipe
@@ -156,7 +156,7 @@ class _Run:
         stop: Callable[[], bool] | None,
         resume: RunState | None,
     ) -> Purification:
-        self.received_labels = predicted_labels(self.received, self.learning.images)
+        self.received_logits = predicted_logits(self.received, self.learning.images)
         before = _accuracy(self.received, self.clean.held_back)
         self.accuracy = before
         if resume is not None:
@@ -214,13 +214,10 @@ class _Run:
         images = self.learning.images[at]
         if self.recipe.augment:
             images = self.clean.augmentation(images, self.augmentation_stream)
-            with torch.no_grad():
-                received_labels = torch.cat(
-                    [self.received(self.pixels(part)).argmax(dim=1) for part in images.split(self.part)]
-                )
+            received_logits = self.received_on(images)
         else:
-            received_labels = self.received_labels[at]
-        tally = self.gradients(images, self.learning.labels[at], received_labels)
+            received_logits = self.received_logits[at]
+        tally = self.gradients(images, self.learning.labels[at], received_logits)
         if not isfinite(tally.clean_loss + tally.unlearning_loss):
             raise _NotFiniteError("the loss stopped being finite")
         progress = ((self.epoch - 1) * self.batches + self.batch) / (self.recipe.epochs * self.batches)
@@ -231,7 +228,12 @@ class _Run:
         self.batch += 1
         self.seconds += time.monotonic() - started
 
-    def gradients(self, images: Tensor, labels: Tensor, received_labels: Tensor) -> Tally:
+    def received_on(self, images: Tensor) -> Tensor:
+        """Logits of the received model on images (N, C, H, W) uint8."""
+        with torch.no_grad(), running_in(self.precision, self.device):
+            return torch.cat([self.received(self.pixels(part)).float() for part in images.split(self.part)])
+
+    def gradients(self, images: Tensor, labels: Tensor, received_logits: Tensor) -> Tally:
         """Of a batch (N, C, H, W) uint8, part by part; the parts are halved while memory does not suffice."""
         while True:
             self.optimiser.zero_grad(set_to_none=True)
@@ -245,7 +247,7 @@ class _Run:
                             self.received,
                             self.pixels(images[where]),
                             labels[where],
-                            received_labels[where],
+                            received_logits[where],
                             of=len(images),
                             recipe=self.recipe,
                             precision=self.precision,

@@ -64,6 +64,8 @@ class Recipe:
         augment: crop and mirror the clean images at random.
         clean_statistics: batch norm normalises clean batches by their own statistics, and follows them;
             off, all statistics stay those of the received model.
+        distillation: how much of the clean loss is learned from the received model's own probabilities on the
+            clean images, in place of their labels, in [0, 1].
         balanced: draw the clean share evenly over the classes; the authors draw uniformly.
 
     Raises:
@@ -86,6 +88,7 @@ class Recipe:
     clip: bool = False
     augment: bool = False
     clean_statistics: bool = False
+    distillation: float = 0.0
     balanced: bool = False
 
     def __post_init__(self) -> None:
@@ -94,6 +97,8 @@ class Recipe:
                 raise UsageError(
                     f"{name.replace('_', ' ')} {getattr(self, name):g} is impossible; give an ordinary number above 0"
                 )
+        if not 0 <= self.distillation <= 1:
+            raise UsageError(f"distillation {self.distillation:g} is impossible; give a share from 0 to 1")
         if self.epsilon > 1:
             raise UsageError(f"epsilon {self.epsilon:g} is impossible; pixels lie in 0 to 1, so give at most 1")
 
