@@ -3,11 +3,11 @@
 The five verbs of the command ``sau`` as functions over typed results. They take and give values:
 files, formats, model zoos and data sets are opened by :mod:`sau_adapters`.
 
-From a file to a purified file::
+From a file to a purified model::
 
     from pathlib import Path
     import sau_cli
-    from sau_adapters.checkpoints import as_classifier, read_checkpoint, save_classifier
+    from sau_adapters.checkpoints import as_classifier, read_checkpoint
     from sau_adapters.image_sources import open_images
 
     received = as_classifier(read_checkpoint(Path("model.safetensors")))
@@ -15,7 +15,6 @@ From a file to a purified file::
     clean = sau_cli.draw_clean(digits.train, 0.05, balanced=False, seed=0)
     result = sau_cli.purify(received, clean, recipe=sau_cli.Recipe(epochs=40, lr=2e-3, batch_size=32), seed=0)
     print(sau_cli.evaluate(result.classifier, digits.for_testing, reference=received).accuracy)
-    save_classifier(Path("purified.safetensors"), result.classifier, received.description, force=False)
 
 - :func:`inspect`: the facts of a file to checks.
 - :func:`attack`: a classifier and images to a known-bad classifier and its trigger.

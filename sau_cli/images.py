@@ -72,10 +72,20 @@ class LabelledImages:
         """The same images with labels that count in the order of ``class_names``, where both name the same classes.
 
         Sources sort their classes in different ways ("10" before "2", say); names settle it. Where
-        the names are not the same set, the labels are left as they are.
+        no name is common to both, the labels are left as they are.
+
+        Raises:
+            NotEvaluable: some names are common and others not, so numbers would mean different classes.
         """
-        if class_names == self.class_names or sorted(class_names) != sorted(self.class_names):
+        common = set(class_names) & set(self.class_names)
+        if class_names == self.class_names or not common or len(class_names) != len(self.class_names):
             return self
+        if len(common) < len(class_names):
+            strange = next(name for name in self.class_names if name not in common)
+            raise NotEvaluable(
+                f"the data has a class {strange!r} that the model lacks, though others have the same names; "
+                f"name its classes as the model does ({', '.join(class_names[:5])}{', ...' * (len(class_names) > 5)})"
+            )
         place = torch.tensor([class_names.index(name) for name in self.class_names])
         return LabelledImages(images=self.images, labels=place[self.labels], class_names=class_names)
 

@@ -42,7 +42,7 @@ def open_trigger(source: str, rule: TargetRule | None) -> Trigger:
     """Open a trigger by path or by ``patch:``, ``blend:`` or ``add:``.
 
     Args:
-        rule: where the trigger sends images; a trigger file has its own, which is taken without this.
+        rule: where a picture or an array sends images; a trigger file has its own, which counts.
 
     Raises:
         UsageError: no such file, or a picture without a rule.
@@ -51,7 +51,7 @@ def open_trigger(source: str, rule: TargetRule | None) -> Trigger:
     """
     kind, colon, rest = source.partition(":")
     if not colon or kind not in set(TriggerKind):
-        return _trigger_file(Path(source), rule)
+        return _trigger_file(Path(source))
     if rule is None:
         raise UsageError(f"trigger {source!r} does not say where it sends images; add --target CLASS or all-to-all")
     match TriggerKind(kind):
@@ -77,7 +77,7 @@ def file_of(source: str) -> Path:
     return Path(rest.rpartition("@")[0] if kind == TriggerKind.BLEND else rest)
 
 
-def _trigger_file(path: Path, rule: TargetRule | None) -> Trigger:
+def _trigger_file(path: Path) -> Trigger:
     check_readable(path, what="a trigger file")
     with path.open("rb") as file:
         if not recognises(file.read(16), path):
@@ -93,8 +93,6 @@ def _trigger_file(path: Path, rule: TargetRule | None) -> Trigger:
         ) from error
     if not isinstance(description, dict):
         raise NotEvaluable(f"{path} has no readable description of its trigger; write it again with sau attack")
-    if rule is not None:
-        description |= {"target_rule": rule.kind.value, "target": rule.target}
     return trigger_from_parts(tensors, description)
 
 
@@ -114,7 +112,10 @@ def _picture(path: Path) -> tuple[Tensor, Tensor]:
             grey = picture.mode in GREY_MODES
             shown = eight_bit(picture, path).convert("LA" if grey else "RGBA")
     pixels = torch.from_numpy(np.array(shown)).permute(2, 0, 1).float() / 255
-    return pixels[:-1].contiguous(), pixels[-1:].contiguous()
+    pattern = pixels[:-1]
+    if bool((pattern == pattern[:1]).all()):  # grey, whatever the picture's mode: it serves grey images too
+        pattern = pattern[:1]
+    return pattern.contiguous(), pixels[-1:].contiguous()
 
 
 def _array(path: Path) -> Tensor:

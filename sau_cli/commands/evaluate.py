@@ -100,6 +100,8 @@ def evaluate(
             raise UsageError("--max-asr needs a trigger to measure; add --trigger")
         if target is not None and not trigger:
             raise UsageError("--target says where a trigger sends images, and there is none; add --trigger")
+        if confident and not any(limit is not None for limit in limits.values()):
+            raise UsageError("--confident says how limits are judged, and there is none; add --max-asr or another")
         if limits["max-acc-drop"] is not None and reference is None:
             raise UsageError("--max-acc-drop needs a model to compare with; add --reference")
         asked = request(data=data, data_root=data_root, arch=arch, image_size=image_size, normalisation=normalisation)
@@ -112,6 +114,11 @@ def evaluate(
         chosen = chosen_device(device)
         rule = None if target is None else parse_target(target)
         triggers = tuple(open_trigger(source, rule) for source in trigger or ())
+        other = next((one for one in triggers if rule is not None and one.rule != rule), None)
+        if other is not None and all(one.rule != rule for one in triggers):
+            raise UsageError(
+                f"the trigger {other.name} is {other.rule}, and --target says {target}; leave --target out"
+            )
         opened, images = open_model_and_data(session, model, asked)
         before = open_model_and_data(session, reference, asked)[0].classifier if reference else None
         for source in trigger or ():

@@ -48,6 +48,7 @@ LEGEND = """\
 ACC: clean images classified correctly. ASR: triggered images of other classes
 that are sent to the target. R-ACC: the same images, given their true label.
 In brackets: 95 % intervals."""
+LEGEND_ACC = "ACC: clean images classified correctly. In brackets: 95 % intervals."
 LEGEND_COMPARED = f"""{LEGEND}
 DER: 100 % is a perfect defence, 50 % is nothing gained or lost."""
 
@@ -65,7 +66,11 @@ def evaluation_table(evaluation: Evaluation, *, title: str) -> Group:
         ]
         if row.der is not None:
             measures.append((f"DER {name}", None, row.der))
+    rules = "".join(
+        f"\n{name}: {row.target_rule}." for row, name in zip(evaluation.triggers, trigger_ids(evaluation), strict=True)
+    )
+    legend = LEGEND_ACC if not evaluation.triggers else (LEGEND_COMPARED if compared else LEGEND) + rules
     if compared:
         rows = [(name, with_interval(before), with_interval(after)) for name, before, after in measures]
-        return table(title, ("", "reference", "model"), rows, legend=LEGEND_COMPARED)
-    return table(title, ("", "model"), [(name, with_interval(after)) for name, _, after in measures], legend=LEGEND)
+        return table(title, ("", "reference", "model"), rows, legend=legend)
+    return table(title, ("", "model"), [(name, with_interval(after)) for name, _, after in measures], legend=legend)

@@ -131,17 +131,21 @@ def open_model_and_data(session: Session, path: Path, asked: Request) -> tuple[O
     checkpoint = read_checkpoint(path)
     session.took(path, checkpoint.sha256)
     told = checkpoint.description is not None
+    # A file that sau wrote for a user's own class cannot say where its code is.
+    named = told and not str(checkpoint.description.architecture if checkpoint.description else "").startswith("user:")
     normalisation = asked.normalised(told=told)
     data = open_data(asked, checkpoint.description)
     source = Path(data_source(asked, checkpoint.description))
     if source.is_file():
         session.took(source)
+    if checkpoint.description is not None and not set(checkpoint.description.class_names) & set(data.train.class_names):
+        session.show("the data names its classes otherwise than the model does, so they are matched by their order")
     if checkpoint.description is not None:
         check_fits(data.train, checkpoint.description)  # before a network of whatever size the file names is built
     channels, height, width = data.train.images.shape[1:]
     classifier = as_classifier(
         checkpoint,
-        architecture=asked.arch or (None if told else asked.settings.arch),
+        architecture=asked.arch or (None if named else asked.settings.arch),
         normalisation=normalisation,
         image_shape=(channels, height, width),
         class_names=data.train.class_names,

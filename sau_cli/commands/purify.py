@@ -32,6 +32,7 @@ from sau_cli.commands.session import Session
 from sau_cli.commands.stopping import Stopping, parse_duration
 from sau_cli.description import HistoryStep
 from sau_cli.errors import Inconclusive, Interrupted, UsageError
+from sau_cli.evaluation.limits import parse_fraction
 from sau_cli.precision import Precision
 from sau_cli.reporting.json_document import plain
 from sau_cli.reporting.terminal import percent, table
@@ -48,10 +49,10 @@ def purify(
     *,
     data: DataOption = None,
     clean_frac: Annotated[
-        float | None,
+        str | None,
         typer.Option(
             metavar="F",
-            help="Share of the data's training part to learn from, above 0 and at most 1. "
+            help="Share of the data's training part to learn from, such as 0.05 or 5%. "
             "[default: sau.toml, else all of a data set without a split]",
         ),
     ] = None,
@@ -110,7 +111,7 @@ def purify(
       sau purify model.safetensors --clean-frac 0.05 --epochs 20 --device cuda --json report.json
       sau purify model.safetensors --clean-frac 0.05 --time-budget 30m --resume
     """
-    with Session("purify", json=json_, quiet=quiet, verbose=verbose, force=force) as session:
+    with Session("purify", json=json_, quiet=quiet, verbose=verbose, force=force, replace_report=resume) as session:
         check_readable(model)
         destination = out or purified_name(model)
         state_file = state_path(destination)
@@ -134,7 +135,7 @@ def purify(
             steps=steps,
         )
         number_format = precision or Precision.FP32
-        share = clean_frac if clean_frac is not None else asked.settings.clean_frac
+        share = asked.settings.clean_frac if clean_frac is None else parse_fraction(clean_frac, "--clean-frac")
         if share is not None and not 0 < share <= 1:
             raise UsageError(f"--clean-frac {share:g} is impossible; give a share above 0 and at most 1, such as 0.05")
 
@@ -176,18 +177,25 @@ def purify(
                     f"acc {percent(at.held_back_accuracy)}",
                 )
 
-            purified = remove(
-                classifier,
-                clean,
-                recipe=settings,
-                seed=seed,
-                precision=number_format,
-                max_batch=max_batch,
-                watch=watch,
-                save=lambda state: write_state(state_file, state),
-                stop=stopping,
-                resume=state,
-            )
+            try:
+                purified = remove(
+                    classifier,
+                    clean,
+                    recipe=settings,
+                    seed=seed,
+                    precision=number_format,
+                    max_batch=max_batch,
+                    watch=watch,
+                    save=lambda state: write_state(state_file, state),
+                    stop=stopping,
+                    resume=state,
+                )
+            except KeyboardInterrupt as error:  # a second one, which does not wait for the step
+                if not state_file.exists():
+                    raise
+                raise Interrupted(
+                    f"interrupted in the middle of a step; add --resume to the same command to go on from {state_file}"
+                ) from error
         session.environment = {"device": str(chosen), "precision": number_format.value}
         session.details = {
             "settings": settings.settings(),
@@ -204,6 +212,11 @@ def purify(
             raise Interrupted(
                 f"interrupted after {len(purified.epochs)} of {settings.epochs} epochs, and nothing is lost; "
                 "add --resume to the same command to go on"
+            )
+        if not purified.epochs:
+            raise Inconclusive(
+                "the time budget was spent before the first epoch was whole, and no weights were written; "
+                "the same command with --resume goes on"
             )
         known = opened.classifier.description
         history = HistoryStep(
@@ -231,7 +244,9 @@ def purify(
                 "what there is so far, and the same command with --resume goes on"
             )
         state_file.unlink(missing_ok=True)
-        session.show(f"wrote {destination}; measure it with: sau evaluate {destination} --reference {model}")
+        session.show(
+            f"wrote {destination}; measure it with: sau evaluate {destination} --reference {model} [--trigger T]"
+        )
 
 
 def _checks(purified: Purification) -> tuple[Check, ...]:
@@ -262,20 +277,21 @@ def _checks(purified: Purification) -> tuple[Check, ...]:
 
 
 def _summary(purified: Purification) -> Group:
+    first, last = purified.epochs[0], purified.epochs[-1]
     before, after = percent(purified.held_back_accuracy_before), percent(purified.held_back_accuracy)
-    rows = [("clean accuracy, held back", before, after)]
-    if purified.epochs:
-        first, last = purified.epochs[0], purified.epochs[-1]
-        rows += [
-            ("shared adversarial examples", percent(first.shared_share), percent(last.shared_share)),
-            ("clean loss", f"{first.clean_loss:.3f}", f"{last.clean_loss:.3f}"),
-            ("unlearning loss", f"{first.unlearning_loss:.3f}", f"{last.unlearning_loss:.3f}"),
-        ]
     halved = f" The learning rate fell to {purified.rate:g} of itself, as the loss stopped being finite."
-    return table(
-        f"{len(purified.epochs)} epochs",
-        ("", "start", "end"),
-        rows,
-        legend="A trigger works by adversarial examples that the received and the purified model share: the fewer are "
-        "found, the less of a backdoor within epsilon is left." + (halved if purified.rate < 1 else ""),
+    accuracy = table(
+        f"Clean accuracy on {purified.held_back} images held back", ("received", "purified"), [(before, after)]
     )
+    epochs = table(
+        f"{len(purified.epochs)} epoch{'s' * (len(purified.epochs) != 1)}",
+        ("", "first epoch", "last epoch"),
+        [
+            ("shared adversarial examples (SAE)", percent(first.shared_share), percent(last.shared_share)),
+            ("clean loss (cl)", f"{first.clean_loss:.3f}", f"{last.clean_loss:.3f}"),
+            ("unlearning loss (sar)", f"{first.unlearning_loss:.3f}", f"{last.unlearning_loss:.3f}"),
+        ],
+        legend="A trigger works by adversarial examples that the received and the purified model share:\n"
+        "the fewer are found, the less of a backdoor within epsilon is left." + (halved if purified.rate < 1 else ""),
+    )
+    return Group(accuracy, epochs)

@@ -46,7 +46,9 @@ class Session:
     What was found before an error stays in the report, and a failed check keeps its exit code.
     """
 
-    def __init__(self, command: str, *, json: str | None, quiet: bool, verbose: bool, force: bool) -> None:
+    def __init__(
+        self, command: str, *, json: str | None, quiet: bool, verbose: bool, force: bool, replace_report: bool = False
+    ) -> None:
         self.command = command
         self.console = Console(stderr=True, highlight=False)
         self.quiet, self.verbose, self.force = quiet, verbose, force
@@ -57,12 +59,13 @@ class Session:
         self.environment: dict[str, Any] = {}
         self.verdict: tuple[Verdict, ExitCode] | None = None
         self._json = json
+        self._replace_report = force or replace_report
         self._out = sys.stdout
 
     def __enter__(self) -> Self:
         try:
             if self._json not in {None, "-"}:
-                _check_report(Path(str(self._json)), force=self.force)
+                _check_report(Path(str(self._json)), force=self._replace_report)
         except SauError as error:
             self._json = None
             raise typer.Exit(self._finish(error)) from error

@@ -98,7 +98,8 @@ def verify(
             within,
             value=largest,
             threshold=f"atol {limits.atol:g} + rtol {limits.rtol:g}",
-            evidence=f"largest difference of a logit on {len(data)} real images",
+            evidence=f"on {len(data)} real images logits differ by {largest:.2g} at most; "
+            f"allowed are {limits.atol:g} and {limits.rtol:g} of the logit",
         ),
         _check(
             "export.agreement",

@@ -294,7 +294,7 @@ def test_limits_that_nothing_was_given_for(call, bad):
 
 
 def test_triggers_that_are_none(call, bad, tmp_path):
-    Image.new("RGB", (3, 3)).save(tmp_path / "p.png")
+    Image.new("RGB", (3, 3), (255, 0, 0)).save(tmp_path / "p.png")
     one_sentence(call("evaluate", bad, "--trigger", "nothing.trigger.safetensors"), 2, "does not exist")
     one_sentence(call("evaluate", bad, "--trigger", "patch:p.png"), 2, "--target")
     one_sentence(call("evaluate", bad, "--trigger", "patch:p.png", "--target", "0"), 3, "in colour")

@@ -272,6 +272,9 @@ def test_a_users_own_network(call, bad):
     assert call("purify", "vendor.pth", *words, *PURIFY).code == 0
     one_sentence(call("evaluate", "vendor.purified.safetensors"), 3, "--arch FILE.py:CLASS")
     assert call("evaluate", "vendor.purified.safetensors", "--arch", "mine.py:Mine").code == 0
+    Path("sau.toml").write_text('arch = "mine.py:Mine"')
+    assert call("evaluate", "vendor.purified.safetensors").code == 0
+    Path("sau.toml").unlink()
     one_sentence(call("evaluate", "vendor.pth", "--arch", "mine.py:Other", *words[2:]), 2, "has no Other")
     one_sentence(call("evaluate", "vendor.pth", "--arch", "none.py:Mine", *words[2:]), 2, "no file none.py")
 

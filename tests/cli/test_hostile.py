@@ -274,6 +274,31 @@ def test_a_path_with_an_at_sign(call, bad):
     assert call("evaluate", bad, "--trigger", "blend:p@0.5.png@0.2", "--target", "0").code == 0
 
 
+def test_a_target_that_is_not_the_trigger_files_own(call, bad):
+    done = call("evaluate", bad, "--trigger", "bad.trigger.safetensors", "--target", "3", "--max-asr", "5%")
+    one_sentence(done, 2, "all-to-one, class 0", "leave --target out")
+    assert call("evaluate", bad, "--trigger", "bad.trigger.safetensors", "--target", "0").code == 0
+    Image.new("RGBA", (3, 3), (255, 255, 255, 255)).save("white.png")
+    words = ("--trigger", "bad.trigger.safetensors", "--trigger", "patch:white.png", "--target", "0")
+    assert call("evaluate", bad, *words, "--json", "r.json").code == 0
+    found = {check["id"]: check["value"] for check in json.loads(Path("r.json").read_text())["checks"]}
+    assert found["asr.white"] == found["asr.badnets"] > 0.9
+
+
+def test_classes_that_are_only_partly_named_as_the_models(call, bad):
+    names = np.array([*map(str, range(1, 10)), "z0"])
+    done = call("evaluate", bad, "--data", npz(images=IMAGES, labels=LABELS, class_names=names))
+    one_sentence(done, 3, "a class 'z0' that the model lacks")
+    names = np.array([f"digit {number}" for number in range(10)])
+    done = call("evaluate", bad, "--data", npz(images=IMAGES, labels=LABELS, class_names=names))
+    assert done.code == 0
+    assert "matched by their order" in done.err
+
+
+def test_confidence_without_a_limit(call, bad):
+    one_sentence(call("evaluate", bad, "--confident"), 2, "--max-asr")
+
+
 def test_a_target_without_a_trigger(call, bad):
     one_sentence(call("evaluate", bad, "--target", "3"), 2, "--trigger")
 

@@ -85,6 +85,30 @@ def test_a_time_budget_ends_in_time_with_what_there_is(call, bad):
     assert again[: len(first)] == first
 
 
+def test_a_time_budget_that_ends_before_an_epoch_writes_no_weights(call, bad):
+    words = ("purify", bad, *WORDS, "--epochs", "2", "-o", "out.safetensors", "--json", "r.json")
+    one_sentence(call(*words, "--time-budget", "0.001s"), 6, "before the first epoch", "--resume")
+    assert not Path("out.safetensors").exists()
+    assert call(*words, "--resume").code == 0
+
+
+def test_a_second_signal_says_what_is_kept(call, bad, monkeypatch):
+    from sau_cli.unlearning import purifier
+
+    real, calls = purifier.accumulate_gradients, []
+
+    def interrupted_in_the_second_epoch(*arguments, **options):
+        calls.append(1)
+        if len(calls) == 8:  # an epoch has 6 steps
+            raise KeyboardInterrupt
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(purifier, "accumulate_gradients", interrupted_in_the_second_epoch)
+    words = ("purify", bad, *WORDS, "--epochs", "2", "-o", "out.safetensors")
+    one_sentence(call(*words), 130, "--resume", "out.resume.safetensors")
+    assert call(*words, "--resume").code == 0
+
+
 def test_going_on_with_other_settings_is_refused(call, bad):
     words = ("purify", bad, *WORDS, "--epochs", "4000", "-o", "out.safetensors", "--time-budget", "1s")
     assert call(*words).code == 6
