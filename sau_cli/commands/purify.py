@@ -73,7 +73,7 @@ def purify(
     steps: Annotated[int | None, typer.Option(help="Signed-gradient steps. [default: the recipe's, 5]")] = None,
     precision: Annotated[
         Precision | None,
-        typer.Option(help="bf16 is about twice as fast where the processor has it. [default: the recipe's, fp32]"),
+        typer.Option(help="Of the networks; bf16 is faster where the processor has it. [default: the recipe's, fp32]"),
     ] = None,
     max_batch: Annotated[
         int | None,
