@@ -120,7 +120,7 @@ def evaluate(
                 f"the trigger {other.name} is {other.rule}, and --target says {target}; leave --target out"
             )
         opened, images = open_model_and_data(session, model, asked)
-        before = open_model_and_data(session, reference, asked)[0].classifier if reference else None
+        before = open_model_and_data(session, reference, asked, data=images)[0].classifier if reference else None
         for source in trigger or ():
             session.took(file_of(source))
         evaluation = measure(

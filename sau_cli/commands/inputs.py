@@ -123,26 +123,32 @@ def open_data(asked: Request, description: Description | None) -> ImageData:
     )
 
 
-def open_model_and_data(session: Session, path: Path, asked: Request) -> tuple[OpenedModel, ImageData]:
-    """Open a model, and the data that goes with it. The data tells the input size where the file does not."""
+def open_model_and_data(
+    session: Session, path: Path, asked: Request, *, data: ImageData | None = None
+) -> tuple[OpenedModel, ImageData]:
+    """Open a model, and the data that goes with it, unless it is open already.
+
+    The data tells the input size where the file does not.
+    """
     from sau_adapters.checkpoints import as_classifier, read_checkpoint
     from sau_cli.images import check_fits
 
     checkpoint = read_checkpoint(path)
     session.took(path, checkpoint.sha256)
-    told = checkpoint.description is not None
-    # A file that sau wrote for a user's own class cannot say where its code is.
-    named = told and not str(checkpoint.description.architecture if checkpoint.description else "").startswith("user:")
-    normalisation = asked.normalised(told=told)
-    data = open_data(asked, checkpoint.description)
-    source = Path(data_source(asked, checkpoint.description))
-    if source.is_file():
-        session.took(source)
-    if checkpoint.description is not None and not set(checkpoint.description.class_names) & set(data.train.class_names):
-        session.show("the data names its classes otherwise than the model does, so they are matched by their order")
-    if checkpoint.description is not None:
-        check_fits(data.train, checkpoint.description)  # before a network of whatever size the file names is built
+    told = checkpoint.description
+    normalisation = asked.normalised(told=told is not None)
+    if data is None:
+        data = open_data(asked, told)
+        source = Path(data_source(asked, told))
+        if source.is_file():
+            session.took(source)
+        if told is not None and not set(told.class_names) & set(data.train.class_names):
+            session.show("the data names its classes otherwise than the model does, so they are matched by their order")
+    if told is not None:
+        check_fits(data.train, told)  # before a network of whatever size the file names is built
     channels, height, width = data.train.images.shape[1:]
+    # A file that sau wrote for a user's own class cannot say where its code is.
+    named = told is not None and not told.architecture.startswith("user:")
     classifier = as_classifier(
         checkpoint,
         architecture=asked.arch or (None if named else asked.settings.arch),
