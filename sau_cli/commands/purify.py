@@ -31,7 +31,7 @@ from sau_cli.commands.progress import ProgressView
 from sau_cli.commands.session import Session
 from sau_cli.commands.stopping import Stopping, parse_duration
 from sau_cli.description import HistoryStep
-from sau_cli.errors import Inconclusive, Interrupted, UsageError
+from sau_cli.errors import Inconclusive, Interrupted, SauError, UsageError
 from sau_cli.evaluation.limits import parse_fraction
 from sau_cli.precision import Precision
 from sau_cli.reporting.json_document import plain
@@ -149,6 +149,8 @@ def purify(
 
         chosen = chosen_device(device)
         opened, images = open_model_and_data(session, model, asked)
+        if goes_on and destination.exists() and not (force or _came_from(destination, opened.sha256)):
+            raise UsageError(f"{destination} is not of this run; give another name with -o, or add --force")
         if share is None and images.test is not None:
             raise UsageError(
                 f"{images.name} has a training part of {len(images.train)} images; add --clean-frac to say how much "
@@ -247,6 +249,18 @@ def purify(
         session.show(
             f"wrote {destination}; measure it with: sau evaluate {destination} --reference {model} [--trigger T]"
         )
+
+
+def _came_from(weights: Path, sha256: str) -> bool:
+    """Whether a file says that it was purified from the model with this SHA-256."""
+    from sau_adapters.checkpoints import file_facts
+
+    try:
+        told = file_facts(weights).description
+    except SauError:
+        return False
+    last = told.history[-1] if told and told.history else None
+    return last is not None and (last.step, last.input_sha256) == ("purify", sha256)
 
 
 def _checks(purified: Purification) -> tuple[Check, ...]:

@@ -117,6 +117,15 @@ def test_going_on_with_other_settings_is_refused(call, bad):
     assert not Path("out.resume.safetensors").exists()
 
 
+def test_going_on_does_not_overwrite_what_is_not_of_the_run(call, bad):
+    words = ("purify", bad, *WORDS, "--epochs", "4000", "-o", "out.safetensors", "--time-budget", "1s")
+    assert call(*words).code == 6
+    for content in (b"precious", bad.read_bytes()):
+        Path("out.safetensors").write_bytes(content)
+        one_sentence(call(*words, "--resume"), 2, "out.safetensors is not of this run")
+        assert Path("out.safetensors").read_bytes() == content
+
+
 def test_nothing_to_go_on_from_starts_from_the_beginning(call, bad):
     done = call("purify", bad, *WORDS, "--epochs", "1", "--resume")
     assert done.code == 0
