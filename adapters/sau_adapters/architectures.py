@@ -117,12 +117,8 @@ def check_state(name: str, state: Mapping[str, Tensor], *, classes: int, spec: I
     """
     if _is_user_class(name):
         return
-    import torch
-
-    own = None
-    with suppress(UsageError, RuntimeError), torch.device("meta"), warnings.catch_warnings(action="ignore"):
-        own = {key: tuple(one.shape) for key, one in build(name, classes=classes, spec=spec).state_dict().items()}
-    if own is not None:
+    own = _shapes_on("meta", name, classes=classes, spec=spec)
+    if own:
         _compare(own, state, name)
 
 
@@ -147,15 +143,20 @@ def _compare(own: Mapping[str, tuple[int, ...]], state: Mapping[str, Tensor], ar
 
 def _probe_shapes(name: str, *, classes: int, channels: int, height: int, width: int) -> dict[str, tuple[int, ...]]:
     """Shapes of a network's tensors, without memory where its code allows; none where it cannot be built so."""
-    import torch
-
     from sau_cli.description import InputSpec
 
     spec = InputSpec(channels=channels, height=height, width=width, mean=(0.0,) * channels, std=(1.0,) * channels)
-    for device in ("meta", "cpu"):  # the second for code that needs values while it builds
-        with suppress(UsageError, RuntimeError), torch.device(device), warnings.catch_warnings(action="ignore"):
-            network = build(name, classes=classes, spec=spec)
-            return {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
+    # The second is for code that needs values while it builds.
+    return _shapes_on("meta", name, classes=classes, spec=spec) or _shapes_on("cpu", name, classes=classes, spec=spec)
+
+
+def _shapes_on(device: str, name: str, *, classes: int, spec: InputSpec) -> dict[str, tuple[int, ...]]:
+    """Shapes of a network's tensors, built on this device; none where it cannot be built there."""
+    import torch
+
+    with suppress(UsageError, RuntimeError), torch.device(device), warnings.catch_warnings(action="ignore"):
+        network = build(name, classes=classes, spec=spec)
+        return {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
     return {}
 
 

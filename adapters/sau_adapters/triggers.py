@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from pathlib import Path
 
@@ -20,12 +19,10 @@ from torch import Tensor
 
 from sau_adapters.files import check_readable
 from sau_adapters.images_folder import GREY_MODES, eight_bit
-from sau_adapters.weights_safetensors import read_weights, recognises, write_weights
+from sau_adapters.weights_safetensors import read_described, write_described
 from sau_cli.attacks.targets import TargetRule
 from sau_cli.attacks.triggers import Trigger, TriggerKind, trigger_from_parts
 from sau_cli.errors import NotEvaluable, UnsafeFile, UsageError, reading, reason_of
-
-SCHEMA = "1"
 
 
 def write_trigger(path: Path, trigger: Trigger, *, force: bool) -> None:
@@ -34,8 +31,7 @@ def write_trigger(path: Path, trigger: Trigger, *, force: bool) -> None:
     Raises:
         UsageError: the place cannot be written to, or is taken and ``force`` is off.
     """
-    metadata = {"sau.trigger.schema": SCHEMA, "sau.trigger": json.dumps(trigger.description(), sort_keys=True)}
-    write_weights(path, trigger.tensors(), metadata, force=force)
+    write_described(path, trigger.tensors(), "sau.trigger", trigger.description(), force=force)
 
 
 def open_trigger(source: str, rule: TargetRule | None) -> Trigger:
@@ -78,22 +74,8 @@ def file_of(source: str) -> Path:
 
 
 def _trigger_file(path: Path) -> Trigger:
-    check_readable(path, what="a trigger file")
-    with path.open("rb") as file:
-        if not recognises(file.read(16), path):
-            raise NotEvaluable(f"{path} is no trigger file; give what sau attack wrote, or patch:, blend: or add:FILE")
-    tensors, metadata = read_weights(path)
-    if metadata.get("sau.trigger.schema") != SCHEMA:
-        raise NotEvaluable(f"{path} is no trigger file of schema {SCHEMA}; give the .trigger.safetensors of sau attack")
-    try:
-        description = json.loads(metadata["sau.trigger"])
-    except (KeyError, ValueError, RecursionError) as error:
-        raise NotEvaluable(
-            f"{path} has no readable description of its trigger; write it again with sau attack"
-        ) from error
-    if not isinstance(description, dict):
-        raise NotEvaluable(f"{path} has no readable description of its trigger; write it again with sau attack")
-    return trigger_from_parts(tensors, description)
+    advice = "give the .trigger.safetensors of sau attack, or patch:, blend: or add:FILE"
+    return trigger_from_parts(*read_described(path, "sau.trigger", what="trigger file", advice=advice))
 
 
 def _number(text: str, source: str) -> float:

@@ -6,11 +6,11 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from sau_adapters.files import check_writable, written_whole
+from sau_adapters.files import check_readable, check_writable, written_whole
 from sau_cli.errors import NotEvaluable, UnsafeFile, UsageError, reading
 from sau_cli.inspection.file_facts import TensorFacts
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LONGEST_HEADER = 100_000_000
+DESCRIPTION_SCHEMA = "1"
 
 
 def recognises(head: bytes, path: Path) -> bool:
@@ -52,6 +53,37 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
     with reading(path, "weights"):
         return load_file(path, device="cpu"), metadata
+
+
+def write_described(path: Path, tensors: Mapping[str, Tensor], key: str, about: object, *, force: bool) -> None:
+    """Write tensors and a JSON description under ``key``. Raises as :func:`write_weights`."""
+    metadata = {f"{key}.schema": DESCRIPTION_SCHEMA, key: json.dumps(about, sort_keys=True)}
+    write_weights(path, tensors, metadata, force=force)
+
+
+def read_described(path: Path, key: str, *, what: str, advice: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What :func:`write_described` wrote.
+
+    Args:
+        what: what the file should be, such as ``trigger file``; with ``advice``, for the sentence.
+
+    Raises:
+        UsageError: no such file.
+        NotEvaluable: the file is damaged, or something else.
+        UnsafeFile: its header lies.
+    """
+    check_readable(path, what=f"a {what}")
+    with path.open("rb") as file:
+        known = recognises(file.read(16), path)
+    tensors, metadata = read_weights(path) if known else ({}, {})
+    if metadata.get(f"{key}.schema") != DESCRIPTION_SCHEMA:
+        raise NotEvaluable(f"{path} is no {what} of schema {DESCRIPTION_SCHEMA}; {advice}")
+    about: object = None
+    with suppress(KeyError, ValueError, RecursionError):
+        about = json.loads(metadata[key])
+    if not isinstance(about, dict):
+        raise NotEvaluable(f"{path} has no readable description of its {what}; {advice}")
+    return tensors, about
 
 
 def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], *, force: bool) -> None:
