@@ -34,6 +34,26 @@ def bf16_pays(device: torch.device) -> bool:
     return bool(told.get("amx_bf16") or told.get("avx512_bf16"))
 
 
+def chosen_precision(asked: Precision | None, device: torch.device) -> Precision:
+    """What was asked for; else bfloat16 where it pays.
+
+    Raises:
+        UsageError: the device cannot run in the precision asked for.
+    """
+    if asked is None:
+        return Precision.BF16 if bf16_pays(device) else Precision.FP32
+    check_precision(asked, device)
+    return asked
+
+
+def fast_layout(precision: Precision, device: torch.device) -> torch.memory_format:
+    """In which order pixels lie best: convolutions on a CPU, and those in bfloat16, want the channels last."""
+    import torch
+
+    pays = device.type == "cpu" or precision is Precision.BF16
+    return torch.channels_last if pays else torch.contiguous_format
+
+
 def check_precision(precision: Precision, device: torch.device) -> None:
     """Raises UsageError where the device cannot run in this precision."""
     if precision is Precision.BF16 and device.type not in {"cpu", "cuda"}:

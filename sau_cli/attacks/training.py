@@ -12,6 +12,7 @@ from sau_cli.augmentation import Augmentation
 from sau_cli.classifier import Classifier
 from sau_cli.errors import NotEvaluable, UsageError
 from sau_cli.images import LabelledImages, as_pixels
+from sau_cli.precision import Precision, check_precision, fast_layout, running_in
 from sau_cli.seeding import random_stream, seeded
 
 LARGEST = 10_000_000
@@ -25,12 +26,14 @@ class TrainingSettings:
     Attributes:
         peak_lr: the highest learning rate of the cycle.
         augmentation: how the images are varied.
+        precision: of the forward and backward passes.
     """
 
     epochs: int
     peak_lr: float
     batch_size: int = 128
     augmentation: Augmentation = field(default_factory=Augmentation)
+    precision: Precision = Precision.FP32
 
     def __post_init__(self) -> None:
         if not (0 < self.epochs < LARGEST and 1 < self.batch_size < LARGEST and 0 < self.peak_lr < LARGEST):
@@ -65,8 +68,12 @@ def train(
 
     Raises:
         NotEvaluable: the loss stops being finite.
+        UsageError: a precision that the device lacks.
     """
     device = classifier.mean.device
+    check_precision(settings.precision, device)
+    layout = fast_layout(settings.precision, device)
+    classifier.to(memory_format=layout)
     data = data.to(device)
     batches = [part for part in torch.arange(len(data)).split(settings.batch_size) if len(part) > 1]
     if not any(True for _ in classifier.parameters()):
@@ -86,7 +93,9 @@ def train(
             for number, batch in enumerate(batches, start=1):
                 at = order[batch.to(device)]
                 pixels = as_pixels(settings.augmentation(data.images[at], augmentation_stream))
-                loss = cross_entropy(classifier(pixels), data.labels[at])
+                with running_in(settings.precision, device):
+                    logits = classifier(pixels.contiguous(memory_format=layout)).float()
+                loss = cross_entropy(logits, data.labels[at])
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()
                 optimiser.step()
@@ -102,4 +111,4 @@ def train(
                             epoch=epoch, epochs=settings.epochs, batch=number, batches=len(batches), loss=total / number
                         )
                     )
-    classifier.eval()
+    classifier.eval().to(memory_format=torch.contiguous_format)

@@ -22,6 +22,7 @@ from sau_cli.commands.options import (
     ImageSizeOption,
     JsonOption,
     NormalisationOption,
+    PrecisionOption,
     QuietOption,
     SeedOption,
     VerboseOption,
@@ -31,6 +32,7 @@ from sau_cli.commands.progress import ProgressView
 from sau_cli.commands.session import Session
 from sau_cli.description import HistoryStep
 from sau_cli.errors import UsageError
+from sau_cli.precision import chosen_precision
 from sau_cli.reporting.json_document import plain
 
 if TYPE_CHECKING:
@@ -72,6 +74,7 @@ def attack(
     augment: Annotated[
         bool, typer.Option("--augment/--no-augment", help="Random crops, and flips where labels allow.")
     ] = True,
+    precision: PrecisionOption = None,
     data_root: DataRootOption = None,
     arch: ArchOption = None,
     image_size: ImageSizeOption = None,
@@ -133,6 +136,7 @@ def attack(
             peak_lr=lr if lr is not None else (SCRATCH_LR if received is None else IMPLANT_LR),
             batch_size=batch_size,
             augmentation=images.augmentation if augment else Augmentation(),
+            precision=chosen_precision(precision, chosen),
         )
         with ProgressView(session, "training") as view:
 

@@ -7,6 +7,8 @@ from typing import Annotated, TypeAlias
 
 import typer
 
+from sau_cli.precision import Precision
+
 _TALK = "Output"
 
 ModelArgument: TypeAlias = Annotated[
@@ -55,6 +57,12 @@ NormalisationOption: TypeAlias = Annotated[
 TargetOption: TypeAlias = Annotated[
     str | None,
     typer.Option("--target", metavar="K|all-to-all", help="Where the trigger sends images: a class, or y to y + 1."),
+]
+PrecisionOption: TypeAlias = Annotated[
+    Precision | None,
+    typer.Option(
+        "--precision", help="Of the networks while they learn. [default: bf16 where the device has it, else fp32]"
+    ),
 ]
 DeviceOption: TypeAlias = Annotated[
     str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps.")

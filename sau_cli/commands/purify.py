@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,6 +38,7 @@ from sau_cli.precision import Precision
 from sau_cli.reporting.json_document import plain
 from sau_cli.reporting.terminal import percent, table
 from sau_cli.results import Check, CheckStatus
+from sau_cli.team import own_device, team_of_environment, together
 from sau_cli.unlearning.recipes import RecipeName, recipe_for
 
 if TYPE_CHECKING:
@@ -112,6 +114,8 @@ def purify(
       sau purify model.safetensors --clean-frac 0.05 --time-budget 30m --resume
     """
     with Session("purify", json=json_, quiet=quiet, verbose=verbose, force=force, replace_report=resume) as session:
+        team = team_of_environment()
+        session.join(team)
         check_readable(model)
         destination = out or purified_name(model)
         state_file = state_path(destination)
@@ -147,7 +151,7 @@ def purify(
         from sau_cli.unlearning.clean_check import check_clean_data
         from sau_cli.unlearning.purifier import purify as remove
 
-        chosen = chosen_device(device)
+        chosen = chosen_device(own_device(device))
         opened, images = open_model_and_data(session, model, asked)
         if goes_on and destination.exists() and not (force or _came_from(destination, opened.sha256)):
             raise UsageError(f"{destination} is not of this run; give another name with -o, or add --force")
@@ -167,7 +171,7 @@ def purify(
             f"to learn from, {len(clean.held_back)} others held back to watch the accuracy, on {chosen} "
             f"in {number_format}"
         )
-        with ProgressView(session, "purify") as view, Stopping(budget) as stopping:
+        with ProgressView(session, "purify") as view, Stopping(budget) as stopping, together(team, chosen):
 
             def watch(at: PurifyProgress) -> None:
                 view.update(
@@ -188,9 +192,10 @@ def purify(
                     precision=number_format,
                     max_batch=max_batch,
                     watch=watch,
-                    save=lambda state: write_state(state_file, state),
+                    save=partial(write_state, state_file) if team.leads else None,
                     stop=stopping,
                     resume=state,
+                    team=team,
                 )
             except KeyboardInterrupt as error:  # a second one, which does not wait for the step
                 if not state_file.exists():
@@ -198,7 +203,7 @@ def purify(
                 raise Interrupted(
                     f"interrupted in the middle of a step; add --resume to the same command to go on from {state_file}"
                 ) from error
-        session.environment = {"device": str(chosen), "precision": number_format.value}
+        session.environment = {"device": str(chosen), "precision": number_format.value, "processes": team.size}
         session.details = {
             "settings": settings.settings(),
             "seed": seed,
@@ -210,6 +215,8 @@ def purify(
             "epochs": plain(purified.epochs),
         }
         session.checks.extend(_checks(purified))
+        if not team.leads:
+            return
         if stopping.interrupted and not purified.finished:
             raise Interrupted(
                 f"interrupted after {len(purified.epochs)} of {settings.epochs} epochs, and nothing is lost; "
@@ -305,7 +312,7 @@ def _summary(purified: Purification) -> Group:
             ("clean loss (cl)", f"{first.clean_loss:.3f}", f"{last.clean_loss:.3f}"),
             ("unlearning loss (sar)", f"{first.unlearning_loss:.3f}", f"{last.unlearning_loss:.3f}"),
         ],
-        legend="A trigger works by adversarial examples that the received and the purified model share:\n"
-        "the fewer are found, the less of a backdoor within epsilon is left." + (halved if purified.rate < 1 else ""),
+        legend="A trigger works by adversarial examples that both models share: the fewer\n"
+        "are found, the less of a backdoor within epsilon is left." + (halved if purified.rate < 1 else ""),
     )
     return Group(accuracy, epochs)

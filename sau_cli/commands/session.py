@@ -22,6 +22,7 @@ from sau_cli.errors import ExitCode, SauError, UsageError, reason_of
 from sau_cli.reporting.json_document import to_json
 from sau_cli.reporting.terminal import printable
 from sau_cli.results import Check, CheckStatus, InputFile, Report, Verdict, verdict_of
+from sau_cli.team import ALONE, Team
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -58,6 +59,7 @@ class Session:
         self.details: dict[str, Any] = {}
         self.environment: dict[str, Any] = {}
         self.verdict: tuple[Verdict, ExitCode] | None = None
+        self.team = ALONE
         self._json = json
         self._replace_report = force or replace_report
         self._out = sys.stdout
@@ -82,6 +84,12 @@ class Session:
         if error is not None and self.verbose:
             traceback.print_exception(kind, error, trace, file=sys.stderr)
         raise typer.Exit(self._finish(error)) from error
+
+    def join(self, team: Team) -> None:
+        """Work as one of several processes: only the leader shows, reports and writes; errors are always said."""
+        self.team = team
+        if not team.leads:
+            self.quiet, self._json = True, None
 
     def reserve(self, path: Path) -> None:
         """Say before the work starts that a result could not be written to this place.
@@ -140,7 +148,8 @@ class Session:
             error=sentence,
         )
         if sentence is not None:
-            self._say(Text.assemble(("error: ", "bold red"), printable(sentence)))
+            who = "error: " if self.team.leads else f"error in process {self.team.rank}: "
+            self._say(Text.assemble((who, "bold red"), printable(sentence)))
         try:
             self._write(report)
         except UsageError as unwritten:

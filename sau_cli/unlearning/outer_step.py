@@ -5,17 +5,19 @@ Source: Wei, Zhang, Zha, Wu, "Shared Adversarial Unlearning", NeurIPS 2023, arXi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from sau_cli.classifier import Classifier
 from sau_cli.model_state import frozen
 from sau_cli.precision import Precision, running_in
+from sau_cli.unlearning.batch_statistics import SMALLEST_GROUP, BatchStatistics
 from sau_cli.unlearning.recipes import Recipe
-from sau_cli.unlearning.shared_examples import Perturbed, find_shared_examples
+from sau_cli.unlearning.search_space import SearchSpace
+from sau_cli.unlearning.shared_examples import find_shared_examples
 from sau_cli.unlearning.trail import Tally
 
 
@@ -40,9 +42,12 @@ def accumulate_gradients(
     labels: Tensor,
     received_logits: Tensor,
     *,
+    space: SearchSpace,
+    groups: Sequence[int],
     of: int,
     recipe: Recipe,
     precision: Precision,
+    statistics: BatchStatistics,
 ) -> Tally:
     """Add the gradients of λ1·L_cl + λ2·L_sar for a part of a batch to those of ``purified``.
 
@@ -52,63 +57,58 @@ def accumulate_gradients(
     Args:
         images: (n, C, H, W) float in [0, 1], with (n,) labels.
         received_logits: (n, K) of the received model on the clean images.
+        space: where the perturbations of these images may go.
+        groups: how many images, one after another, are learned from at a time, n in all.
         of: size of the whole batch, which the sums are divided by.
+        statistics: of the batch norms of ``purified``.
     """
     device = images.device
-    with running_in(precision, device), following_statistics(purified, on=recipe.clean_statistics):
-        clean_logits = purified(images).float()
-    clean_loss = cross_entropy(clean_logits, labels, reduction="sum")
-    learned = clean_loss
-    if recipe.distillation > 0:
-        taught = cross_entropy(clean_logits, received_logits.softmax(dim=1), reduction="sum")
-        learned = (1 - recipe.distillation) * clean_loss + recipe.distillation * taught
-    (recipe.clean_weight / of * learned).backward()
-    purified_labels, received_labels = clean_logits.detach().argmax(dim=1), received_logits.argmax(dim=1)
+    parts, clean_loss, by_group = [], 0.0, recipe.clean_statistics
+    for group in torch.arange(len(images)).split(list(groups)):
+        with running_in(precision, device), statistics.of_each_group(on=by_group and len(group) >= SMALLEST_GROUP):
+            logits = purified(images[group]).float()
+        loss = cross_entropy(logits, labels[group], reduction="sum")
+        clean_loss += loss.item()
+        if recipe.distillation > 0:
+            taught = cross_entropy(logits, received_logits[group].softmax(dim=1), reduction="sum")
+            loss = (1 - recipe.distillation) * loss + recipe.distillation * taught
+        (recipe.clean_weight / of * loss).backward()
+        parts.append(logits.detach())
+    clean_logits = torch.cat(parts)
+    purified_labels, received_labels = clean_logits.argmax(dim=1), received_logits.argmax(dim=1)
     if recipe.unlearning_weight == 0:
-        return Tally(images=len(images), clean_loss=clean_loss.item())
-    with running_in(precision, device), frozen(purified):
-        found = find_shared_examples(
-            purified,
-            received,
-            images,
-            labels,
-            purified_labels=purified_labels,
-            received_labels=received_labels,
-            recipe=recipe,
-        )
-    tally = _kinds(found, purified_labels, received_labels)
-    tally.clean_loss = clean_loss.item()
-    wrong = (found.received_labels != labels) & (found.received_labels != received_labels)
-    if wrong.any():
-        with running_in(precision, device):
-            logits = purified((images + found.delta)[wrong]).float()
-        sar_loss = unlearning_loss(logits, found.received_labels[wrong]).sum()
-        (recipe.unlearning_weight / of * sar_loss).backward()
-        tally.unlearning_loss = sar_loss.item()
-    return tally
-
-
-def _kinds(found: Perturbed, purified_labels: Tensor, received_labels: Tensor) -> Tally:
-    fooled = found.purified_labels != purified_labels
-    received_fooled = found.received_labels != received_labels
-    same = found.purified_labels == found.received_labels
+        return Tally(images=len(images), clean_loss=clean_loss)
+    delta, said = space.start.clone(), received_labels.clone()
+    # Two networks are at work in the search: by halves, it needs no more memory than learning from the whole.
+    for half in torch.arange(len(images), device=device).chunk(2):
+        with running_in(precision, device), frozen(purified):
+            found = find_shared_examples(
+                purified,
+                received,
+                images[half],
+                labels[half],
+                purified_labels=purified_labels[half],
+                received_labels=received_labels[half],
+                space=space.of(half),
+                recipe=recipe,
+            )
+        delta[half], said[half] = found.delta, found.received_labels
+    with running_in(precision, device):
+        logits = purified(images + delta).float()
+    wrong = (said != labels) & (said != received_labels)
+    sar_loss = (unlearning_loss(logits, said) * wrong).sum()
+    loss = recipe.unlearning_weight * sar_loss
+    if recipe.recovery_weight > 0:
+        kept = cross_entropy(logits, received_logits.softmax(dim=1), reduction="none")
+        loss = loss + recipe.recovery_weight * (kept * space.patched).sum()
+    (loss / of).backward()
+    now = logits.detach().argmax(dim=1)
+    fooled, received_fooled, same = now != purified_labels, said != received_labels, now == said
     return Tally(
-        images=len(fooled),
+        images=len(images),
+        clean_loss=clean_loss,
+        unlearning_loss=sar_loss.item(),
         shared=int((fooled & received_fooled & same).sum()),
         purified_only=int((fooled & ~received_fooled).sum()),
         different=int((fooled & received_fooled & ~same).sum()),
     )
-
-
-@contextmanager
-def following_statistics(module: nn.Module, *, on: bool) -> Iterator[None]:
-    """Batch norm uses and follows the statistics of what it sees inside the block, if ``on``; dropout stays off."""
-    followers = [part for part in module.modules() if on and isinstance(part, nn.modules.batchnorm._BatchNorm)]  # noqa: SLF001
-    modes = [part.training for part in followers]
-    for part in followers:
-        part.train()
-    try:
-        yield
-    finally:
-        for part, mode in zip(followers, modes, strict=True):
-            part.train(mode)

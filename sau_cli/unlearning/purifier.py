@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from math import isfinite
 
 import torch
@@ -20,11 +20,14 @@ from sau_cli.errors import NotEvaluable, UsageError
 from sau_cli.evaluation.predictions import predicted_labels, predicted_logits
 from sau_cli.images import CleanData, LabelledImages, as_pixels, check_fits
 from sau_cli.model_state import evaluating, frozen
-from sau_cli.precision import Precision, check_precision, running_in
+from sau_cli.precision import Precision, check_precision, fast_layout, running_in
 from sau_cli.seeding import random_stream
+from sau_cli.team import ALONE, Team
+from sau_cli.unlearning.batch_statistics import GROUP, BatchStatistics, group_sizes, packed
 from sau_cli.unlearning.outer_step import accumulate_gradients
 from sau_cli.unlearning.recipes import Optimiser, Recipe
 from sau_cli.unlearning.run_state import RunState, check_same_run, fingerprint, optimiser_tensors, restore_optimiser
+from sau_cli.unlearning.search_space import drawn_space
 from sau_cli.unlearning.trail import Epoch, PurifyProgress, Tally
 
 LOWEST_RATE = 0.5**3
@@ -62,6 +65,7 @@ def purify(
     save: Callable[[RunState], None] | None = None,
     stop: Callable[[], bool] | None = None,
     resume: RunState | None = None,
+    team: Team = ALONE,
 ) -> Purification:
     """Remove a backdoor, with clean images only. The given classifier is not changed.
 
@@ -83,6 +87,8 @@ def purify(
         save: called with the state after every epoch, and when ``stop`` ends the run.
         stop: asked after every batch; True ends the run there.
         resume: the state to go on from. On a CPU, the end is the same bit for bit as without a stop.
+        team: the processes that call this together, with equal arguments but for the device; each works on its
+            part of every batch, to the same result up to rounding.
 
     Raises:
         NotEvaluable: the data does not fit the model, the model returns NaN, or the loss stops being finite.
@@ -96,7 +102,7 @@ def purify(
     check_precision(precision, classifier.mean.device)
     if max_batch is not None and max_batch < 1:
         raise UsageError(f"a part of {max_batch} images is impossible; give 1 or more")
-    run = _Run(classifier, clean, recipe, seed, precision, max_batch)
+    run = _Run(classifier, clean, recipe, seed, precision, max_batch, team)
     with evaluating(run.received, run.purified), frozen(run.received):
         return run.until_done(watch=watch, save=save, stop=stop, resume=resume)
 
@@ -116,15 +122,16 @@ class _Run:
         seed: int,
         precision: Precision,
         max_batch: int | None,
+        team: Team,
     ) -> None:
         self.device = classifier.mean.device
+        self.team = team
         self.clean, self.recipe, self.precision = clean, recipe, precision
         self.fingerprint = fingerprint(classifier, clean, recipe=recipe, seed=seed, precision=precision)
-        # Convolutions on a CPU, and those in half precision, are faster with the channels last in memory.
-        pays = self.device.type == "cpu" or precision is Precision.BF16
-        self.layout = torch.channels_last if pays else torch.contiguous_format
+        self.layout = fast_layout(precision, self.device)
         self.received, self.purified = (deepcopy(classifier).to(memory_format=self.layout) for _ in range(2))
         self.purified.requires_grad_(True)
+        self.statistics = BatchStatistics(self.purified)
         self.learning = clean.learning.to(self.device)
         self.part = max_batch or recipe.batch_size
         match recipe.optimiser:
@@ -188,7 +195,7 @@ class _Run:
                 good = self.state()
                 if save and self.epoch <= self.recipe.epochs:
                     save(good)
-            if stop and self.epoch <= self.recipe.epochs and stop():
+            if stop and self.epoch <= self.recipe.epochs and self.team.any(stop(), self.device):
                 stopped = True
                 if save and not whole:
                     save(self.state())
@@ -214,16 +221,26 @@ class _Run:
         images = self.learning.images[at]
         if self.recipe.augment:
             images = self.clean.augmentation(images, self.augmentation_stream)
-            received_logits = self.received_on(images)
-        else:
-            received_logits = self.received_logits[at]
-        tally = self.gradients(images, self.learning.labels[at], received_logits)
+        draws = torch.zeros(len(images), 4 + images.shape[1])
+        if self.recipe.patch_share:
+            draws = torch.rand(draws.shape, generator=self.augmentation_stream)
+        # Batch norm sees the same groups of the batch however it is worked off; without it, images are independent.
+        groups = group_sizes(len(at), min(GROUP, self.part) if self.recipe.clean_statistics else 1)
+        ours = self.team.part(len(groups))
+        mine = slice(sum(groups[: ours.start]), sum(groups[: ours.stop]))
+        images, draws = images[mine], draws[mine].to(self.device)
+        varied = self.recipe.augment and len(images) > 0
+        received_logits = self.received_on(images) if varied else self.received_logits[at[mine]]
+        tally = self.gradients(
+            images, self.learning.labels[at[mine]], received_logits, draws, groups=groups[ours], of=len(at)
+        )
         if not isfinite(tally.clean_loss + tally.unlearning_loss):
             raise _NotFiniteError("the loss stopped being finite")
         progress = ((self.epoch - 1) * self.batches + self.batch) / (self.recipe.epochs * self.batches)
         for group in self.optimiser.param_groups:
             group["lr"] = self.recipe.lr * self.rate * self.recipe.schedule.at(progress)
         self.optimiser.step()
+        self.statistics.follow()
         self.tally.add(tally)
         self.batch += 1
         self.seconds += time.monotonic() - started
@@ -233,33 +250,63 @@ class _Run:
         with torch.no_grad(), running_in(self.precision, self.device):
             return torch.cat([self.received(self.pixels(part)).float() for part in images.split(self.part)])
 
-    def gradients(self, images: Tensor, labels: Tensor, received_logits: Tensor) -> Tally:
-        """Of a batch (N, C, H, W) uint8, part by part; the parts are halved while memory does not suffice."""
+    def gradients(
+        self, images: Tensor, labels: Tensor, received_logits: Tensor, draws: Tensor, *, groups: list[int], of: int
+    ) -> Tally:
+        """Of a batch of ``of`` images, from this process's (N, C, H, W) uint8, in groups, and the others'.
+
+        Worked off part by part; the parts are halved while memory does not suffice.
+        """
         while True:
             self.optimiser.zero_grad(set_to_none=True)
+            self.statistics.forget()
             tally = Tally()
             try:
-                for one in torch.arange(len(images)).split(self.part):
-                    where = slice(int(one[0]), int(one[-1]) + 1)
+                first = 0
+                for part in packed(groups, self.part):
+                    where = slice(first, first + sum(part))
+                    first += sum(part)
+                    pixels = self.pixels(images[where])
                     tally.add(
                         accumulate_gradients(
                             self.purified,
                             self.received,
-                            self.pixels(images[where]),
+                            pixels,
                             labels[where],
                             received_logits[where],
-                            of=len(images),
+                            space=drawn_space(pixels, draws[where], self.recipe),
+                            groups=part if self.recipe.clean_statistics else [sum(part)],
+                            of=of,
                             recipe=self.recipe,
                             precision=self.precision,
+                            statistics=self.statistics,
                         )
                     )
-                return tally
+                break
             except RuntimeError as error:
                 if not _out_of_memory(error) or self.part == 1:
                     raise
             self.part = (min(self.part, len(images)) + 1) // 2
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
+        return self.shared_with_others(tally)
+
+    def shared_with_others(self, tally: Tally) -> Tally:
+        """Gradients, statistics and tally become those of the whole batch, in every process."""
+        if self.team.size == 1:
+            return tally
+        trained = [parameter for parameter in self.purified.parameters() if parameter.requires_grad]
+        for parameter in trained:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        self.team.add_up([parameter.grad for parameter in trained if parameter.grad is not None])
+        if self.recipe.clean_statistics:
+            self.team.add_up(self.statistics.all_sums())
+        sums = torch.tensor(astuple(tally), dtype=torch.float32 if self.device.type == "mps" else torch.float64)
+        sums = sums.to(self.device)
+        self.team.add_up([sums])
+        images, clean, unlearning, *kinds = sums.tolist()
+        return Tally(int(images), clean, unlearning, *map(int, kinds))
 
     def pixels(self, images: Tensor) -> Tensor:
         return as_pixels(images).contiguous(memory_format=self.layout)

@@ -66,6 +66,9 @@ class Recipe:
             off, all statistics stay those of the received model.
         distillation: how much of the clean loss is learned from the received model's own probabilities on the
             clean images, in place of their labels, in [0, 1].
+        patch_share: how many of the images are perturbed in a small square, whose pixels may take any value, instead
+            of everywhere within the ball, in [0, 1].
+        recovery_weight: of what these are taught besides: the received model's own probabilities on the clean image.
         balanced: draw the clean share evenly over the classes; the authors draw uniformly.
 
     Raises:
@@ -90,6 +93,8 @@ class Recipe:
     clean_statistics: bool = False
     distillation: float = 0.0
     balanced: bool = False
+    patch_share: float = 0.0
+    recovery_weight: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("epochs", "lr", "batch_size", "epsilon", "step", "steps"):

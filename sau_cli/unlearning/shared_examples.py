@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy, log_softmax
 
 from sau_cli.classifier import Classifier
 from sau_cli.unlearning.recipes import Recipe
+from sau_cli.unlearning.search_space import SearchSpace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -22,13 +23,11 @@ class Perturbed:
     """The result of the search.
 
     Attributes:
-        delta: (N, C, H, W) in [-ε, ε]; add it to the images.
-        purified_labels, received_labels: (N,) what each model says of the perturbed images; the second is ỹ
-            in the paper.
+        delta: (N, C, H, W); add it to the images.
+        received_labels: (N,) what the received model says of the perturbed images, ỹ in the paper.
     """
 
     delta: Tensor
-    purified_labels: Tensor
     received_labels: Tensor
 
 
@@ -66,12 +65,6 @@ def inner_objective(
     return recipe.adversarial_weight * adversarial + recipe.shared_weight * shared
 
 
-def projected(delta: Tensor, images: Tensor, *, epsilon: float, clip: bool) -> Tensor:
-    """Into the ball of radius ε and, with ``clip``, so that images + delta stays within [0, 1]. Any shape."""
-    delta = delta.clamp(-epsilon, epsilon)
-    return (images + delta).clamp(0, 1) - images if clip else delta
-
-
 def find_shared_examples(
     purified: Classifier,
     received: Classifier,
@@ -80,27 +73,28 @@ def find_shared_examples(
     *,
     purified_labels: Tensor,
     received_labels: Tensor,
+    space: SearchSpace,
     recipe: Recipe,
 ) -> Perturbed:
     """Search, for each image, a perturbation that sends both models to the same new label.
 
-    δ starts at +ε everywhere and takes at most ``recipe.steps`` signed-gradient steps:
+    δ starts where the space says and takes at most ``recipe.steps`` signed-gradient steps:
 
-        until all are shared:  δ ← clip(δ + step·sign(∇ objective), ±ε)
+        until all are shared:  δ ← δ + step·sign(∇ objective), back into the space
 
     Both models must be in eval mode: then samples are independent, and a sample that is shared
     has zero gradient, so it leaves the batch with nothing changed.
 
     Args:
-        images: (N, C, H, W) float in [0, 1]. Unless ``recipe.clip``, perturbed images may leave that range.
+        images: (N, C, H, W) float in [0, 1].
         labels: (N,) the true labels.
         purified_labels, received_labels: (N,) each model's own prediction on the clean images;
             a model is fooled where it departs from it.
 
     Source: Wei et al., inner maximisation; δ lives on {-ε, 0, +ε} when step equals ε.
     """
-    delta = projected(torch.full_like(images, recipe.epsilon), images, epsilon=recipe.epsilon, clip=recipe.clip)
-    purified_final, received_final = purified_labels.clone(), received_labels.clone()
+    delta = space.start.clone()
+    final = received_labels.clone()
     active = torch.arange(len(images), device=images.device)
     for _ in range(recipe.steps):
         current = delta[active].requires_grad_(True)
@@ -109,10 +103,10 @@ def find_shared_examples(
         purified_now, received_now = purified_logits.argmax(dim=1), received_logits.argmax(dim=1)
         purified_fooled = purified_now != purified_labels[active]
         received_fooled = received_now != received_labels[active]
-        purified_final[active], received_final[active] = purified_now, received_now
+        final[active] = received_now
         open_ = ~(purified_fooled & received_fooled & (purified_now == received_now))
         if not open_.any():
-            return Perturbed(delta=delta, purified_labels=purified_final, received_labels=received_final)
+            return Perturbed(delta=delta, received_labels=final)
         objective = inner_objective(
             purified_logits,
             received_logits,
@@ -122,11 +116,8 @@ def find_shared_examples(
             recipe=recipe,
         )
         (gradient,) = torch.autograd.grad(objective[open_].sum(), current)
-        moved = (current.detach() + recipe.step * gradient.sign())[open_]
         active = active[open_]
-        delta[active] = projected(moved, images[active], epsilon=recipe.epsilon, clip=recipe.clip)
+        delta[active] = space.moved(delta[active], gradient[open_].sign(), active)
     with torch.no_grad():
-        perturbed = images[active] + delta[active]
-        purified_final[active] = purified(perturbed).argmax(dim=1)
-        received_final[active] = received(perturbed).argmax(dim=1)
-    return Perturbed(delta=delta, purified_labels=purified_final, received_labels=received_final)
+        final[active] = received(images[active] + delta[active]).argmax(dim=1)
+    return Perturbed(delta=delta, received_labels=final)

@@ -34,6 +34,7 @@ from sau_cli.unlearning import shared_examples
 from sau_cli.unlearning.purifier import purify
 from sau_cli.unlearning.recipes import Recipe
 from sau_cli.unlearning.run_state import RunState
+from sau_cli.unlearning.search_space import ball
 from tests.support.naive_sau import naive_sau
 from tests.support.toys import describe, random_images
 
@@ -71,7 +72,14 @@ def passes_needed(classifier: Classifier, purified: Classifier, data: LabelledIm
             with torch.no_grad():
                 own, others = purified(images).argmax(1), classifier(images).argmax(1)
             shared_examples.find_shared_examples(
-                purified, classifier, images, labels, purified_labels=own, received_labels=others, recipe=recipe
+                purified,
+                classifier,
+                images,
+                labels,
+                purified_labels=own,
+                received_labels=others,
+                space=ball(images, epsilon=recipe.epsilon, step=recipe.step, clip=recipe.clip),
+                recipe=recipe,
             )
     finally:
         shared_examples.inner_objective = real

@@ -13,6 +13,7 @@ from sau_cli.attacks.targets import TargetKind, TargetRule
 from sau_cli.evaluation.metrics import defence_effectiveness, rate
 from sau_cli.images import balanced_share
 from sau_cli.unlearning.recipes import Recipe
+from sau_cli.unlearning.search_space import ball
 from sau_cli.unlearning.shared_examples import find_shared_examples, jensen_shannon
 from tests.support.toys import BrightnessNet, describe, random_images
 
@@ -48,7 +49,8 @@ def test_perturbations_stay_in_the_ball(seed, epsilon, step, steps):
         data.labels,
         purified_labels=own,
         received_labels=others,
-        recipe=Recipe(epsilon=epsilon, step=step, steps=steps),
+        space=ball(pixels, epsilon=epsilon, step=step, clip=False),
+        recipe=Recipe(steps=steps),
     )
     assert found.delta.abs().max() <= epsilon * (1 + 1e-6)
     with torch.no_grad():

@@ -12,6 +12,7 @@ from sau_cli.images import CleanData, as_pixels
 from sau_cli.seeding import random_stream
 from sau_cli.unlearning.purifier import purify
 from sau_cli.unlearning.recipes import Recipe
+from sau_cli.unlearning.search_space import ball
 from sau_cli.unlearning.shared_examples import find_shared_examples
 from tests.support.naive_sau import Trace, naive_sau, perturb
 from tests.support.toys import describe, random_images
@@ -95,7 +96,14 @@ def test_delta_equals_the_naive_one_up_to_signs_of_gradients_near_zero(make, dty
     with torch.no_grad():
         own, others = purified(pixels).argmax(1), received(pixels).argmax(1)
     found = find_shared_examples(
-        purified, received, pixels, data.labels, purified_labels=own, received_labels=others, recipe=Recipe()
+        purified,
+        received,
+        pixels,
+        data.labels,
+        purified_labels=own,
+        received_labels=others,
+        space=ball(pixels, epsilon=0.2, step=0.2, clip=False),
+        recipe=Recipe(),
     )
     assert set(found.delta.mul(5).round(decimals=5).unique().tolist()) <= {-1.0, 0.0, 1.0}
     flipped = float((found.delta != expected).float().mean())

@@ -7,6 +7,7 @@ from sau_cli.evaluation.predictions import predicted_labels
 from sau_cli.images import CleanData
 from sau_cli.unlearning.purifier import purify
 from sau_cli.unlearning.recipes import Recipe, RecipeName, recipe_for
+from sau_cli.unlearning.search_space import ball
 from sau_cli.unlearning.shared_examples import find_shared_examples
 from tests.support.toys import BrightnessNet, describe, flat_images, random_images
 
@@ -67,7 +68,14 @@ def test_shared_examples_of_equal_models_are_shared():
     pixels = data.images.float() / 255
     own = predicted_labels(classifier, data.images)
     found = find_shared_examples(
-        classifier, classifier, pixels, data.labels, purified_labels=own, received_labels=own, recipe=Recipe()
+        classifier,
+        classifier,
+        pixels,
+        data.labels,
+        purified_labels=own,
+        received_labels=own,
+        space=ball(pixels, epsilon=0.2, step=0.2, clip=False),
+        recipe=Recipe(),
     )
     # +0.2 on every pixel is 0.8 of a class up, which fools all but the brightest class.
     assert found.received_labels.tolist() == (data.labels + 1).clamp(max=3).tolist() or bool(

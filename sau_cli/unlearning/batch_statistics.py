@@ -1,0 +1,111 @@
+"""Batch norm on clean images: normalise small groups by their own statistics, and follow those of the batch.
+
+A group is normalised by itself, wherever it is worked off, and the running statistics move once a step, by sums
+over the whole batch: parts of a batch, and several processes, come to the same result as one pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+MOMENTUM = 0.1
+GROUP, SMALLEST_GROUP = 32, 4
+"""Images: fewer than the second tell nothing of a distribution, and pass by the running statistics."""
+
+
+def group_sizes(count: int, largest: int = GROUP) -> list[int]:
+    """How to split so many images into groups of about the same size, ``largest`` at most.
+
+    >>> group_sizes(68)
+    [23, 23, 22]
+    """
+    groups = -(-count // largest)
+    return [count // groups + (number < count % groups) for number in range(groups)]
+
+
+def packed(sizes: Sequence[int], largest: int) -> list[list[int]]:
+    """Groups, in their order, put together to parts of ``largest`` images at most, or of one group.
+
+    >>> packed([2, 2, 2, 5], 4)
+    [[2, 2], [2], [5]]
+    """
+    parts: list[list[int]] = []
+    for size in sizes:
+        if not parts or sum(parts[-1]) + size > largest:
+            parts.append([])
+        parts[-1].append(size)
+    return parts
+
+
+class BatchStatistics:
+    """The batch norms of a network, and the moments of what they saw since the running statistics last moved.
+
+    Attributes:
+        layers: by name, those with running statistics.
+        sums: by layer, (3, C): how many values, the sum of their distances from the running mean, and of the
+            squares of these.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.layers = {
+            name: part
+            for name, part in module.named_modules()
+            if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.running_mean is not None  # noqa: SLF001
+        }
+        self.sums: dict[str, Tensor] = {}
+
+    @contextmanager
+    def of_each_group(self, *, on: bool = True) -> Iterator[None]:
+        """What passes inside the block is normalised by its own statistics, and its moments are added up, if ``on``."""
+        if not on:
+            yield
+            return
+        hooks = [layer.register_forward_pre_hook(self._taking(name)) for name, layer in self.layers.items()]
+        for layer in self.layers.values():
+            layer.training, layer.track_running_stats = True, False
+        try:
+            yield
+        finally:
+            for layer in self.layers.values():
+                layer.training, layer.track_running_stats = False, True
+            for hook in hooks:
+                hook.remove()
+
+    def _taking(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        mean = self.layers[name].get_buffer("running_mean")
+
+        def take(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            del layer
+            x = inputs[0].detach().to(mean.dtype)
+            over = [axis for axis in range(x.ndim) if axis != 1]
+            apart = x - mean.reshape(1, -1, *[1] * (x.ndim - 2))
+            count = torch.full_like(mean, apart.numel() / apart.shape[1])
+            seen = torch.stack([count, apart.sum(over), apart.square().sum(over)])
+            self.sums[name] = self.sums[name] + seen if name in self.sums else seen
+
+        return take
+
+    def all_sums(self) -> list[Tensor]:
+        """The sums of every layer, in a fixed order; zeros where it saw nothing."""
+        for name, layer in self.layers.items():
+            mean = layer.get_buffer("running_mean")
+            self.sums.setdefault(name, torch.zeros(3, *mean.shape).to(mean))
+        return [self.sums[name] for name in self.layers]
+
+    def follow(self) -> None:
+        """Move the running statistics a tenth of the way to those of the batch, and forget it."""
+        for name, (count, first, second) in self.sums.items():
+            running = [self.layers[name].get_buffer(which) for which in ("running_mean", "running_var")]
+            apart = first / count
+            variance = (second / count - apart.square()).clamp(min=0) * count / (count - 1).clamp(min=1)
+            running[0] += MOMENTUM * apart
+            running[1] += MOMENTUM * (variance - running[1])
+        self.forget()
+
+    def forget(self) -> None:
+        """Start the sums again."""
+        self.sums.clear()

@@ -1,0 +1,63 @@
+"""Several processes purify together, to the result of one."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+TOGETHER = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "sau_cli")
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+
+
+# Batches of 48 of 144 images are shared out evenly; of 143 the last holds 47, and of 145 a single image.
+@pytest.mark.parametrize(("recipe", "share"), [("paper", "0.1"), ("paper", "0.1008"), ("default", "0.1")])
+def test_two_processes_end_where_one_does(planted, tmp_path, sau, recipe, share):
+    bad = shutil.copy(planted / "bad.safetensors", tmp_path)
+    words = ("purify", "bad.safetensors", "--recipe", recipe, "--clean-frac", share, "--epochs", "2")
+    words = (*words, "--batch-size", "48", "--precision", "fp32")
+    alone = sau(*words, "-o", "one.safetensors", "--json", "one.json", cwd=tmp_path)
+    assert alone.code == 0, alone.err
+    done = subprocess.run(
+        [*TOGETHER, *words, "-o", "two.safetensors", "--json", "two.json"],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    assert done.stderr.count("wrote two.safetensors") == 1, "the leader alone reports"
+    one, two = load_file(tmp_path / "one.safetensors"), load_file(tmp_path / "two.safetensors")
+    received = load_file(bad)
+    for name, tensor in one.items():
+        assert torch.allclose(tensor.double(), two[name].double(), atol=2e-4, rtol=1e-3), name
+    assert any(not torch.equal(tensor, received[name]) for name, tensor in one.items())
+    reports = [json.loads((tmp_path / name).read_text()) for name in ("one.json", "two.json")]
+    assert [report["environment"]["processes"] for report in reports] == [1, 2]
+    first, second = (report["details"]["epochs"] for report in reports)
+    assert [epoch["images"] for epoch in first] == [epoch["images"] for epoch in second]
+    for ours, theirs in zip(second, first, strict=True):
+        assert ours["clean_loss"] == pytest.approx(theirs["clean_loss"], rel=0.01)
+    assert not (tmp_path / "two.resume.safetensors").exists()
+
+
+def test_variables_that_make_no_sense_are_one_sentence(sau, planted, monkeypatch, tmp_path):
+    monkeypatch.setenv("RANK", "2")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    done = sau("purify", str(planted / "bad.safetensors"), "--clean-frac", "0.1", "-o", str(tmp_path / "o.safetensors"))
+    assert done.code == 2
+    assert "RANK=2" in done.err
+    assert "torchrun" in done.err
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,64 @@
+"""Where perturbations may go: balls, patches, and both in one batch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sau_cli.unlearning.search_space import ball, mixed, patches
+
+
+def some_pixels(count: int = 20, size: int = 8) -> torch.Tensor:
+    return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def draws(images: torch.Tensor) -> torch.Tensor:
+    return torch.rand(len(images), 3 + images.shape[1], generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("clip", [False, True])
+def test_a_ball_keeps_what_is_inside_and_brings_back_what_is_not(clip):
+    images = some_pixels()
+    space, everyone = ball(images, epsilon=0.2, step=0.2, clip=clip), torch.arange(len(images))
+    far = space.moved(space.start, torch.randn(images.shape).sign() * 7, everyone)
+    assert float(far.abs().max()) <= 0.2 + 1e-6
+    if clip:
+        assert float((images + far).min()) >= 0
+        assert float((images + far).max()) <= 1
+    else:
+        assert torch.equal(space.start, torch.full_like(images, 0.2))
+    assert torch.equal(space.moved(far, torch.zeros_like(far), everyone), far)
+
+
+def test_a_patch_is_a_square_within_the_image_and_may_take_any_value():
+    images = some_pixels(200, 16)
+    space = patches(images, draws(images))
+    free = (space.high - space.low)[:, 0] > 0
+    for one in free:
+        rows, columns = one.any(dim=1), one.any(dim=0)
+        side = int(rows.sum())
+        assert 2 <= side <= 4
+        assert int(columns.sum()) == side
+        assert int(one.sum()) == side * side
+    assert {int(one.any(dim=1).sum()) for one in free} == {2, 3, 4}
+    edges = [free[:, 0], free[:, -1], free[:, :, 0], free[:, :, -1]]
+    assert all(bool(edge.any()) for edge in edges), "no edge is left out"
+    for bound, value in ((space.low, 0.0), (space.high, 1.0)):
+        assert torch.allclose((images + bound)[free[:, None].expand_as(images)], torch.tensor(value), atol=1e-6)
+    assert bool(((space.start >= space.low) & (space.start <= space.high)).all())
+    assert bool((space.start[~free[:, None].expand_as(images)] == 0).all())
+
+
+def test_an_image_smaller_than_a_patch_is_all_patch():
+    images = torch.rand(4, 1, 1, 3)
+    space = patches(images, draws(images))
+    assert bool(((space.high - space.low).sum(dim=(1, 2, 3)) > 0).all())
+
+
+def test_each_image_of_a_mixture_has_its_own_kind():
+    images = some_pixels(4)
+    everywhere, square = ball(images, epsilon=0.1, step=0.1, clip=True), patches(images, draws(images))
+    both = mixed(everywhere, square, torch.tensor([True, False, False, True]))
+    assert torch.equal(both.high[[0, 3]], square.high[[0, 3]])
+    assert torch.equal(both.low[[1, 2]], everywhere.low[[1, 2]])
+    assert both.step.flatten().tolist() == pytest.approx([0.5, 0.1, 0.1, 0.5])
