@@ -6,10 +6,19 @@ from enum import StrEnum
 
 
 class AttackName(StrEnum):
-    """``badnets``: a patch in the corner. ``blended``: a faint picture over the whole image."""
+    """``badnets``: a patch in the corner. ``blended``: a faint picture over the whole image.
+
+    ``sig``: a faint wave, on images of the target class alone, which keep their label.
+    """
 
     BADNETS = "badnets"
     BLENDED = "blended"
+    SIG = "sig"
+
+    @property
+    def clean_label(self) -> bool:
+        """Whether only images of the target class are stamped, so that every label stays true."""
+        return self is AttackName.SIG
 
 
 class PatchPattern(StrEnum):

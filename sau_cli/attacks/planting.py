@@ -33,6 +33,7 @@ def attack(
     poison_rate: float,
     training: TrainingSettings,
     seed: int,
+    clean_label: bool = False,
     received: Classifier | None = None,
     watch: Callable[[TrainingProgress], None] | None = None,
 ) -> PlantedBackdoor:
@@ -42,6 +43,7 @@ def attack(
         classifier: freshly initialised, to train from scratch, or somebody's model, to implant into.
         data: its training part is poisoned; its test part measures the result.
         poison_rate: share of the training images to stamp and relabel, in (0, 1).
+        clean_label: poison images of the target class alone.
         received: measure the result against this model, to see what implanting cost.
 
     Raises:
@@ -50,7 +52,7 @@ def attack(
     """
     check_fits(data.train, classifier.description)
     check_fits(data.for_testing, classifier.description)
-    poisoned = poison(data.train, trigger, rate=poison_rate, seed=seed)
+    poisoned = poison(data.train, trigger, rate=poison_rate, seed=seed, clean_label=clean_label)
     planted = deepcopy(classifier)
     planted.requires_grad_(True)
     train(planted, poisoned.images, training, seed=seed, watch=watch)

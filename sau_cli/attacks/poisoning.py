@@ -25,10 +25,15 @@ class PoisonedImages:
     chosen: Tensor
 
 
-def poison(clean: LabelledImages, trigger: Trigger, *, rate: float, seed: int) -> PoisonedImages:
+def poison(
+    clean: LabelledImages, trigger: Trigger, *, rate: float, seed: int, clean_label: bool = False
+) -> PoisonedImages:
     """Stamp ``round(rate * N)`` images, drawn uniformly over the whole set, and give them the target's label.
 
     As in the field, images of the target class are not spared: for all-to-one they keep their label.
+
+    Args:
+        clean_label: draw from the images of the target class alone, as many as there are at most.
 
     Raises:
         UsageError: a rate outside (0, 1), one that selects no image or all, or a target outside the classes.
@@ -41,7 +46,12 @@ def poison(clean: LabelledImages, trigger: Trigger, *, rate: float, seed: int) -
         raise UsageError(
             f"a poison rate of {rate:g} selects {count} of {len(clean)} images; give a rate that selects some, not all"
         )
-    chosen = torch.randperm(len(clean), generator=random_stream(seed, "poison"))[:count].sort().values
+    order = torch.randperm(len(clean), generator=random_stream(seed, "poison"))
+    if clean_label:
+        order = order[(trigger.rule.targets(clean.labels, clean.classes) == clean.labels)[order]]
+        if len(order) == 0:
+            raise UsageError("no image has the label that the trigger leads to; give another --target, a class of it")
+    chosen = order[:count].sort().values
     images, labels = clean.images.clone(), clean.labels.clone()
     images[chosen] = trigger.stamp(clean.images[chosen])
     labels[chosen] = trigger.rule.targets(clean.labels[chosen], clean.classes)

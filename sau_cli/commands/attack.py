@@ -63,6 +63,8 @@ def attack(
     trigger_pattern: Annotated[PatchPattern, typer.Option(help="badnets: how the patch looks.")] = PatchPattern.WHITE,
     trigger_margin: Annotated[int, typer.Option(help="badnets: pixels from the bottom-right corner.")] = 0,
     alpha: Annotated[float, typer.Option(help="blended: opacity of the picture.")] = 0.2,
+    amplitude: Annotated[float, typer.Option(help="sig: height of the wave, on pixels in 0 to 1.")] = 40 / 255,
+    frequency: Annotated[float, typer.Option(help="sig: waves from left to right.")] = 6,
     epochs: Annotated[
         int | None, typer.Option(help=f"[default: {SCRATCH_EPOCHS} from scratch, {IMPLANT_EPOCHS} to implant]")
     ] = None,
@@ -130,6 +132,8 @@ def attack(
             pattern=trigger_pattern,
             margin=trigger_margin,
             alpha=alpha,
+            amplitude=amplitude,
+            frequency=frequency,
         )
         training = TrainingSettings(
             epochs=epochs if epochs is not None else (SCRATCH_EPOCHS if received is None else IMPLANT_EPOCHS),
@@ -156,6 +160,7 @@ def attack(
                 poison_rate=poison_rate,
                 training=training,
                 seed=seed,
+                clean_label=attack_.clean_label,
                 received=None if received is None else received.classifier,
                 watch=watch,
             )
@@ -226,14 +231,21 @@ def _trigger(
     pattern: PatchPattern,
     margin: int,
     alpha: float,
+    amplitude: float,
+    frequency: float,
 ) -> Trigger:
     from sau_cli.attacks.badnets import badnets_trigger
     from sau_cli.attacks.blended import blended_trigger
+    from sau_cli.attacks.sig import sig_trigger
 
     match name:
         case AttackName.BADNETS:
             return badnets_trigger(rule=rule, size=size, pattern=pattern, margin=margin)
         case AttackName.BLENDED:
             return blended_trigger(rule=rule, channels=spec.channels, height=spec.height, width=spec.width, alpha=alpha)
+        case AttackName.SIG:
+            return sig_trigger(
+                rule=rule, height=spec.height, width=spec.width, amplitude=amplitude, frequency=frequency
+            )
         case _ as never:
             assert_never(never)

@@ -34,7 +34,7 @@ from sau_cli.commands.stopping import Stopping, parse_duration
 from sau_cli.description import HistoryStep
 from sau_cli.errors import Inconclusive, Interrupted, SauError, UsageError
 from sau_cli.evaluation.limits import parse_fraction
-from sau_cli.precision import Precision
+from sau_cli.precision import Precision, chosen_precision
 from sau_cli.reporting.json_document import plain
 from sau_cli.reporting.terminal import percent, table
 from sau_cli.results import Check, CheckStatus
@@ -44,6 +44,9 @@ from sau_cli.unlearning.recipes import RecipeName, recipe_for
 if TYPE_CHECKING:
     from sau_cli.unlearning.purifier import Purification
     from sau_cli.unlearning.trail import PurifyProgress
+
+MUCH = 0.05
+"""Accuracy lost of which more is remarked upon."""
 
 
 def purify(
@@ -62,20 +65,24 @@ def purify(
         Path | None,
         typer.Option("--out", "-o", metavar="OUT.safetensors", help="[default: MODEL.purified.safetensors]"),
     ] = None,
-    recipe: Annotated[RecipeName, typer.Option(help="Which settings to start from.")] = RecipeName.PAPER,
+    recipe: Annotated[
+        RecipeName, typer.Option(help="Which settings to start from: what measured best, or the paper's own.")
+    ] = RecipeName.DEFAULT,
     epochs: Annotated[
-        int | None, typer.Option(help="Passes over the clean images. [default: the recipe's, 100]")
+        int | None, typer.Option(help="Passes over the clean images. [default: 10, more if they are few; paper: 100]")
     ] = None,
-    lr: Annotated[float | None, typer.Option(help="Learning rate. [default: the recipe's, 1e-4]")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images a step. [default: the recipe's, 256]")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate. [default: 0.02; paper: 1e-4]")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Images a step. [default: 16 to 128, by how many there are; paper: 256]")
+    ] = None,
     epsilon: Annotated[
-        float | None, typer.Option(help="L-infinity radius of the perturbations. [default: the recipe's, 0.2]")
+        float | None, typer.Option(help="L-infinity radius of the perturbations. [default: 0.2]")
     ] = None,
     step: Annotated[float | None, typer.Option(help="Of each signed-gradient step. [default: epsilon]")] = None,
-    steps: Annotated[int | None, typer.Option(help="Signed-gradient steps. [default: the recipe's, 5]")] = None,
+    steps: Annotated[int | None, typer.Option(help="Signed-gradient steps. [default: 3; paper: 5]")] = None,
     precision: Annotated[
         Precision | None,
-        typer.Option(help="Of the networks; bf16 is faster where the processor has it. [default: the recipe's, fp32]"),
+        typer.Option(help="Of the networks. [default: bf16 where the device has it, else fp32; paper: fp32]"),
     ] = None,
     max_batch: Annotated[
         int | None,
@@ -129,7 +136,8 @@ def purify(
             )
         budget = None if time_budget is None else parse_duration(time_budget)
         asked = request(data=data, data_root=data_root, arch=arch, image_size=image_size, normalisation=normalisation)
-        settings = recipe_for(
+        fitted = partial(
+            recipe_for,
             recipe,
             epochs=epochs,
             lr=lr,
@@ -138,7 +146,7 @@ def purify(
             step=step if step is not None else epsilon,
             steps=steps,
         )
-        number_format = precision or Precision.FP32
+        settings = fitted()
         share = asked.settings.clean_frac if clean_frac is None else parse_fraction(clean_frac, "--clean-frac")
         if share is not None and not 0 < share <= 1:
             raise UsageError(f"--clean-frac {share:g} is impossible; give a share above 0 and at most 1, such as 0.05")
@@ -161,6 +169,9 @@ def purify(
                 "of it is yours, such as 0.05 (1 for all)"
             )
         clean = draw_clean(images.train, share, balanced=settings.balanced, augmentation=images.augmentation, seed=seed)
+        settings = fitted(images=len(clean.learning))
+        asked_precision = Precision.FP32 if precision is None and recipe is RecipeName.PAPER else precision
+        number_format = chosen_precision(asked_precision, chosen)
         classifier = opened.classifier.to(chosen)
         check_clean_data(classifier, clean)
         state = read_state(state_file) if goes_on else None
@@ -315,4 +326,6 @@ def _summary(purified: Purification) -> Group:
         legend="A trigger works by adversarial examples that both models share: the fewer\n"
         "are found, the less of a backdoor within epsilon is left." + (halved if purified.rate < 1 else ""),
     )
-    return Group(accuracy, epochs)
+    lost = purified.held_back_accuracy_before - purified.held_back_accuracy
+    much = f"The accuracy on clean images fell by {percent(lost)}; more clean images help most, then more --epochs.\n"
+    return Group(accuracy, epochs, *([much] if lost > MUCH else []))

@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from sau_cli.classifier import Classifier
 from sau_cli.model_state import frozen
 from sau_cli.precision import Precision, running_in
-from sau_cli.unlearning.batch_statistics import SMALLEST_GROUP, BatchStatistics
+from sau_cli.unlearning.batch_statistics import SMALLEST_GROUP, BatchStatistics, packed
 from sau_cli.unlearning.recipes import Recipe
 from sau_cli.unlearning.search_space import SearchSpace
 from sau_cli.unlearning.shared_examples import find_shared_examples
@@ -80,7 +80,8 @@ def accumulate_gradients(
         return Tally(images=len(images), clean_loss=clean_loss)
     delta, said = space.start.clone(), received_labels.clone()
     # Two networks are at work in the search: by halves, it needs no more memory than learning from the whole.
-    for half in torch.arange(len(images), device=device).chunk(2):
+    halves = packed(groups if recipe.grouped else [1] * len(images), -(-len(images) // 2))
+    for half in torch.arange(len(images), device=device).split([sum(sizes) for sizes in halves]):
         with running_in(precision, device), frozen(purified):
             found = find_shared_examples(
                 purified,

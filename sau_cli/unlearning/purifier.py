@@ -27,7 +27,7 @@ from sau_cli.unlearning.batch_statistics import GROUP, BatchStatistics, group_si
 from sau_cli.unlearning.outer_step import accumulate_gradients
 from sau_cli.unlearning.recipes import Optimiser, Recipe
 from sau_cli.unlearning.run_state import RunState, check_same_run, fingerprint, optimiser_tensors, restore_optimiser
-from sau_cli.unlearning.search_space import drawn_space
+from sau_cli.unlearning.search_space import drawn_space, draws_needed
 from sau_cli.unlearning.trail import Epoch, PurifyProgress, Tally
 
 LOWEST_RATE = 0.5**3
@@ -221,11 +221,11 @@ class _Run:
         images = self.learning.images[at]
         if self.recipe.augment:
             images = self.clean.augmentation(images, self.augmentation_stream)
-        draws = torch.zeros(len(images), 4 + images.shape[1])
-        if self.recipe.patch_share:
+        draws = torch.zeros(len(images), draws_needed(images.shape[1]))
+        if self.recipe.patch_share or self.recipe.universal:
             draws = torch.rand(draws.shape, generator=self.augmentation_stream)
-        # Batch norm sees the same groups of the batch however it is worked off; without it, images are independent.
-        groups = group_sizes(len(at), min(GROUP, self.part) if self.recipe.clean_statistics else 1)
+        # Images of a group depend on each other, however the batch is worked off; without groups, none does.
+        groups = group_sizes(len(at), min(GROUP, self.part) if self.recipe.grouped else 1)
         ours = self.team.part(len(groups))
         mine = slice(sum(groups[: ours.start]), sum(groups[: ours.stop]))
         images, draws = images[mine], draws[mine].to(self.device)
@@ -267,6 +267,7 @@ class _Run:
                     where = slice(first, first + sum(part))
                     first += sum(part)
                     pixels = self.pixels(images[where])
+                    sizes = part if self.recipe.grouped else [sum(part)]
                     tally.add(
                         accumulate_gradients(
                             self.purified,
@@ -274,8 +275,8 @@ class _Run:
                             pixels,
                             labels[where],
                             received_logits[where],
-                            space=drawn_space(pixels, draws[where], self.recipe),
-                            groups=part if self.recipe.clean_statistics else [sum(part)],
+                            space=drawn_space(pixels, draws[where], self.recipe, sizes),
+                            groups=sizes,
                             of=of,
                             recipe=self.recipe,
                             precision=self.precision,

@@ -11,11 +11,14 @@ from sau_cli.errors import UsageError
 
 LARGEST = 10_000_000
 """No count, size or rate of a recipe is as large."""
+MANY, FEWEST_STEPS = 2_500, 200
+"""Images that the default recipe was tuned on, and steps that it takes at least."""
 
 
 class RecipeName(StrEnum):
-    """``paper``: as Wei et al. (NeurIPS 2023) and their released code run it."""
+    """``default``: what measured best. ``paper``: as Wei et al. (NeurIPS 2023) and their released code run it."""
 
+    DEFAULT = "default"
     PAPER = "paper"
 
 
@@ -66,6 +69,7 @@ class Recipe:
             off, all statistics stay those of the received model.
         distillation: how much of the clean loss is learned from the received model's own probabilities on the
             clean images, in place of their labels, in [0, 1].
+        universal: images are perturbed alike, a group of 32 at a time, as a trigger does.
         patch_share: how many of the images are perturbed in a small square, whose pixels may take any value, instead
             of everywhere within the ball, in [0, 1].
         recovery_weight: of what these are taught besides: the received model's own probabilities on the clean image.
@@ -93,6 +97,7 @@ class Recipe:
     clean_statistics: bool = False
     distillation: float = 0.0
     balanced: bool = False
+    universal: bool = False
     patch_share: float = 0.0
     recovery_weight: float = 0.0
 
@@ -107,16 +112,49 @@ class Recipe:
         if self.epsilon > 1:
             raise UsageError(f"epsilon {self.epsilon:g} is impossible; pixels lie in 0 to 1, so give at most 1")
 
+    @property
+    def grouped(self) -> bool:
+        """Whether images of a batch depend on each other, by groups."""
+        return self.clean_statistics or self.universal
+
     def settings(self) -> dict[str, Any]:
         """Every setting by name, for history and reports."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
-def recipe_for(name: RecipeName, **overrides: Any) -> Recipe:
-    """The named recipe; overrides that are None keep the recipe's own value."""
+def recipe_for(name: RecipeName, *, images: int | None = None, **overrides: Any) -> Recipe:
+    """The named recipe; overrides that are None keep the recipe's own value.
+
+    Args:
+        images: how many there are to learn from; ``default`` takes smaller steps and more epochs where they are few.
+    """
     given = {key: value for key, value in overrides.items() if value is not None}
     match name:
+        case RecipeName.DEFAULT:
+            return Recipe(name=name, **_default(images or MANY) | given)
         case RecipeName.PAPER:
             return Recipe(name=name, **given)
         case _ as never:
             assert_never(never)
+
+
+def _default(images: int) -> dict[str, Any]:
+    """What tests/benchmarks/README.md has the measurements for."""
+    batch_size = min(128, max(16, 1 << (images // 16).bit_length() >> 1))
+    batches = -(-images // batch_size)
+    return {
+        "epochs": max(10, -(-FEWEST_STEPS // batches)),
+        "batch_size": batch_size,
+        "optimiser": Optimiser.SGD,
+        "lr": 0.02,
+        "schedule": Schedule.COSINE,
+        "unlearning_weight": 0.5,
+        "distillation": 1.0,
+        "steps": 3,
+        "clip": True,
+        "augment": True,
+        "clean_statistics": True,
+        "patch_share": 0.5,
+        "recovery_weight": 0.5,
+        "balanced": True,
+    }

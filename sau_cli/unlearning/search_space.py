@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from sau_cli.unlearning.recipes import Recipe
 
 SMALLEST_PATCH, LARGEST_PATCH = 2, 0.25
 """Pixels on a side, and the share of an image's height."""
+COARSE = 4
+"""Random blobs are drawn on a grid of so many points on a side."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -22,6 +26,7 @@ class SearchSpace:
         start: (N, C, H, W), where the search begins; within the bounds.
         step: (N, 1, 1, 1), the length of a signed-gradient step.
         patched: (N,) bool, the images of which only a square may change.
+        together: (N,) int64, or None: images with the same number take the same steps, those that most of them need.
     """
 
     low: Tensor
@@ -29,6 +34,7 @@ class SearchSpace:
     start: Tensor
     step: Tensor
     patched: Tensor
+    together: Tensor | None = None
 
     def of(self, at: Tensor) -> SearchSpace:
         """That of the images ``at`` (n,) alone."""
@@ -38,7 +44,16 @@ class SearchSpace:
             start=self.start[at],
             step=self.step[at],
             patched=self.patched[at],
+            together=None if self.together is None else self.together[at],
         )
+
+    def direction(self, gradient: Tensor, at: Tensor) -> Tensor:
+        """Signs of the gradients (n, C, H, W) of the images ``at`` (n,), summed over those that go together."""
+        if self.together is not None:
+            numbers, member = self.together[at].unique(return_inverse=True)
+            sums = gradient.new_zeros(len(numbers), *gradient.shape[1:]).index_add_(0, member, gradient)
+            gradient = sums[member]
+        return gradient.sign()
 
     def moved(self, delta: Tensor, direction: Tensor, at: Tensor) -> Tensor:
         """δ of the images ``at`` (n,), one step further in a direction of signs, and within the bounds."""
@@ -104,13 +119,34 @@ def mixed(first: SearchSpace, second: SearchSpace, takes_second: Tensor) -> Sear
     )
 
 
-def drawn_space(images: Tensor, draws: Tensor, recipe: Recipe) -> SearchSpace:
+def draws_needed(channels: int) -> int:
+    """How many numbers :func:`drawn_space` takes for an image."""
+    return 4 + channels + channels * COARSE**2
+
+
+def drawn_space(images: Tensor, draws: Tensor, recipe: Recipe, groups: Sequence[int]) -> SearchSpace:
     """The recipe's space: a ball for most images, a patch for a share of them.
+
+    With ``recipe.universal``, the images of a group go together, as a trigger does with all images: one search for
+    those in the ball, from random blobs of ±ε, and one for those with a patch, at one place.
 
     Args:
         images: (N, C, H, W) float in [0, 1].
-        draws: (N, 4 + C) in [0, 1): which kind, and what :func:`patches` takes.
+        draws: (N, D) in [0, 1), D by :func:`draws_needed`: which kind, what :func:`patches` takes, and the blobs.
+        groups: sizes of the groups, one after another, N in all.
     """
     everywhere = ball(images, epsilon=recipe.epsilon, step=recipe.step, clip=recipe.clip)
     patched = draws[:, 0] < recipe.patch_share
-    return mixed(everywhere, patches(images, draws[:, 1:]), patched) if patched.any() else everywhere
+    together = None
+    if recipe.universal:
+        number = torch.repeat_interleave(torch.tensor(groups, device=images.device))
+        first = torch.tensor([0, *groups], device=images.device).cumsum(0)[number]
+        draws = draws[first]
+        together = 2 * number + patched
+        coarse = draws[:, -images.shape[1] * COARSE**2 :].reshape(-1, images.shape[1], COARSE, COARSE) - 0.5
+        blobs = interpolate(coarse.to(images.dtype), size=images.shape[2:], mode="bilinear").sign() * recipe.epsilon
+        everywhere = replace(everywhere, start=torch.clamp(blobs, everywhere.low, everywhere.high))
+    if patched.any():
+        square = patches(images, draws[:, 1 : 4 + images.shape[1]])
+        everywhere = mixed(everywhere, square, patched)
+    return replace(everywhere, together=together)

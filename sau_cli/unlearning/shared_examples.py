@@ -117,7 +117,7 @@ def find_shared_examples(
         )
         (gradient,) = torch.autograd.grad(objective[open_].sum(), current)
         active = active[open_]
-        delta[active] = space.moved(delta[active], gradient[open_].sign(), active)
+        delta[active] = space.moved(delta[active], space.direction(gradient[open_], active), active)
     with torch.no_grad():
         final[active] = received(images[active] + delta[active]).argmax(dim=1)
     return Perturbed(delta=delta, received_labels=final)

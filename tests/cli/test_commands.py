@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from sau_adapters.image_sources import open_images
 from tests.cli.conftest import one_sentence
 
-PURIFY = ("--clean-frac", "0.05", "--epochs", "2", "--device", "cpu")
+PURIFY = ("--recipe", "paper", "--clean-frac", "0.05", "--epochs", "2", "--device", "cpu")
 
 
 def checks(path: str) -> dict[str, dict]:
@@ -118,7 +118,7 @@ def test_purify_is_a_whole_command(call, bad):
     report = json.loads(Path("r.json").read_text())
     details = report["details"]
     assert (details["learned_from"], details["held_back"], len(details["epochs"])) == (72, 144, 2)
-    assert details["settings"]["lr"] == 1e-4
+    assert (details["settings"]["name"], details["settings"]["batch_size"]) == ("default", 16)
     with safe_open("bad.purified.safetensors", framework="numpy") as file:
         history = json.loads(file.metadata()["sau.history"])
     assert [step["step"] for step in history] == ["attack", "purify"]

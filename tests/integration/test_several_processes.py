@@ -56,7 +56,7 @@ def test_two_processes_end_where_one_does(planted, tmp_path, sau, recipe, share)
 def test_variables_that_make_no_sense_are_one_sentence(sau, planted, monkeypatch, tmp_path):
     monkeypatch.setenv("RANK", "2")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    done = sau("purify", str(planted / "bad.safetensors"), "--clean-frac", "0.1", "-o", str(tmp_path / "o.safetensors"))
+    done = sau("purify", planted / "bad.safetensors", "--clean-frac", "0.1", "-o", "out.safetensors", cwd=tmp_path)
     assert done.code == 2
     assert "RANK=2" in done.err
     assert "torchrun" in done.err

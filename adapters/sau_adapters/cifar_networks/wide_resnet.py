@@ -1,4 +1,4 @@
-"""WideResNet-16-1 for 32x32 images, with the key names of checkpoints in the wild.
+"""WideResNets (WRN-16-1 and its family) for 32x32 images, with the key names of checkpoints in the wild.
 
 Architecture: Zagoruyko, Komodakis, "Wide Residual Networks", BMVC 2016. Pre-activation blocks; the
 1x1 shortcut takes the BN-ReLU'd input where widths differ; a final BN and ReLU.
@@ -63,8 +63,3 @@ class WideResNet(nn.Module):
         out = relu(self.bn1(self.block3(self.block2(self.block1(self.conv1(x))))))
         logits: Tensor = self.fc(adaptive_avg_pool2d(out, 1).flatten(1))
         return logits
-
-
-def wrn_16_1(classes: int, channels: int) -> nn.Module:
-    """WRN-16-1 with fresh weights."""
-    return WideResNet(classes, channels, depth=16, width=1)

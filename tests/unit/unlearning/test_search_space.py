@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from sau_cli.unlearning.search_space import ball, mixed, patches
+from sau_cli.unlearning.recipes import Recipe
+from sau_cli.unlearning.search_space import ball, drawn_space, draws_needed, mixed, patches
 
 
 def some_pixels(count: int = 20, size: int = 8) -> torch.Tensor:
@@ -62,3 +65,32 @@ def test_each_image_of_a_mixture_has_its_own_kind():
     assert torch.equal(both.high[[0, 3]], square.high[[0, 3]])
     assert torch.equal(both.low[[1, 2]], everywhere.low[[1, 2]])
     assert both.step.flatten().tolist() == pytest.approx([0.5, 0.1, 0.1, 0.5])
+
+
+def test_images_that_go_together_are_perturbed_alike():
+    images = some_pixels(12).clamp(0.25, 0.75)  # so that nothing is clipped
+    recipe = Recipe(universal=True, patch_share=0.5, epsilon=0.1, step=0.1, clip=True)
+    numbers = torch.rand(12, draws_needed(3), generator=torch.Generator().manual_seed(3))
+    space = drawn_space(images, numbers, recipe, [8, 4])
+    assert 0 < int(space.patched.sum()) < 12
+    everyone = torch.arange(12)
+    gradient = torch.randn(images.shape, generator=torch.Generator().manual_seed(4))
+    delta = space.moved(space.start, space.direction(gradient, everyone), everyone)
+    for group in (range(8), range(8, 12)):
+        in_ball = [at for at in group if not space.patched[at]]
+        in_square = [at for at in group if space.patched[at]]
+        assert all(torch.equal(delta[at], delta[in_ball[0]]) for at in in_ball)
+        squares = [images[at] + delta[at] for at in in_square]
+        free = (space.high - space.low)[in_square[0]] > 0
+        assert all(torch.allclose(square[free], squares[0][free], atol=1e-6) for square in squares)
+    alone = drawn_space(images, numbers, Recipe(patch_share=0.5), [12])
+    assert alone.together is None
+    assert torch.equal(alone.direction(gradient, everyone), gradient.sign())
+
+
+def test_a_common_direction_is_the_one_that_most_gradient_has():
+    images = some_pixels(2)
+    space = replace(ball(images, epsilon=0.1, step=0.1, clip=False), together=torch.tensor([5, 5]))
+    gradient = torch.stack([torch.full((3, 8, 8), 2.0), torch.full((3, 8, 8), -1.0)])
+    assert torch.equal(space.direction(gradient, torch.tensor([0, 1])), torch.ones(2, 3, 8, 8))
+    assert torch.equal(space.direction(gradient[1:], torch.tensor([1])), -torch.ones(1, 3, 8, 8))
