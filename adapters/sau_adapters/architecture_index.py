@@ -10,49 +10,63 @@ import gzip
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from sau_cli.inspection.file_facts import FittingArchitecture, NearArchitecture, Recognition
+
 INDEX = Path(__file__).with_name("architecture_index.json.gz")
 SKETCH = 48
 """Smallest hashes kept of an architecture's tensors, to tell how much of them it has in common with a file."""
+DEEPEST_PREFIX = 5
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Match:
-    """An architecture that fits every tensor.
+def recognised(shapes: Shapes) -> Recognition:
+    """The architecture of a file's tensors, also where all names begin with something of their own.
 
-    Attributes:
-        name: canonical, such as ``timm:resnet18``.
-        classes, channels: as the tensors tell; None where none depends on them.
-        size: the pixels on a side that the tensors are made for; None where they do not tell, or any size will do.
+    Args:
+        shapes: of the tensors, by name.
     """
-
-    name: str
-    classes: int | None
-    channels: int | None
-    size: int | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Near:
-    """An architecture that shares this much of its tensors with a file, by an estimate in [0, 1]."""
-
-    name: str
-    share: float
+    for prefix in prefixes(shapes):
+        found = fitting({name.removeprefix(prefix): shape for name, shape in shapes.items()})
+        if found:
+            return Recognition(prefix=prefix, fitting=found, nearest=())
+    near = [
+        (one, prefix)
+        for prefix in prefixes(shapes)
+        for one in nearest({name.removeprefix(prefix): shape for name, shape in shapes.items()})
+    ]
+    near.sort(key=lambda pair: -pair[0].share)
+    return Recognition(prefix=near[0][1] if near else "", fitting=(), nearest=tuple(one for one, _ in near[:3]))
 
 
-def identified(shapes: Shapes) -> tuple[Match, ...]:
+def prefixes(names: Iterable[str]) -> tuple[str, ...]:
+    """What could be taken off all the names: nothing first, then one part after another that all of them share.
+
+    >>> prefixes(["module.net.a.weight", "module.net.b"])
+    ('', 'module.', 'module.net.')
+    """
+    names = list(names)
+    found = [""]
+    while names and len(found) < DEEPEST_PREFIX:
+        part = names[0][len(found[-1]) :].partition(".")[0]
+        longer = f"{found[-1]}{part}."
+        if not all(name.startswith(longer) and len(name) > len(longer) for name in names):
+            break
+        found.append(longer)
+    return tuple(found)
+
+
+def fitting(shapes: Shapes) -> tuple[FittingArchitecture, ...]:
     """The architectures that fit, best first: ours before timm's before torchvision's, short names first.
 
     Args:
         shapes: of the file's tensors, by name.
     """
     told = relevant(shapes)
-    fitting = []
+    found = []
     for name in _index()["by_names"].get(names_hash(told), ()):
         entry = _index()["architectures"][name]
         varying = {key for kind in ("classes", "channels", "size") for key, _ in entry.get(kind, ())}
@@ -61,11 +75,13 @@ def identified(shapes: Shapes) -> tuple[Match, ...]:
         classes, channels = (_count(told, entry.get(kind, ())) for kind in ("classes", "channels"))
         same_size = all(told[key] == tuple(shape) for key, shape in entry.get("size", ()))
         size = entry.get("pixels") if entry.get("size") and same_size else None
-        fitting.append(Match(name=name, classes=classes, channels=channels or entry.get("takes"), size=size))
-    return tuple(sorted(fitting, key=lambda match: (match.name.count(":"), match.name.split(":")[0], len(match.name))))
+        found.append(
+            FittingArchitecture(name=name, classes=classes, channels=channels or entry.get("takes"), size=size)
+        )
+    return tuple(sorted(found, key=lambda match: (match.name.count(":"), match.name.split(":")[0], len(match.name))))
 
 
-def nearest(shapes: Shapes, *, count: int = 3) -> tuple[Near, ...]:
+def nearest(shapes: Shapes, *, count: int = 3) -> tuple[NearArchitecture, ...]:
     """The architectures with most tensors in common, best first; none that has nothing."""
     own = sketch(relevant(shapes))
     if not own:
@@ -77,7 +93,7 @@ def nearest(shapes: Shapes, *, count: int = 3) -> tuple[Near, ...]:
         common = set(own) & set(other)
         share = sum(value in common for value in smallest) / len(smallest)
         if share > 0:
-            found.append(Near(name=name, share=share))
+            found.append(NearArchitecture(name=name, share=share))
     return tuple(sorted(found, key=lambda near: (-near.share, len(near.name)))[:count])
 
 

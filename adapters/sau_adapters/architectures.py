@@ -7,18 +7,23 @@ import importlib.util
 import inspect
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sau_adapters.architecture_index import prefixes
 from sau_cli.errors import NotEvaluable, UsageError, reason_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from sau_cli.description import InputSpec
+
+
+COUNTER = "num_batches_tracked"
+"""A counter of batch norm that nothing depends on; files from before torch 0.4.1 lack it."""
 
 
 def canonical_name(name: str) -> str:
@@ -99,14 +104,45 @@ def told_sizes(name: str, state: Mapping[str, Tensor], *, height: int, width: in
     )
 
 
+def own_prefix(name: str, state: Mapping[str, Tensor], *, height: int, width: int) -> str:
+    """What all names of the weights begin with beside the architecture's own, such as ``module.``; often nothing."""
+    possible = prefixes(state)
+    if len(possible) == 1:
+        return ""
+    own = _probe_shapes(name, classes=11, channels=3, height=height, width=width).keys()
+    common = [sum(key.removeprefix(prefix) in own for key in state) for prefix in possible]
+    return possible[common.index(max(common))]
+
+
+def all_alike(names: Sequence[str], state: Mapping[str, Tensor], *, classes: int, spec: InputSpec) -> bool:
+    """Whether these architectures compute the same from the same weights, on random images."""
+    import torch
+
+    from sau_cli.model_state import evaluating
+
+    images = torch.rand(2, spec.channels, spec.height, spec.width, generator=torch.Generator().manual_seed(0))
+    said = []
+    for name in names:
+        try:
+            network = build(name, classes=classes, spec=spec)
+            load_state(network, state, architecture=name)
+            with evaluating(network), torch.no_grad():
+                said.append(network(images))
+        except (NotEvaluable, UsageError, RuntimeError):
+            return False
+    return all(torch.allclose(one, said[0], rtol=1e-4, atol=1e-5) for one in said)
+
+
 def load_state(network: nn.Module, state: Mapping[str, Tensor], *, architecture: str) -> None:
     """Load by name, every tensor or none.
 
     Raises:
         NotEvaluable: keys are missing, left over or of another shape; the first of each is named.
     """
-    _compare({key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}, state, architecture)
-    network.load_state_dict(dict(state))
+    own = network.state_dict()
+    _compare({key: tuple(tensor.shape) for key, tensor in own.items()}, state, architecture)
+    counters = {key: tensor for key, tensor in own.items() if key.endswith(COUNTER)}
+    network.load_state_dict(counters | dict(state))
 
 
 def check_state(name: str, state: Mapping[str, Tensor], *, classes: int, spec: InputSpec) -> None:
@@ -123,7 +159,7 @@ def check_state(name: str, state: Mapping[str, Tensor], *, classes: int, spec: I
 
 
 def _compare(own: Mapping[str, tuple[int, ...]], state: Mapping[str, Tensor], architecture: str) -> None:
-    missing = [key for key in own if key not in state]
+    missing = [key for key in own if key not in state and not key.endswith(COUNTER)]
     extra = [key for key in state if key not in own]
     unlike = [key for key in own if key in state and own[key] != tuple(state[key].shape)]
     if missing or extra or unlike:

@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
 
-from sau_adapters import weights_onnx, weights_pytorch, weights_safetensors
+from sau_adapters import weights_onnx, weights_pytorch, weights_safetensors, weights_sharded
+from sau_adapters.architecture_index import recognised
 from sau_adapters.files import check_readable, sha256_of
 from sau_adapters.metadata import from_metadata, to_metadata
+from sau_adapters.model_folders import described_beside, weights_in
 from sau_adapters.tables import Normalisation, WeightsFormat
 from sau_cli.description import Description, InputSpec
 from sau_cli.errors import NotEvaluable, UnsafeFile, UsageError
@@ -21,6 +23,10 @@ if TYPE_CHECKING:
     from sau_cli.classifier import Classifier
 
 HEAD_BYTES = 4096
+PIXELS = 224
+"""On a side, where nothing tells."""
+MOST_COMPARED = 8
+"""Architectures that are built to see whether they compute the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -49,6 +55,7 @@ def recognised_format(path: Path) -> WeightsFormat:
         head = file.read(HEAD_BYTES)
     recognisers: dict[WeightsFormat, Callable[[bytes, Path], bool]] = {
         WeightsFormat.SAFETENSORS: weights_safetensors.recognises,
+        WeightsFormat.SHARDED: weights_sharded.recognises,
         WeightsFormat.PYTORCH: weights_pytorch.recognises,
         WeightsFormat.ONNX: weights_onnx.recognises,
     }
@@ -68,7 +75,9 @@ def file_facts(path: Path) -> FileFacts:
     Raises:
         UsageError, NotEvaluable: as :func:`recognised_format`, or the file is damaged.
     """
+    path = weights_in(path)
     weights_format = recognised_format(path)
+    sha256: str | None = None
     tensors: tuple[TensorFacts, ...] | None = None
     metadata: dict[str, str] = {}
     findings: tuple[Finding, ...] = ()
@@ -76,6 +85,12 @@ def file_facts(path: Path) -> FileFacts:
         case WeightsFormat.SAFETENSORS:
             try:
                 tensors, metadata = weights_safetensors.read_header(path)
+            except UnsafeFile as error:
+                findings = (Finding(id="file.header", severity=Severity.HIGH, sentence=str(error)),)
+        case WeightsFormat.SHARDED:
+            try:
+                tensors, metadata = weights_sharded.read_header(path)
+                sha256 = weights_sharded.sha256_of_all(path)
             except UnsafeFile as error:
                 findings = (Finding(id="file.header", severity=Severity.HIGH, sentence=str(error)),)
         case WeightsFormat.PYTORCH:
@@ -92,15 +107,17 @@ def file_facts(path: Path) -> FileFacts:
                 findings = (Finding(id="file.header", severity=Severity.HIGH, sentence=str(error)),)
         case _ as never:
             assert_never(never)
+    trainable = weights_format is not WeightsFormat.ONNX
     return FileFacts(
         path=str(path),
         format=weights_format.value,
         size_bytes=path.stat().st_size,
-        sha256=sha256_of(path),
+        sha256=sha256 or sha256_of(path),
         tensors=tensors,
         metadata=metadata,
-        description=from_metadata(metadata),
+        description=from_metadata(metadata) or described_beside(path),
         findings=findings,
+        recognition=recognised({one.name: one.shape for one in tensors}) if tensors and trainable else None,
     )
 
 
@@ -108,21 +125,27 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Read weights and description.
 
     Raises:
-        UsageError: no such file.
+        UsageError: no such file, or a folder without one.
         NotEvaluable: an unknown or damaged format, or one whose weights cannot be trained.
         UnsafeFile: the file holds code, or its header lies.
     """
+    path = weights_in(path)
     weights_format = recognised_format(path)
+    sha256: str | None = None
     match weights_format:
         case WeightsFormat.SAFETENSORS:
             state, metadata = weights_safetensors.read_weights(path)
+        case WeightsFormat.SHARDED:
+            state, metadata = weights_sharded.read_weights(path)
+            sha256 = weights_sharded.sha256_of_all(path)
         case WeightsFormat.PYTORCH:
             state, metadata = weights_pytorch.read_weights(path)
         case WeightsFormat.ONNX:
             raise NotEvaluable(f"{path} is ONNX, which this command cannot open; give the safetensors it was made from")
         case _ as never:
             assert_never(never)
-    return Checkpoint(path=path, sha256=sha256_of(path), state=state, description=from_metadata(metadata))
+    description = from_metadata(metadata) or described_beside(path)
+    return Checkpoint(path=path, sha256=sha256 or sha256_of(path), state=state, description=description)
 
 
 def as_classifier(
@@ -136,7 +159,8 @@ def as_classifier(
     """Build the network and load the weights into it.
 
     Args:
-        architecture: overrides the file's own; needed where the file names none.
+        architecture: overrides the file's own; needed where the file names none and its tensors fit none, or several
+            that compute different things.
         normalisation: means and standard deviations on pixels in [0, 1], where the file names none.
         image_shape: channels, height and width of the images at hand, where the file names no input; the
             weights have the last word on channels.
@@ -150,9 +174,7 @@ def as_classifier(
     from sau_cli.classifier import Classifier, check_runs
 
     known = checkpoint.description
-    name = architecture or (known.architecture if known else None)
-    if name is None:
-        raise NotEvaluable(f"{checkpoint.path} does not say its architecture; add --arch NAME")
+    name = architecture or (known.architecture if known else None) or _recognised(checkpoint, image_shape)
     if name.startswith("user:"):
         raise NotEvaluable(
             f"{checkpoint.path} needs the class {name.removeprefix('user:')}, which sau lacks; add --arch FILE.py:CLASS"
@@ -163,6 +185,9 @@ def as_classifier(
         if architecture is not None:
             raise
         raise NotEvaluable(f"{checkpoint.path} says of itself what cannot be true: {error}") from error
+    _, height, width = image_shape or (3, PIXELS, PIXELS)
+    prefix = architectures.own_prefix(name, checkpoint.state, height=height, width=width)
+    checkpoint = replace(checkpoint, state={key.removeprefix(prefix): one for key, one in checkpoint.state.items()})
     if known is None:
         known = _told_by_weights(checkpoint, name, normalisation, image_shape, class_names)
     elif normalisation is not None:
@@ -175,6 +200,37 @@ def as_classifier(
     classifier.eval()
     check_runs(classifier)
     return classifier
+
+
+def _recognised(checkpoint: Checkpoint, image_shape: tuple[int, int, int] | None) -> str:
+    """The architecture that the tensors' names and shapes are of.
+
+    Raises:
+        NotEvaluable: none fits, and the sentence names the nearest; or several that do not compute the same.
+    """
+    from sau_adapters.architectures import all_alike
+
+    shapes = {name: tuple(tensor.shape) for name, tensor in checkpoint.state.items()}
+    found = recognised(shapes)
+    if not found.fitting:
+        nearest = ", ".join(f"{near.name} ({near.share:.0%} of the tensors in common)" for near in found.nearest)
+        raise NotEvaluable(
+            f"{checkpoint.path} does not say its architecture, and its tensors are of none that sau knows"
+            f"{f' (nearest: {nearest})' if nearest else ''}; add --arch NAME, or FILE.py:CLASS for a class of your own"
+        )
+    first, names = found.fitting[0], [one.name for one in found.fitting]
+    if len(names) > 1:
+        state = {name.removeprefix(found.prefix): tensor for name, tensor in checkpoint.state.items()}
+        channels, height, width = image_shape or (first.channels or 3, first.size or PIXELS, first.size or PIXELS)
+        channels = first.channels or channels
+        spec = InputSpec(channels=channels, height=height, width=width, mean=(0.0,) * channels, std=(1.0,) * channels)
+        if len(names) > MOST_COMPARED or not all_alike(names, state, classes=first.classes or 1, spec=spec):
+            listed = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+            raise NotEvaluable(
+                f"{checkpoint.path} does not say its architecture, and its tensors fit {listed}, which compute "
+                f"different things; add --arch, such as --arch {names[0]}"
+            )
+    return first.name
 
 
 def _told_by_weights(
@@ -204,6 +260,14 @@ def _told_by_weights(
     names = class_names if class_names is not None and fitting else tuple(str(number) for number in range(classes))
     blank = InputSpec(channels=channels, height=height, width=width, mean=(0.0,) * channels, std=(1.0,) * channels)
     return Description(architecture=name, class_names=names, input=_with_normalisation(blank, normalisation))
+
+
+def renormalised(classifier: Classifier, normalisation: Normalisation) -> Classifier:
+    """The same network behind another normalisation: means and standard deviations on pixels in [0, 1]."""
+    from sau_cli.classifier import Classifier
+
+    spec = _with_normalisation(classifier.description.input, normalisation)
+    return Classifier(classifier.network, replace(classifier.description, input=spec)).eval()
 
 
 def _check_same_normalisation(path: Path, told: InputSpec, given: InputSpec) -> None:

@@ -13,6 +13,7 @@ class WeightsFormat(StrEnum):
     """Model files, recognised by content."""
 
     SAFETENSORS = "safetensors"
+    SHARDED = "sharded safetensors"
     PYTORCH = "pytorch"
     ONNX = "onnx"
 

@@ -22,8 +22,11 @@ from sau_cli.inspection.file_facts import Finding, Severity, TensorFacts
 if TYPE_CHECKING:
     from torch import Tensor
 
-WRAPPERS = ("state_dict", "model_state_dict", "model")
-PREFIXES = ("module.", "_orig_mod.")
+WRAPPERS = (
+    *("state_dict", "model_state_dict", "model", "net", "netC", "network", "weights", "params"),
+    *("state_dict_ema", "model_ema", "ema"),
+)
+"""Under which names training code keeps the weights, in the order in which they are looked for."""
 _OLD_STYLE_MAGIC = 0x1950A86A20F9469CFC6C
 _HARMLESS = re.compile(
     r"collections\.OrderedDict"
@@ -113,7 +116,7 @@ def findings(path: Path) -> tuple[Finding, ...]:
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The state dict, out of its wrapper and without prefixes of training tools, on the CPU.
+    """The state dict, out of its wrapper, on the CPU.
 
     Raises:
         UnsafeFile: the file holds code.
@@ -194,10 +197,11 @@ def _is_harmless(name: str) -> bool:
 def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
     import torch
 
-    for wrapper in WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
+    while isinstance(content, Mapping):
+        inside = next((content[name] for name in WRAPPERS if isinstance(content.get(name), Mapping)), None)
+        if inside is None:
             break
+        content = inside
     if not isinstance(content, Mapping) or not content:
         raise NotEvaluable(f"{path} holds no state dict; ask for a file of named tensors")
     strange = [str(key)[:100] for key, value in content.items() if not isinstance(value, torch.Tensor)]
@@ -207,7 +211,4 @@ def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
     hollow = [key[:100] for key, value in state.items() if value.is_meta or value.layout != torch.strided]
     if hollow:
         raise NotEvaluable(f"{path} holds {hollow[0]!r}, which has no ordinary values; ask for dense weights")
-    for prefix in PREFIXES:
-        if all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): value for name, value in state.items()}
     return state

@@ -6,15 +6,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sau_adapters.tables import Normalisation, parse_normalisation
+from sau_adapters.tables import NORMALISATIONS, Normalisation, parse_normalisation
 from sau_cli.commands.session import Session
 from sau_cli.commands.settings import Settings, read_settings
-from sau_cli.errors import UsageError
+from sau_cli.errors import NotEvaluable, UsageError
+from sau_cli.reporting.terminal import percent, table
 
 if TYPE_CHECKING:
     from sau_cli.classifier import Classifier
     from sau_cli.description import Description
-    from sau_cli.images import ImageData
+    from sau_cli.images import ImageData, LabelledImages
+
+ENOUGH = 500
+"""Images that tell normalisations apart."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,11 +153,46 @@ def open_model_and_data(
     channels, height, width = data.train.images.shape[1:]
     # A file that sau wrote for a user's own class cannot say where its code is.
     named = told is not None and not told.architecture.startswith("user:")
+    unknown = told is None and normalisation is None
     classifier = as_classifier(
         checkpoint,
         architecture=asked.arch or (None if named else asked.settings.arch),
-        normalisation=normalisation,
+        normalisation=NORMALISATIONS["none"] if unknown else normalisation,
         image_shape=(channels, height, width),
         class_names=data.train.class_names,
     )
+    first = next(iter(classifier.network.state_dict()), "")
+    prefix = next((name.removesuffix(first) for name in checkpoint.state if name.endswith(f".{first}")), "")
+    if told is None:
+        beside = f", whose tensors' names all begin with {prefix!r} in the file" if prefix else ""
+        session.show(f"{path} is a {classifier.description.architecture}{beside}")
+    if unknown:
+        _ask_for_normalisation(session, path, classifier, data.for_testing)
     return OpenedModel(path=path, sha256=checkpoint.sha256, classifier=classifier), data
+
+
+def _ask_for_normalisation(session: Session, path: Path, classifier: Classifier, images: LabelledImages) -> None:
+    """Show how accurate the model is behind each usual normalisation, and let its user say which is right.
+
+    Raises:
+        NotEvaluable: always.
+    """
+    from sau_adapters.checkpoints import renormalised
+    from sau_cli.evaluation.metrics import evaluate
+    from sau_cli.images import check_fits, uniform_share
+
+    check_fits(images, classifier.description)
+    if len(images) > ENOUGH:
+        images = images.take(uniform_share(images, ENOUGH / len(images), seed=0))
+    found = {}
+    for name, normalisation in NORMALISATIONS.items():
+        if len(normalisation[0]) in {1, classifier.description.input.channels}:
+            found[name] = evaluate(renormalised(classifier, normalisation), images).accuracy
+    ordered = sorted(found.items(), key=lambda pair: -pair[1].value)
+    rows = [(name, f"{percent(one.value)} ({percent(one.ci95[0])} to {percent(one.ci95[1])})") for name, one in ordered]
+    session.show(table(f"Accuracy on {len(images)} of the images by normalisation", ("--normalisation", ""), rows))
+    raise NotEvaluable(
+        f"{path} does not say how its images are normalised, and weights do not tell; add --normalisation with what it "
+        f"was trained with (of the usual ones, {ordered[0][0]} is the most accurate on your images, by "
+        f"{100 * (ordered[0][1].value - ordered[-1][1].value):.1f} points over the least)"
+    )

@@ -31,7 +31,7 @@ from sau_cli.reporting.terminal import checks_table, table
 from sau_cli.results import Check, CheckStatus, verdict_of
 
 if TYPE_CHECKING:
-    from sau_cli.inspection.file_facts import FileFacts
+    from sau_cli.inspection.file_facts import FileFacts, Recognition
     from sau_cli.inspection.policy import Policy
 
 SHOWN_TENSORS, SHOWN_STEPS, SHOWN_TEXT = 12, 20, 1000
@@ -161,7 +161,7 @@ def _file_rows(facts: FileFacts) -> list[tuple[str, str]]:
         rows.append(("parameters", f"{facts.parameters:,} (buffers included), {', '.join(dtypes)}"))
     known = facts.description
     if known is None:
-        rows.append(("architecture", "not named by the file"))
+        rows.extend(_recognised_rows(facts.recognition))
         return rows
     names = ", ".join(known.class_names[:10]) + (", ..." if known.classes > 10 else "")
     spec = known.input
@@ -171,4 +171,23 @@ def _file_rows(facts: FileFacts) -> list[tuple[str, str]]:
         ("input", f"{spec.channels} x {spec.size}, mean {list(spec.mean)}, std {list(spec.std)}"),
         ("data", known.data or "not named by the file"),
     ]
+    return rows
+
+
+def _recognised_rows(found: Recognition | None) -> list[tuple[str, str]]:
+    """What the tensors tell of the architecture."""
+    if found is None or not (found.fitting or found.nearest):
+        return [("architecture", "not named by the file")]
+    if not found.fitting:
+        near = ", ".join(f"{one.name} ({one.share:.0%})" for one in found.nearest)
+        return [("architecture", f"not named by the file, and none that is known; nearest by its tensors: {near}")]
+    first = found.fitting[0]
+    rows = [
+        ("architecture", " or ".join(one.name for one in found.fitting) + ", by the names and shapes of its tensors")
+    ]
+    if found.prefix:
+        rows.append(("prefix", f"every name begins with {found.prefix}"))
+    rows.append(("classes", "not told by the tensors" if first.classes is None else str(first.classes)))
+    size = f"{first.size}x{first.size}" if first.size else "any size, or not told"
+    rows.append(("input", f"{first.channels or 3} channels, {size}; the normalisation is not told by tensors"))
     return rows

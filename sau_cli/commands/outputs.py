@@ -15,7 +15,7 @@ def check_weights_name(path: Path) -> None:
 
 def purified_name(model: Path) -> Path:
     """``model.purified.safetensors`` beside ``model.safetensors`` (or ``model.pt``, ``model.pth.tar``, ...)."""
-    stem = Path(model.name.removesuffix(".tar")).stem
+    stem = Path(model.name.removesuffix(".tar").removesuffix(".index.json")).stem
     return model.with_name(f"{stem}.purified.safetensors")
 
 

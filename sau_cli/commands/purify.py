@@ -11,6 +11,7 @@ import typer
 from rich.console import Group
 
 from sau_adapters.files import check_readable
+from sau_adapters.model_folders import weights_in
 from sau_cli import __version__
 from sau_cli.commands.inputs import data_source, open_model_and_data, request
 from sau_cli.commands.options import (
@@ -123,7 +124,7 @@ def purify(
     with Session("purify", json=json_, quiet=quiet, verbose=verbose, force=force, replace_report=resume) as session:
         team = team_of_environment()
         session.join(team)
-        check_readable(model)
+        check_readable(weights_in(model))
         destination = out or purified_name(model)
         state_file = state_path(destination)
         goes_on = resume and state_file.exists()

@@ -42,6 +42,45 @@ class TensorFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FittingArchitecture:
+    """An architecture that fits every tensor of a file.
+
+    Attributes:
+        name: canonical, such as ``timm:resnet18``.
+        classes, channels: as the tensors tell; None where none depends on them.
+        size: the pixels on a side that the tensors are made for; None where they do not tell, or any size will do.
+    """
+
+    name: str
+    classes: int | None
+    channels: int | None
+    size: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NearArchitecture:
+    """An architecture that has this share of its tensors in common with a file, by an estimate in [0, 1]."""
+
+    name: str
+    share: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recognition:
+    """What architecture a file's tensors are of, by their names and shapes alone.
+
+    Attributes:
+        prefix: what every tensor's name begins with beside the architecture's own, such as ``module.``.
+        fitting: those that fit, best first.
+        nearest: where none fits, those that have most in common.
+    """
+
+    prefix: str
+    fitting: tuple[FittingArchitecture, ...]
+    nearest: tuple[NearArchitecture, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FileFacts:
     """What a model file is.
 
@@ -50,6 +89,7 @@ class FileFacts:
         tensors: None where the format does not tell without running code.
         metadata: as written in the file by whoever made it; not to be trusted.
         description: what the metadata says of the classifier; None where it says nothing.
+        recognition: of the architecture, by the tensors; None where they are not known.
     """
 
     path: str
@@ -60,6 +100,7 @@ class FileFacts:
     metadata: Mapping[str, str]
     description: Description | None
     findings: tuple[Finding, ...] = field(default=())
+    recognition: Recognition | None = None
 
     @property
     def parameters(self) -> int | None:

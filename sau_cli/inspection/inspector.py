@@ -33,18 +33,7 @@ def inspect(facts: FileFacts) -> tuple[Check, ...]:
                 evidence="reading this file runs no code from it, and its header agrees with its content",
             )
         )
-    checks.append(
-        Check(
-            id="model.architecture",
-            status=CheckStatus.MEASURED if facts.description else CheckStatus.SKIPPED,
-            value=facts.description.architecture if facts.description else None,
-            evidence=(
-                "named by the file's own metadata"
-                if facts.description
-                else "the file does not name its architecture; other commands need --arch"
-            ),
-        )
-    )
+    checks.append(_architecture(facts))
     checks.append(
         Check(
             id="model.behaviour",
@@ -53,6 +42,33 @@ def inspect(facts: FileFacts) -> tuple[Check, ...]:
         )
     )
     return tuple(checks)
+
+
+def _architecture(facts: FileFacts) -> Check:
+    """What is known of the architecture, and from where."""
+    check_id, found = "model.architecture", facts.recognition
+    fitting = [one.name for one in found.fitting] if found else []
+    if facts.description:
+        told = facts.description.architecture
+        evidence = "named by the file's own metadata"
+        if found and not told.startswith("user:"):
+            fits = told in fitting
+            evidence += ", and its tensors fit" if fits else ", which its tensors do not fit"
+        return Check(id=check_id, status=CheckStatus.MEASURED, value=told, evidence=evidence)
+    if len(fitting) == 1:
+        evidence = "recognised by the names and shapes of its tensors"
+        return Check(id=check_id, status=CheckStatus.MEASURED, value=fitting[0], evidence=evidence)
+    if fitting:
+        evidence = f"its tensors fit {', '.join(fitting[:5])}"
+        evidence += f" and {len(fitting) - 5} more" if len(fitting) > 5 else ""
+        return Check(id=check_id, status=CheckStatus.MEASURED, value=fitting[0], evidence=evidence)
+    near = ", ".join(f"{one.name} ({one.share:.0%} of its tensors)" for one in found.nearest) if found else ""
+    evidence = "the file does not name its architecture, and its tensors are of none that sau knows"
+    return Check(
+        id=check_id,
+        status=CheckStatus.SKIPPED,
+        evidence=f"{evidence}{f'; nearest are {near}' if near else ''}; other commands need --arch",
+    )
 
 
 def inspection_verdict(facts: FileFacts) -> tuple[Verdict, ExitCode]:

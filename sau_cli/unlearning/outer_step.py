@@ -99,9 +99,10 @@ def accumulate_gradients(
     wrong = (said != labels) & (said != received_labels)
     sar_loss = (unlearning_loss(logits, said) * wrong).sum()
     loss = recipe.unlearning_weight * sar_loss
-    if recipe.recovery_weight > 0:
+    if recipe.recovers:
         kept = cross_entropy(logits, received_logits.softmax(dim=1), reduction="none")
-        loss = loss + recipe.recovery_weight * (kept * space.patched).sum()
+        weight = torch.where(space.patched, recipe.patch_recovery, recipe.ball_recovery)
+        loss = loss + (weight * kept).sum()
     (loss / of).backward()
     now = logits.detach().argmax(dim=1)
     fooled, received_fooled, same = now != purified_labels, said != received_labels, now == said

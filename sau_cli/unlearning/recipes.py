@@ -72,7 +72,8 @@ class Recipe:
         universal: images are perturbed alike, a group of 32 at a time, as a trigger does.
         patch_share: how many of the images are perturbed in a small square, whose pixels may take any value, instead
             of everywhere within the ball, in [0, 1].
-        recovery_weight: of what these are taught besides: the received model's own probabilities on the clean image.
+        ball_recovery, patch_recovery: weights of learning, on a perturbed image, the received model's own
+            probabilities for the clean one, where it is perturbed within the ball and where in a square.
         balanced: draw the clean share evenly over the classes; the authors draw uniformly.
 
     Raises:
@@ -99,7 +100,8 @@ class Recipe:
     balanced: bool = False
     universal: bool = False
     patch_share: float = 0.0
-    recovery_weight: float = 0.0
+    ball_recovery: float = 0.0
+    patch_recovery: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("epochs", "lr", "batch_size", "epsilon", "step", "steps"):
@@ -116,6 +118,11 @@ class Recipe:
     def grouped(self) -> bool:
         """Whether images of a batch depend on each other, by groups."""
         return self.clean_statistics or self.universal
+
+    @property
+    def recovers(self) -> bool:
+        """Whether perturbed images are taught what the clean ones are."""
+        return self.ball_recovery > 0 or self.patch_recovery > 0
 
     def settings(self) -> dict[str, Any]:
         """Every setting by name, for history and reports."""
@@ -155,6 +162,8 @@ def _default(images: int) -> dict[str, Any]:
         "augment": True,
         "clean_statistics": True,
         "patch_share": 0.5,
-        "recovery_weight": 0.5,
+        "universal": True,
+        "ball_recovery": 0.2,
+        "patch_recovery": 0.5,
         "balanced": True,
     }

@@ -127,8 +127,8 @@ def draws_needed(channels: int) -> int:
 def drawn_space(images: Tensor, draws: Tensor, recipe: Recipe, groups: Sequence[int]) -> SearchSpace:
     """The recipe's space: a ball for most images, a patch for a share of them.
 
-    With ``recipe.universal``, the images of a group go together, as a trigger does with all images: one search for
-    those in the ball, from random blobs of ±ε, and one for those with a patch, at one place.
+    With ``recipe.universal``, those of a group that are in the ball go together, as a trigger does with all images:
+    one search for all of them, from random blobs of ±ε. A patch is searched for each image by itself.
 
     Args:
         images: (N, C, H, W) float in [0, 1].
@@ -141,9 +141,9 @@ def drawn_space(images: Tensor, draws: Tensor, recipe: Recipe, groups: Sequence[
     if recipe.universal:
         number = torch.repeat_interleave(torch.tensor(groups, device=images.device))
         first = torch.tensor([0, *groups], device=images.device).cumsum(0)[number]
-        draws = draws[first]
-        together = 2 * number + patched
-        coarse = draws[:, -images.shape[1] * COARSE**2 :].reshape(-1, images.shape[1], COARSE, COARSE) - 0.5
+        alone = len(groups) + torch.arange(len(images), device=images.device)
+        together = torch.where(patched, alone, number)
+        coarse = draws[first, -images.shape[1] * COARSE**2 :].reshape(-1, images.shape[1], COARSE, COARSE) - 0.5
         blobs = interpolate(coarse.to(images.dtype), size=images.shape[2:], mode="bilinear").sign() * recipe.epsilon
         everywhere = replace(everywhere, start=torch.clamp(blobs, everywhere.low, everywhere.high))
     if patched.any():

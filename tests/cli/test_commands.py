@@ -65,8 +65,10 @@ def test_the_asr_recomputed_by_hand_from_the_files(planted):
     assert next(check["value"] for check in report["checks"] if check["id"] == "asr.badnets") == pytest.approx(asr)
 
 
-@pytest.mark.parametrize("attack", ["badnets", "blended"])
-@pytest.mark.parametrize("target", ["3", "all-to-all"])
+@pytest.mark.parametrize(
+    ("attack", "target"),
+    [("badnets", "3"), ("badnets", "all-to-all"), ("blended", "3"), ("blended", "all-to-all"), ("sig", "3")],
+)
 def test_every_attack_with_every_target_rule(call, attack, target):
     done = call(
         "attack",

@@ -9,6 +9,7 @@ import timm
 import torch
 from safetensors.torch import load_file
 
+from sau_adapters.architecture_index import known_architectures, recognised
 from sau_adapters.architectures import build, canonical_name, load_state, told_sizes
 from sau_adapters.checkpoints import as_classifier, read_checkpoint, save_classifier
 from sau_adapters.cifar_networks import CIFAR_NETWORKS
@@ -18,10 +19,11 @@ from sau_cli.errors import NotEvaluable, UsageError
 from sau_cli.evaluation.predictions import predicted_logits
 from tests.support.toys import names, random_images, spec
 
+OURS = ["preact_resnet18", "cifar_resnet18", "cifar_vgg19_bn", "wrn_16_1", "wrn_10_2", "small_cnn"]
 ZOO = ["timm:resnet18", "timm:mobilenetv3_small_050", "timm:convnext_atto", "torchvision:squeezenet1_1"]
 
 
-@pytest.mark.parametrize("name", [*CIFAR_NETWORKS, *ZOO])
+@pytest.mark.parametrize("name", [*OURS, *ZOO])
 def test_round_trip_through_a_file(tmp_path, name):
     classes, size = 7, 64
     torch.manual_seed(0)
@@ -43,6 +45,14 @@ def test_round_trip_through_a_file(tmp_path, name):
     # torchvision's take nothing but 3 channels, so no weight tells them
     channels = None if name.startswith("torchvision:") else 3
     assert told_sizes(canonical_name(name), state, height=size, width=size) == (classes, channels)
+    found = recognised({key: tuple(tensor.shape) for key, tensor in state.items()})
+    assert canonical_name(name) in [one.name for one in found.fitting]
+    assert {(one.classes, one.channels) for one in found.fitting} == {(classes, 3)}
+
+
+def test_every_network_of_ours_is_in_the_index():
+    assert set(CIFAR_NETWORKS) <= set(known_architectures())
+    assert len(known_architectures()) > 1000, "run python -m sau_adapters.build_architecture_index"
 
 
 def test_timm_loads_what_we_write(tmp_path):
@@ -53,6 +63,11 @@ def test_timm_loads_what_we_write(tmp_path):
     loaded = timm.create_model("resnet18", num_classes=10, checkpoint_path=str(path))
     for name, tensor in loaded.state_dict().items():
         assert torch.equal(tensor, network.state_dict()[name])
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("cifar_resnet18", 11_173_962), ("cifar_vgg19_bn", 20_040_522)])
+def test_sizes_of_the_fields_networks(name, parameters):
+    assert sum(one.numel() for one in CIFAR_NETWORKS[name](10, 3).parameters()) == parameters
 
 
 def test_our_networks_have_the_names_and_sizes_of_checkpoints_in_the_wild():

@@ -119,6 +119,10 @@ def test_a_place_that_cannot_be_written_is_told_before_the_work(tmp_path, place)
         lambda s: {"state_dict": s, "epoch": 3},
         lambda s: {"model": s},
         lambda s: {"state_dict": {f"module.{k}": v for k, v in s.items()}},
+        lambda s: {"netC": {f"_orig_mod.backbone.{k}": v for k, v in s.items()}, "epoch_current": 3},
+        lambda s: {"model": {"state_dict": s}, "optimizer": {"state": {}}},
+        lambda s: {"state_dict_ema": s, "arch": "mine"},
+        lambda s: {k: v for k, v in s.items() if not k.endswith("num_batches_tracked")},
     ],
 )
 @pytest.mark.parametrize("zipped", [True, False])
@@ -235,10 +239,8 @@ def test_a_file_without_metadata_names_the_flag_that_is_missing(tmp_path, classi
     path = tmp_path / "bare.safetensors"
     save_file(classifier.network.state_dict(), path)
     checkpoint = read_checkpoint(path)
-    with pytest.raises(NotEvaluable, match="--arch"):
-        as_classifier(checkpoint)
     with pytest.raises(NotEvaluable, match="--normalisation"):
-        as_classifier(checkpoint, architecture="small_cnn")
+        as_classifier(checkpoint)
     with pytest.raises(NotEvaluable, match="--image-size"):
         as_classifier(checkpoint, architecture="small_cnn", normalisation=((0.0,), (1.0,)))
     with pytest.raises(NotEvaluable, match="do not fit wrn_16_1: 82 tensors are missing"):

@@ -1,0 +1,111 @@
+"""Architectures told from names and shapes alone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torchvision import models
+
+from sau_adapters.architecture_index import prefixes, recognised
+from sau_adapters.checkpoints import as_classifier, file_facts, read_checkpoint
+from sau_adapters.cifar_networks import CIFAR_NETWORKS
+from sau_cli.errors import NotEvaluable
+from tests.conftest import ROOT
+
+PLAIN = {"normalisation": ((0.0,), (1.0,)), "image_shape": (3, 64, 64)}
+
+
+def shapes(network: torch.nn.Module, prefix: str = "") -> dict[str, tuple[int, ...]]:
+    return {f"{prefix}{name}": tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+
+
+def test_one_that_fits_is_told_with_its_counts():
+    found = recognised(shapes(CIFAR_NETWORKS["wrn_16_1"](43, 1), "module."))
+    assert found.prefix == "module."
+    (only,) = found.fitting
+    assert (only.name, only.classes, only.channels, only.size) == ("wrn_16_1", 43, 1, None)
+
+
+def test_the_input_size_is_told_where_tensors_depend_on_it():
+    network = timm.create_model("vit_tiny_patch16_224", num_classes=5)
+    by_name = {one.name: one for one in recognised(shapes(network)).fitting}
+    assert by_name["timm:vit_tiny_patch16_224"].size == 224
+    assert {one.classes for one in by_name.values()} == {5}
+    assert "timm:vit_tiny_patch16_384" in by_name, "the same tensors but for their number of positions"
+    assert by_name["timm:vit_tiny_patch16_384"].size is None
+
+
+def test_a_twin_in_another_zoo_that_computes_the_same_is_no_question(tmp_path):
+    torch.manual_seed(0)
+    network = models.resnet18(num_classes=4)
+    path = tmp_path / "plain.safetensors"
+    save_file(network.state_dict(), path)
+    names = [one.name for one in file_facts(path).recognition.fitting]
+    assert {"timm:resnet18", "torchvision:resnet18"} <= set(names)
+    loaded = as_classifier(read_checkpoint(path), **PLAIN)
+    assert loaded.description.classes == 4
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.allclose(loaded(images), network.eval()(images), atol=1e-5)
+
+
+def test_tensors_that_fit_networks_which_compute_otherwise_are_asked_about(tmp_path):
+    path = tmp_path / "vit.safetensors"
+    save_file(timm.create_model("vit_tiny_patch16_224", num_classes=5, img_size=64).state_dict(), path)
+    try:
+        loaded = as_classifier(read_checkpoint(path), **PLAIN)
+    except NotEvaluable as error:
+        assert "--arch timm:" in str(error)
+    else:
+        assert loaded.description.architecture.startswith("timm:vit_tiny_patch16")
+
+
+def test_of_strangers_the_nearest_are_named(tmp_path):
+    state = CIFAR_NETWORKS["preact_resnet18"](10, 3).state_dict()
+    state["bn.weight"] = torch.ones(512)
+    found = recognised({name: tuple(tensor.shape) for name, tensor in state.items()})
+    assert found.fitting == ()
+    assert found.nearest[0].name == "preact_resnet18"
+    assert found.nearest[0].share > 0.9
+    path = tmp_path / "strange.safetensors"
+    save_file(state, path)
+    with pytest.raises(NotEvaluable, match="nearest: preact_resnet18"):
+        as_classifier(read_checkpoint(path), **PLAIN)
+    with pytest.raises(NotEvaluable, match=r"1 have no place \(first 'bn.weight'\)"):
+        as_classifier(read_checkpoint(path), architecture="preact_resnet18", **PLAIN)
+    assert recognised({}).nearest == ()
+    assert recognised({"x": (1,)}).fitting == ()
+
+
+def test_order_of_tensors_plays_no_part_and_position_never_matches():
+    own = shapes(CIFAR_NETWORKS["small_cnn"](10, 3))
+    assert recognised(dict(reversed(own.items()))).fitting == recognised(own).fitting
+    renamed = {f"layer{number}": shape for number, shape in enumerate(own.values())}
+    assert recognised(renamed).fitting == ()
+
+
+def test_prefixes_that_all_names_share():
+    assert prefixes([]) == ("",)
+    assert prefixes(["a.weight", "b.weight"]) == ("",)
+    assert prefixes(["net.a.weight", "net.b"]) == ("", "net.")
+    assert prefixes(["net.a"]) == ("", "net.")
+
+
+def test_a_large_file_is_recognised_without_torch_and_in_a_moment(tmp_path):
+    path = tmp_path / "large.safetensors"
+    save_file(timm.create_model("convnext_base", num_classes=3).state_dict(), path)
+    script = (
+        "import sys, time; from pathlib import Path; from sau_adapters.checkpoints import file_facts; "
+        f"names = [one.name for one in file_facts(Path({str(path)!r})).recognition.fitting]; "
+        "assert 'timm:convnext_base' in names, names; sys.exit('torch' in sys.modules)"
+    )
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env={"PYTHONPATH": ".:adapters"}, check=False)
+    assert done.returncode == 0
+    assert time.monotonic() - started < 30, "not a benchmark: only far too long fails"
