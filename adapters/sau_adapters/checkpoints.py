@@ -42,6 +42,10 @@ class Checkpoint:
     state: Mapping[str, Tensor]
     description: Description | None
 
+    def without_prefix(self, prefix: str) -> dict[str, Tensor]:
+        """The weights under names without what they all begin with."""
+        return {name.removeprefix(prefix): tensor for name, tensor in self.state.items()}
+
 
 def recognised_format(path: Path) -> WeightsFormat:
     """The format by content.
@@ -187,7 +191,7 @@ def as_classifier(
         raise NotEvaluable(f"{checkpoint.path} says of itself what cannot be true: {error}") from error
     _, height, width = image_shape or (3, PIXELS, PIXELS)
     prefix = architectures.own_prefix(name, checkpoint.state, height=height, width=width)
-    checkpoint = replace(checkpoint, state={key.removeprefix(prefix): one for key, one in checkpoint.state.items()})
+    checkpoint = replace(checkpoint, state=checkpoint.without_prefix(prefix))
     if known is None:
         known = _told_by_weights(checkpoint, name, normalisation, image_shape, class_names)
     elif normalisation is not None:
@@ -220,7 +224,7 @@ def _recognised(checkpoint: Checkpoint, image_shape: tuple[int, int, int] | None
         )
     first, names = found.fitting[0], [one.name for one in found.fitting]
     if len(names) > 1:
-        state = {name.removeprefix(found.prefix): tensor for name, tensor in checkpoint.state.items()}
+        state = checkpoint.without_prefix(found.prefix)
         channels, height, width = image_shape or (first.channels or 3, first.size or PIXELS, first.size or PIXELS)
         channels = first.channels or channels
         spec = InputSpec(channels=channels, height=height, width=width, mean=(0.0,) * channels, std=(1.0,) * channels)
@@ -285,10 +289,23 @@ def _with_normalisation(spec: InputSpec, normalisation: Normalisation) -> InputS
     return InputSpec(channels=spec.channels, height=spec.height, width=spec.width, mean=mean, std=std)
 
 
-def save_classifier(path: Path, classifier: Classifier, description: Description, *, force: bool) -> None:
+def save_classifier(
+    path: Path,
+    classifier: Classifier,
+    description: Description,
+    *,
+    force: bool,
+    like: Mapping[str, Tensor] | None = None,
+) -> None:
     """Write the network's state dict as safetensors, with the description as metadata.
+
+    Args:
+        like: weights of the file that the classifier came from, whose number formats are kept (half precision, say).
 
     Raises:
         UsageError: the place cannot be written to, or is taken and ``force`` is off.
     """
-    weights_safetensors.write_weights(path, classifier.network.state_dict(), to_metadata(description), force=force)
+    state = classifier.network.state_dict()
+    if like is not None:
+        state = {name: tensor.to(like[name].dtype) if name in like else tensor for name, tensor in state.items()}
+    weights_safetensors.write_weights(path, state, to_metadata(description), force=force)

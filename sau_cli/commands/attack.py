@@ -180,7 +180,8 @@ def attack(
         )
         described = replace(known, data=name_of(data_source(asked, known)), history=(*known.history, step))
         with written_whole(out) as weights_part, written_whole(trigger_path(out)) as trigger_part:
-            save_classifier(weights_part, planted.classifier, described, force=True)
+            like = None if received is None else received.weights
+            save_classifier(weights_part, planted.classifier, described, force=True, like=like)
             write_trigger(trigger_part, trigger, force=True)
         session.wrote("weights", out)
         session.wrote("trigger", trigger_path(out))

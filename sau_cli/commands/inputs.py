@@ -13,6 +13,10 @@ from sau_cli.errors import NotEvaluable, UsageError
 from sau_cli.reporting.terminal import percent, table
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
     from sau_cli.classifier import Classifier
     from sau_cli.description import Description
     from sau_cli.images import ImageData, LabelledImages
@@ -46,11 +50,12 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class OpenedModel:
-    """A model and where it came from."""
+    """A model and where it came from; ``weights`` are those of the file, under the network's own names."""
 
     path: Path
     sha256: str
     classifier: Classifier
+    weights: Mapping[str, Tensor]
 
 
 def request(
@@ -134,6 +139,7 @@ def open_model_and_data(
 
     The data tells the input size where the file does not.
     """
+    from sau_adapters.architecture_index import prefixes
     from sau_adapters.checkpoints import as_classifier, read_checkpoint
     from sau_cli.images import check_fits
 
@@ -162,13 +168,16 @@ def open_model_and_data(
         class_names=data.train.class_names,
     )
     first = next(iter(classifier.network.state_dict()), "")
-    prefix = next((name.removesuffix(first) for name in checkpoint.state if name.endswith(f".{first}")), "")
+    prefix = next((one for one in prefixes(checkpoint.state) if f"{one}{first}" in checkpoint.state), "")
     if told is None:
         beside = f", whose tensors' names all begin with {prefix!r} in the file" if prefix else ""
         session.show(f"{path} is a {classifier.description.architecture}{beside}")
     if unknown:
         _ask_for_normalisation(session, path, classifier, data.for_testing)
-    return OpenedModel(path=path, sha256=checkpoint.sha256, classifier=classifier), data
+    opened = OpenedModel(
+        path=path, sha256=checkpoint.sha256, classifier=classifier, weights=checkpoint.without_prefix(prefix)
+    )
+    return opened, data
 
 
 def _ask_for_normalisation(session: Session, path: Path, classifier: Classifier, images: LabelledImages) -> None:

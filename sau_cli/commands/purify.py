@@ -256,7 +256,7 @@ def purify(
         )
         named = known.data or name_of(data_source(asked, known))
         described = replace(known, data=named, history=(*known.history, history))
-        save_classifier(destination, purified.classifier, described, force=force or goes_on)
+        save_classifier(destination, purified.classifier, described, force=force or goes_on, like=opened.weights)
         session.wrote("weights", destination)
         session.show(_summary(purified))
         if not purified.finished:

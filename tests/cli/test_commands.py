@@ -308,3 +308,23 @@ def test_a_finding_is_not_hidden_by_a_later_error(call, bad):
     assert report["verdict"] == "failed"
     assert "nothing" in report["error"]
     assert checks("r.json")["policy.allowed-formats"]["status"] == "failed"
+
+
+def test_a_bare_file_of_a_stranger_says_what_it_lacks_and_keeps_its_number_format(call, bad):
+    half = {f"module.{name}": one.half() if one.is_floating_point() else one for name, one in load_file(bad).items()}
+    save_file(half, "vendor.safetensors")
+    done = call("purify", "vendor.safetensors", "--data", "digits", *PURIFY)
+    assert done.code == 3
+    assert "small_cnn, whose tensors' names all begin with 'module.'" in done.err
+    assert "Accuracy on 360 of the images by normalisation" in done.err
+    assert "add --normalisation" in done.err.splitlines()[-1]
+    assert not Path("vendor.purified.safetensors").exists()
+    words = ("--data", "digits", "--normalisation", "none", *PURIFY)
+    assert call("purify", "vendor.safetensors", *words).code == 0
+    written = load_file("vendor.purified.safetensors")
+    assert {name: one.dtype for name, one in written.items()} == {
+        name.removeprefix("module."): one.dtype for name, one in half.items()
+    }
+    done = call("inspect", "vendor.safetensors")
+    assert "small_cnn, by the names and shapes of its tensors" in done.err
+    assert "every name begins with module." in done.err
