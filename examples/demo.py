@@ -55,7 +55,9 @@ def main() -> None:
     run("attack --attack badnets --arch small_cnn --data digits --out model.safetensors", folder, "attack.json")
     run("inspect model.safetensors", folder, "inspect.json")
     purified = run(
-        "purify model.safetensors --clean-frac 0.1 --lr 2e-3 --batch-size 64 --epochs 100", folder, "purify.json"
+        "purify model.safetensors --clean-frac 0.1 --recipe paper --lr 2e-3 --batch-size 64 --epochs 100",
+        folder,
+        "purify.json",
     )
     evaluated = run(
         "evaluate model.purified.safetensors --reference model.safetensors --trigger model.trigger.safetensors",

@@ -12,8 +12,9 @@ From a file to a purified model::
 
     received = as_classifier(read_checkpoint(Path("model.safetensors")))
     digits = open_images("digits")
-    clean = sau_cli.draw_clean(digits.train, 0.05, balanced=False, seed=0)
-    result = sau_cli.purify(received, clean, recipe=sau_cli.Recipe(epochs=40, lr=2e-3, batch_size=32), seed=0)
+    clean = sau_cli.draw_clean(digits.train, 0.1, balanced=True, augmentation=digits.augmentation, seed=0)
+    recipe = sau_cli.recipe_for(sau_cli.RecipeName.DEFAULT, images=len(clean.learning))
+    result = sau_cli.purify(received, clean, recipe=recipe, seed=0)
     print(sau_cli.evaluate(result.classifier, digits.for_testing, reference=received).accuracy)
 
 - :func:`inspect`: the facts of a file to checks.
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from sau_cli.images import CleanData, ImageData, LabelledImages, draw_clean
     from sau_cli.inspection.inspector import inspect
     from sau_cli.unlearning.purifier import Purification, purify
-    from sau_cli.unlearning.recipes import Recipe
+    from sau_cli.unlearning.recipes import Recipe, RecipeName, recipe_for
 
 _HOME = {
     "PlantedBackdoor": "attacks.planting",
@@ -65,6 +66,8 @@ _HOME = {
     "Purification": "unlearning.purifier",
     "purify": "unlearning.purifier",
     "Recipe": "unlearning.recipes",
+    "RecipeName": "unlearning.recipes",
+    "recipe_for": "unlearning.recipes",
 }
 
 __all__ = [
@@ -79,6 +82,7 @@ __all__ = [
     "PlantedBackdoor",
     "Purification",
     "Recipe",
+    "RecipeName",
     "SauError",
     "Trigger",
     "attack",
@@ -87,6 +91,7 @@ __all__ = [
     "export",
     "inspect",
     "purify",
+    "recipe_for",
 ]
 
 

@@ -202,6 +202,5 @@ def _ask_for_normalisation(session: Session, path: Path, classifier: Classifier,
     session.show(table(f"Accuracy on {len(images)} of the images by normalisation", ("--normalisation", ""), rows))
     raise NotEvaluable(
         f"{path} does not say how its images are normalised, and weights do not tell; add --normalisation with what it "
-        f"was trained with (of the usual ones, {ordered[0][0]} is the most accurate on your images, by "
-        f"{100 * (ordered[0][1].value - ordered[-1][1].value):.1f} points over the least)"
+        f"was trained with (the table shows the usual ones on your images, {ordered[0][0]!r} first)"
     )

@@ -178,7 +178,9 @@ def test_time_budgets_that_are_none(call, bad, text):
 def test_no_data_named_anywhere(call, tmp_path):
     save_file(CIFAR_NETWORKS["small_cnn"](10, 1).state_dict(), tmp_path / "bare.safetensors")
     one_sentence(call("evaluate", "bare.safetensors"), 2, "--data")
-    one_sentence(call("evaluate", "bare.safetensors", "--data", "digits"), 3, "--arch")
+    one_sentence(call("evaluate", "bare.safetensors", "--data", "digits"), 3, "--normalisation")
+    save_file({"strange": torch.zeros(3)}, tmp_path / "strange.safetensors")
+    one_sentence(call("evaluate", "strange.safetensors", "--data", "digits"), 3, "--arch")
     done = call("evaluate", "bare.safetensors", "--data", "digits", "--arch", "small_cnn")
     one_sentence(done, 3, "--normalisation")
 

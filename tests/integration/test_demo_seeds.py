@@ -7,13 +7,14 @@ import json
 import pytest
 
 pytestmark = pytest.mark.slow
+PAPER = ("--recipe", "paper", "--lr", "2e-3", "--batch-size", "64", "--epochs", "100")
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2, 3, 4])
 def test_the_demos_settings_keep_their_promise(sau, tmp_path, seed):
     for words in (
         ("attack", "--attack", "badnets", "--arch", "small_cnn", "--data", "digits", "-o", "m.safetensors"),
-        ("purify", "m.safetensors", "--clean-frac", "0.1", "--lr", "2e-3", "--batch-size", "64", "--epochs", "100"),
+        ("purify", "m.safetensors", "--clean-frac", "0.1", *PAPER),
     ):
         done = sau(*words, "--seed", str(seed), cwd=tmp_path)
         assert done.code == 0, done.err

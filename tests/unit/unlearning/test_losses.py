@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sau_cli.unlearning.outer_step import unlearning_loss
-from sau_cli.unlearning.recipes import Recipe, Schedule
+from sau_cli.unlearning.recipes import Recipe, RecipeName, Schedule, recipe_for
 from sau_cli.unlearning.shared_examples import inner_objective, jensen_shannon
 
 FAR = 50.0
@@ -65,3 +65,13 @@ def test_a_fooled_model_no_longer_counts_in_the_adversarial_term():
 def test_schedules():
     assert [Schedule.COSINE.at(share) for share in (0, 0.5, 1)] == pytest.approx([1, 0.5, 0])
     assert Schedule.CONSTANT.at(0.7) == 1
+
+
+@pytest.mark.parametrize(
+    ("images", "batch_size", "epochs"), [(20, 16, 100), (144, 16, 23), (640, 32, 10), (2500, 128, 10)]
+)
+def test_the_default_recipe_takes_smaller_steps_and_more_epochs_where_images_are_few(images, batch_size, epochs):
+    recipe = recipe_for(RecipeName.DEFAULT, images=images)
+    assert (recipe.batch_size, recipe.epochs) == (batch_size, epochs)
+    assert recipe_for(RecipeName.DEFAULT, images=images, epochs=3, lr=None).epochs == 3
+    assert recipe_for(RecipeName.PAPER, images=images) == Recipe()
