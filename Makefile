@@ -43,6 +43,7 @@ format: $(READY) ## rewrite the code in the house style
 bench: $(READY) ## speed, as ratios taken in one run
 	$(BIN)/python -m tests.benchmarks.start_up
 	$(BIN)/python -m tests.benchmarks.purify_epoch --images 256 --rounds 1
+	$(BIN)/python -m tests.benchmarks.purify_memory
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) demo .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis

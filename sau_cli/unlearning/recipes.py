@@ -11,8 +11,8 @@ from sau_cli.errors import UsageError
 
 LARGEST = 10_000_000
 """No count, size or rate of a recipe is as large."""
-MANY, FEWEST_STEPS = 2_500, 200
-"""Images that the default recipe was tuned on, and steps that it takes at least."""
+MANY, FEW, FEWEST_STEPS = 2_500, 1_000, 200
+"""Images that the default recipe was tuned on, those below which it learns faster, and steps that it takes at least."""
 
 
 class RecipeName(StrEnum):
@@ -149,13 +149,14 @@ def _default(images: int) -> dict[str, Any]:
     """What tests/benchmarks/README.md has the measurements for."""
     batch_size = min(128, max(16, 1 << (images // 16).bit_length() >> 1))
     batches = -(-images // batch_size)
+    few = images < FEW
     return {
         "epochs": max(10, -(-FEWEST_STEPS // batches)),
         "batch_size": batch_size,
         "optimiser": Optimiser.SGD,
-        "lr": 0.02,
+        "lr": 0.02 if few else 0.01,
         "schedule": Schedule.COSINE,
-        "unlearning_weight": 0.5,
+        "unlearning_weight": 1.0 if few else 0.5,
         "distillation": 1.0,
         "steps": 3,
         "clip": True,
