@@ -12,7 +12,11 @@ from sau_cli.precision import Precision
 _TALK = "Output"
 
 ModelArgument: TypeAlias = Annotated[
-    Path, typer.Argument(metavar="MODEL", help="Model file: safetensors, or PyTorch weights (.pt, .pth, .bin, .ckpt).")
+    Path,
+    typer.Argument(
+        metavar="MODEL",
+        help="Safetensors (or the index of its shards), PyTorch weights (.pt, .pth, .bin, .ckpt), or a timm folder.",
+    ),
 ]
 DataOption: TypeAlias = Annotated[
     str | None,
@@ -38,7 +42,7 @@ ArchOption: TypeAlias = Annotated[
         "--arch",
         metavar="NAME",
         help="Architecture: preact_resnet18, wrn_16_1, small_cnn, timm:NAME, torchvision:NAME, or your own "
-        "FILE.py:CLASS. [default: what the model's metadata or sau.toml names]",
+        "FILE.py:CLASS. [default: what the model's metadata, sau.toml or its tensors tell]",
     ),
 ]
 ImageSizeOption: TypeAlias = Annotated[

@@ -89,7 +89,9 @@ def purify(
     ] = None,
     max_batch: Annotated[
         int | None,
-        typer.Option(min=1, help="Most images in memory at a time, to the same result. [default: the batch size]"),
+        typer.Option(
+            min=1, help="Most images in memory at a time, to the same result from 32 on. [default: the batch size]"
+        ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from where an interrupted run stopped.")] = False,
     time_budget: Annotated[
@@ -119,8 +121,8 @@ def purify(
     \b
     Examples:
       sau purify model.safetensors --clean-frac 0.05
-      sau purify vendor.pth --arch wrn_16_1 --normalisation none --data clean/ -o fixed.safetensors
-      sau purify model.safetensors --clean-frac 0.05 --epochs 20 --device cuda --json report.json
+      sau purify vendor.pth --normalisation none --data clean/ -o fixed.safetensors
+      sau purify model.safetensors --clean-frac 0.05 --recipe paper --json report.json
       sau purify model.safetensors --clean-frac 0.05 --time-budget 30m --resume
     """
     with Session("purify", json=json_, quiet=quiet, verbose=verbose, force=force, replace_report=resume) as session:
