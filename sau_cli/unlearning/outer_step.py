@@ -35,6 +35,17 @@ def unlearning_loss(logits: Tensor, received_labels: Tensor) -> Tensor:
     return (capped + floored) / 2
 
 
+def distillation_loss(logits: Tensor, received_logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy with the received model's own probabilities, where it is right; (N, K) twice, (N,) to (N,).
+
+    Where it is wrong, with the label: a clean-label backdoor makes the received model wrong on clean images of
+    the target, and that is not to be kept.
+    """
+    right = received_logits.argmax(dim=1) == labels
+    taught = cross_entropy(logits, received_logits.softmax(dim=1), reduction="none")
+    return torch.where(right, taught, cross_entropy(logits, labels, reduction="none"))
+
+
 def accumulate_gradients(
     purified: Classifier,
     received: Classifier,
@@ -70,7 +81,7 @@ def accumulate_gradients(
         loss = cross_entropy(logits, labels[group], reduction="sum")
         clean_loss += loss.item()
         if recipe.distillation > 0:
-            taught = cross_entropy(logits, received_logits[group].softmax(dim=1), reduction="sum")
+            taught = distillation_loss(logits, received_logits[group], labels[group]).sum()
             loss = (1 - recipe.distillation) * loss + recipe.distillation * taught
         (recipe.clean_weight / of * loss).backward()
         parts.append(logits.detach())
@@ -100,7 +111,7 @@ def accumulate_gradients(
     sar_loss = (unlearning_loss(logits, said) * wrong).sum()
     loss = recipe.unlearning_weight * sar_loss
     if recipe.recovers:
-        kept = cross_entropy(logits, received_logits.softmax(dim=1), reduction="none")
+        kept = distillation_loss(logits, received_logits, labels)
         weight = torch.where(space.patched, recipe.patch_recovery, recipe.ball_recovery)
         loss = loss + (weight * kept).sum()
     (loss / of).backward()

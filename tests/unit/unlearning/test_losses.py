@@ -3,7 +3,7 @@ from math import log
 import pytest
 import torch
 
-from sau_cli.unlearning.outer_step import unlearning_loss
+from sau_cli.unlearning.outer_step import distillation_loss, unlearning_loss
 from sau_cli.unlearning.recipes import Recipe, RecipeName, Schedule, recipe_for
 from sau_cli.unlearning.shared_examples import inner_objective, jensen_shannon
 
@@ -75,3 +75,12 @@ def test_the_default_recipe_takes_smaller_steps_and_more_epochs_where_images_are
     assert (recipe.batch_size, recipe.epochs) == (batch_size, epochs)
     assert recipe_for(RecipeName.DEFAULT, images=images, epochs=3, lr=None).epochs == 3
     assert recipe_for(RecipeName.PAPER, images=images) == Recipe()
+
+
+def test_the_received_model_teaches_only_where_it_is_right():
+    logits = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    received = torch.tensor([[0.0, log(3)], [0.0, log(3)]])  # probabilities 1/4 and 3/4: class 1
+    right, wrong = distillation_loss(logits, received, torch.tensor([1, 0])).tolist()
+    log_p = logits[0].log_softmax(dim=0).tolist()
+    assert right == pytest.approx(-(log_p[0] / 4 + 3 * log_p[1] / 4))
+    assert wrong == pytest.approx(-log_p[0])
