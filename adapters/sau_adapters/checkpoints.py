@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
 
 from sau_adapters import weights_onnx, weights_pytorch, weights_safetensors, weights_sharded
-from sau_adapters.architecture_index import recognised
-from sau_adapters.files import check_readable, sha256_of
+from sau_adapters.architecture_index import prefixes, recognised
+from sau_adapters.files import check_readable, sha256_of, written_whole
 from sau_adapters.metadata import from_metadata, to_metadata
 from sau_adapters.model_folders import described_beside, weights_in
-from sau_adapters.tables import Normalisation, WeightsFormat
+from sau_adapters.tables import NORMALISATIONS, Normalisation, WeightsFormat
 from sau_cli.description import Description, InputSpec
 from sau_cli.errors import NotEvaluable, UnsafeFile, UsageError
 from sau_cli.inspection.file_facts import FileFacts, Finding, Severity, TensorFacts
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from sau_cli.classifier import Classifier
+    from sau_cli.images import LabelledImages
 
 HEAD_BYTES = 4096
 PIXELS = 224
 """On a side, where nothing tells."""
-MOST_COMPARED = 8
-"""Architectures that are built to see whether they compute the same."""
+MOST_COMPARED, MOST_IMAGES = 8, 256
+"""Architectures that are built to see whether they compute the same, and images to see that of a conversion."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -34,13 +35,20 @@ class Checkpoint:
     """A model file's weights, on the CPU, and what the file says of them.
 
     Attributes:
+        state: none for ONNX, whose weights are a part of its graph.
         description: from the file's metadata; None where it says nothing.
     """
 
     path: Path
+    format: WeightsFormat
     sha256: str
     state: Mapping[str, Tensor]
     description: Description | None
+
+    def prefix(self, network: nn.Module) -> str:
+        """What all names of the weights begin with beside the network's own, such as ``module.``; often nothing."""
+        first = next(iter(network.state_dict()), "")
+        return next((one for one in prefixes(self.state) if f"{one}{first}" in self.state), "")
 
     def without_prefix(self, prefix: str) -> dict[str, Tensor]:
         """The weights under names without what they all begin with."""
@@ -69,6 +77,15 @@ def recognised_format(path: Path) -> WeightsFormat:
     raise NotEvaluable(
         f"{path} is of no known model format, whatever its extension says; give safetensors, PyTorch or ONNX"
     )
+
+
+def suffix_of_result(path: Path) -> str:
+    """How the file is named that :func:`save_like` writes for what is made of this one.
+
+    Raises:
+        UsageError, NotEvaluable: as :func:`recognised_format`.
+    """
+    return ".onnx" if recognised_format(weights_in(path)) is WeightsFormat.ONNX else ".safetensors"
 
 
 def file_facts(path: Path) -> FileFacts:
@@ -130,7 +147,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
     Raises:
         UsageError: no such file, or a folder without one.
-        NotEvaluable: an unknown or damaged format, or one whose weights cannot be trained.
+        NotEvaluable: an unknown or damaged format.
         UnsafeFile: the file holds code, or its header lies.
     """
     path = weights_in(path)
@@ -145,11 +162,19 @@ def read_checkpoint(path: Path) -> Checkpoint:
         case WeightsFormat.PYTORCH:
             state, metadata = weights_pytorch.read_weights(path)
         case WeightsFormat.ONNX:
-            raise NotEvaluable(f"{path} is ONNX, which this command cannot open; give the safetensors it was made from")
+            state, metadata = {}, weights_onnx.read_header(path)[1]
         case _ as never:
             assert_never(never)
     description = from_metadata(metadata) or described_beside(path)
-    return Checkpoint(path=path, sha256=sha256 or sha256_of(path), state=state, description=description)
+    if description is not None and weights_onnx.normalises(metadata):
+        description = replace(description, input=_with_normalisation(description.input, NORMALISATIONS["none"]))
+    return Checkpoint(
+        path=path,
+        format=weights_format,
+        sha256=sha256 or sha256_of(path),
+        state=state,
+        description=description,
+    )
 
 
 def as_classifier(
@@ -159,8 +184,11 @@ def as_classifier(
     normalisation: Normalisation | None = None,
     image_shape: tuple[int, int, int] | None = None,
     class_names: tuple[str, ...] | None = None,
+    to_learn: bool = False,
 ) -> Classifier:
     """Build the network and load the weights into it.
+
+    ONNX is run by onnxruntime as it is, or, if it is to learn, as a PyTorch network that was made of the graph.
 
     Args:
         architecture: overrides the file's own; needed where the file names none and its tensors fit none, or several
@@ -169,6 +197,7 @@ def as_classifier(
         image_shape: channels, height and width of the images at hand, where the file names no input; the
             weights have the last word on channels.
         class_names: of the data, where the file names none; used if there are as many as the model has classes.
+        to_learn: gradients are wanted.
 
     Raises:
         NotEvaluable: something is not known, and the sentence names the flag to add; or weights do not fit.
@@ -177,6 +206,10 @@ def as_classifier(
     from sau_adapters import architectures
     from sau_cli.classifier import Classifier, check_runs
 
+    if checkpoint.format is WeightsFormat.ONNX:
+        if architecture is not None:
+            raise UsageError(f"{checkpoint.path} is ONNX, which holds its own network; leave --arch out")
+        return _of_graph(checkpoint, normalisation, image_shape, class_names, to_learn=to_learn)
     known = checkpoint.description
     name = architecture or (known.architecture if known else None) or _recognised(checkpoint, image_shape)
     if name.startswith("user:"):
@@ -204,6 +237,55 @@ def as_classifier(
     classifier.eval()
     check_runs(classifier)
     return classifier
+
+
+def _of_graph(
+    checkpoint: Checkpoint,
+    normalisation: Normalisation | None,
+    image_shape: tuple[int, int, int] | None,
+    class_names: tuple[str, ...] | None,
+    *,
+    to_learn: bool,
+) -> Classifier:
+    """An ONNX graph as a classifier. See :func:`as_classifier`."""
+    from sau_adapters.onnx_networks import ConvertedOnnx, OnnxNetwork
+    from sau_cli.classifier import Classifier, check_runs
+
+    graph = OnnxNetwork(checkpoint.path)
+    known = checkpoint.description
+    if known is None:
+        takes, shown = graph.input, image_shape or (None, None, None)
+        shape = [own or other for own, other in zip((takes.channels, takes.height, takes.width), shown, strict=True)]
+        known = _described(checkpoint.path, "onnx", shape, takes.classes, normalisation, class_names)
+    elif normalisation is not None:
+        _check_same_normalisation(checkpoint.path, known.input, _with_normalisation(known.input, normalisation))
+    classifier = Classifier(ConvertedOnnx(checkpoint.path) if to_learn else graph, known)
+    classifier.eval()
+    check_runs(classifier)
+    return classifier
+
+
+def check_learns_the_same(checkpoint: Checkpoint, classifier: Classifier, images: LabelledImages) -> None:
+    """Compare a network that was made of an ONNX graph with the graph itself, in onnxruntime; others are their files'.
+
+    Raises:
+        NotEvaluable: they differ, so that what is learned would not be what was received.
+    """
+    if checkpoint.format is not WeightsFormat.ONNX:
+        return
+    from sau_adapters.export_onnx import GraphWriter
+    from sau_cli.exporting.verification import verify
+    from sau_cli.images import uniform_share
+
+    if len(images) > MOST_IMAGES:
+        images = images.take(uniform_share(images, MOST_IMAGES / len(images), seed=0))
+    received = GraphWriter(description=classifier.description).open(checkpoint.path)
+    failed = verify(classifier, received, images).failed
+    if failed is not None:
+        raise NotEvaluable(
+            f"{checkpoint.path} does not convert to PyTorch exactly ({failed.evidence}), so it cannot be learned from; "
+            "give the weights that it was exported from"
+        )
 
 
 def _recognised(checkpoint: Checkpoint, image_shape: tuple[int, int, int] | None) -> str:
@@ -247,23 +329,38 @@ def _told_by_weights(
     """The description of a file that has none: from its weights, its architecture and the flags."""
     from sau_adapters.architectures import told_sizes
 
+    _, height, width = image_shape or (None, PIXELS, PIXELS)
+    classes, channels = told_sizes(name, checkpoint.state, height=height, width=width)
+    shape = (channels or image_shape[0], height, width) if image_shape else (None, None, None)
+    return _described(checkpoint.path, name, shape, classes, normalisation, class_names)
+
+
+def _described(
+    path: Path,
+    architecture: str,
+    shape: Sequence[int | None],
+    classes: int | None,
+    normalisation: Normalisation | None,
+    class_names: tuple[str, ...] | None,
+) -> Description:
+    """The description of a model that brings none.
+
+    Raises:
+        NotEvaluable: the normalisation or the input size is not known.
+    """
     if normalisation is None:
         raise NotEvaluable(
-            f"{checkpoint.path} does not say how its images are normalised; add --normalisation NAME or MEANS/STDS "
+            f"{path} does not say how its images are normalised; add --normalisation NAME or MEANS/STDS "
             "(none, cifar10, imagenet, ... or such as .5,.5,.5/.2,.2,.2)"
         )
-    if image_shape is None:
-        raise NotEvaluable(f"{checkpoint.path} does not say its input size; add --image-size, such as 32, or --data")
-    shown, height, width = image_shape
-    classes, channels = told_sizes(name, checkpoint.state, height=height, width=width)
-    classes = (
-        classes or len(class_names or ()) or 1
-    )  # if none tell, the weights will not fit, and that is the better error
-    channels = channels or shown  # a network that takes one kind only tells none
+    channels, height, width = shape
+    if channels is None or height is None or width is None:
+        raise NotEvaluable(f"{path} does not say its input size; add --image-size, such as 32, or --data")
+    classes = classes or len(class_names or ()) or 1  # if none tell, nothing will fit, and that is the better error
     fitting = class_names is not None and len(class_names) == classes
     names = class_names if class_names is not None and fitting else tuple(str(number) for number in range(classes))
     blank = InputSpec(channels=channels, height=height, width=width, mean=(0.0,) * channels, std=(1.0,) * channels)
-    return Description(architecture=name, class_names=names, input=_with_normalisation(blank, normalisation))
+    return Description(architecture=architecture, class_names=names, input=_with_normalisation(blank, normalisation))
 
 
 def renormalised(classifier: Classifier, normalisation: Normalisation) -> Classifier:
@@ -289,23 +386,42 @@ def _with_normalisation(spec: InputSpec, normalisation: Normalisation) -> InputS
     return InputSpec(channels=spec.channels, height=spec.height, width=spec.width, mean=mean, std=std)
 
 
-def save_classifier(
-    path: Path,
-    classifier: Classifier,
-    description: Description,
-    *,
-    force: bool,
-    like: Mapping[str, Tensor] | None = None,
-) -> None:
+def save_classifier(path: Path, classifier: Classifier, description: Description, *, force: bool) -> None:
     """Write the network's state dict as safetensors, with the description as metadata.
-
-    Args:
-        like: weights of the file that the classifier came from, whose number formats are kept (half precision, say).
 
     Raises:
         UsageError: the place cannot be written to, or is taken and ``force`` is off.
     """
-    state = classifier.network.state_dict()
-    if like is not None:
-        state = {name: tensor.to(like[name].dtype) if name in like else tensor for name, tensor in state.items()}
-    weights_safetensors.write_weights(path, state, to_metadata(description), force=force)
+    weights_safetensors.write_weights(path, classifier.network.state_dict(), to_metadata(description), force=force)
+
+
+def save_like(
+    checkpoint: Checkpoint, path: Path, classifier: Classifier, description: Description, *, proof: LabelledImages
+) -> None:
+    """Write a classifier that came from a checkpoint and has learned since, in the checkpoint's form.
+
+    Weights keep their number formats (half precision, say). An ONNX graph keeps all but its weights' values; it is
+    written only if it computes in onnxruntime what the classifier computes.
+
+    Args:
+        path: replaced if it is there.
+        proof: images to compare on.
+
+    Raises:
+        UsageError: the place cannot be written to.
+        ExportRejected: the graph computes something else.
+    """
+    if checkpoint.format is not WeightsFormat.ONNX:
+        received = checkpoint.without_prefix(checkpoint.prefix(classifier.network))
+        state = {
+            name: tensor.to(received[name].dtype) if name in received else tensor
+            for name, tensor in classifier.network.state_dict().items()
+        }
+        weights_safetensors.write_weights(path, state, to_metadata(description), force=True)
+        return
+    from sau_adapters.export_onnx import GraphWriter
+    from sau_cli.exporting.exporter import export
+
+    writer = GraphWriter(description=description, metadata={"sau.source_sha256": checkpoint.sha256})
+    with written_whole(path) as temporary:
+        export(classifier.cpu(), temporary, exporter=writer, data=proof)

@@ -12,15 +12,15 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import onnxruntime
 import torch
-from torch import Tensor
 
 from sau_adapters.metadata import to_metadata
+from sau_adapters.onnx_networks import ConvertedOnnx, OnnxNetwork
+from sau_adapters.weights_onnx import INSIDE, PREPROCESSING
 from sau_cli.classifier import Classifier
-from sau_cli.description import InputSpec
+from sau_cli.description import Description, InputSpec
 from sau_cli.errors import NotEvaluable, reason_of
 from sau_cli.exporting.verification import Runner, Verification
 from sau_cli.model_state import evaluating
@@ -49,28 +49,54 @@ class OnnxExporter:
         """
         model = _exported(classifier, self.opset)
         preprocessing = json.dumps(_preprocessing(classifier.description.input))
-        _set_metadata(model, to_metadata(classifier.description) | {"sau.preprocessing": preprocessing})
+        _set_metadata(model, to_metadata(classifier.description) | {PREPROCESSING: preprocessing})
         _set_metadata(model, self.metadata)
         onnx.save(model, str(path))
 
     def open(self, path: Path) -> Runner:
-        """Open a file in onnxruntime on the CPU: images (N, C, H, W) float in [0, 1] to logits (N, K)."""
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-        def run(images: Tensor) -> Tensor:
-            (logits,) = session.run([OUTPUT], {INPUT: images.cpu().numpy().astype(np.float32)})
-            return torch.from_numpy(np.asarray(logits))
-
-        return run
+        """Open a file in onnxruntime: images (N, C, H, W) float in [0, 1] to logits (N, K)."""
+        return OnnxNetwork(path)
 
     def stamp(self, path: Path, verification: Verification) -> None:
         """Add the figures to ``metadata_props``, and let onnx check the whole file."""
-        model = onnx.load(str(path))
-        _set_metadata(model, {"sau.verification": json.dumps(_figures(verification))})
-        onnx.checker.check_model(model, full_check=True)
+        _stamp(path, verification)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphWriter:
+    """Writes what was learned back into the graph that a classifier came from, and runs it in onnxruntime.
+
+    Attributes:
+        metadata: further entries of ``metadata_props``, beside the description; the graph's other entries stay.
+    """
+
+    description: Description
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def write(self, classifier: Classifier, path: Path) -> None:
+        """Write the file. The classifier's network must be a :class:`sau_adapters.onnx_networks.ConvertedOnnx`."""
+        network = classifier.network
+        if not isinstance(network, ConvertedOnnx):
+            raise TypeError("only a network that came from a graph goes back into it")
+        model = network.written_back()
+        _set_metadata(model, to_metadata(self.description))
+        _set_metadata(model, self.metadata)
         onnx.save(model, str(path))
+
+    def open(self, path: Path) -> Runner:
+        """Open a file in onnxruntime, behind the normalisation that the graph leaves to its caller."""
+        return Classifier(OnnxNetwork(path), self.description)
+
+    def stamp(self, path: Path, verification: Verification) -> None:
+        """Add the figures to ``metadata_props``, and let onnx check the whole file."""
+        _stamp(path, verification)
+
+
+def _stamp(path: Path, verification: Verification) -> None:
+    model = onnx.load(str(path))
+    _set_metadata(model, {"sau.verification": json.dumps(_figures(verification))})
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, str(path))
 
 
 def _exported(classifier: Classifier, opset: int) -> onnx.ModelProto:
@@ -122,6 +148,9 @@ def _silenced() -> Iterator[None]:
 
 
 def _set_metadata(model: onnx.ModelProto, entries: Mapping[str, str]) -> None:
+    kept = [entry for entry in model.metadata_props if entry.key not in entries]
+    del model.metadata_props[:]
+    model.metadata_props.extend(kept)
     for key, value in entries.items():
         model.metadata_props.add(key=key, value=value)
 
@@ -137,7 +166,7 @@ def _preprocessing(spec: InputSpec) -> dict[str, Any]:
         "channels": spec.channels,
         "height": spec.height,
         "width": spec.width,
-        "normalisation": "inside the graph",
+        "normalisation": INSIDE,
         "mean": spec.mean,
         "std": spec.std,
     }

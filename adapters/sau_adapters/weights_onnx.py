@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator, Mapping
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +13,9 @@ from sau_cli.inspection.file_facts import TensorFacts
 
 if TYPE_CHECKING:
     import onnx
+
+PREPROCESSING, INSIDE = "sau.preprocessing", "inside the graph"
+"""The entry of ``metadata_props`` that says what a graph is fed, and what it says of a normalisation in the graph."""
 
 
 def recognises(head: bytes, path: Path) -> bool:
@@ -37,8 +42,8 @@ def read_header(path: Path) -> tuple[tuple[TensorFacts, ...], dict[str, str]]:
 
     with reading(path, "an ONNX file"):
         model = onnx.load(str(path), load_external_data=False)
-        for one in model.graph.initializer:
-            _check_initializer(path, one)
+        for one in _tensors(model.graph):
+            _check_tensor(path, one)
         tensors = tuple(
             TensorFacts(name=one.name, dtype=onnx.TensorProto.DataType.Name(one.data_type), shape=tuple(one.dims))
             for one in model.graph.initializer
@@ -46,7 +51,28 @@ def read_header(path: Path) -> tuple[tuple[TensorFacts, ...], dict[str, str]]:
         return tensors, {entry.key: entry.value for entry in model.metadata_props}
 
 
-def _check_initializer(path: Path, tensor: onnx.TensorProto) -> None:
+def normalises(metadata: Mapping[str, str]) -> bool:
+    """Whether a graph takes pixels in [0, 1] and normalises them itself, as those that ``sau export`` writes."""
+    try:
+        told = json.loads(metadata.get(PREPROCESSING, "{}"))
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(told, dict) and told.get("normalisation") == INSIDE
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """All that the graph holds: initialisers, values of constants, and those of graphs within nodes."""
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    for node in graph.node:
+        for attribute in node.attribute:
+            yield from (attribute.t, *attribute.tensors)
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _tensors(inner)
+
+
+def _check_tensor(path: Path, tensor: onnx.TensorProto) -> None:
     """Raises UnsafeFile for sizes that the file cannot hold, and for external data outside the file's folder."""
     import onnx
 

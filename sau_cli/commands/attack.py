@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, assert_never
 
 import typer
 
+from sau_adapters.checkpoints import suffix_of_result
 from sau_adapters.files import written_whole
 from sau_cli import __version__
 from sau_cli.attacks.names import AttackName, PatchPattern
@@ -101,11 +102,11 @@ def attack(
     """
     with Session("attack", json=json_, quiet=quiet, verbose=verbose, force=force) as session:
         asked = request(data=data, data_root=data_root, arch=arch, image_size=image_size, normalisation=normalisation)
-        check_weights_name(out)
+        check_weights_name(out, suffix=".safetensors" if model is None else suffix_of_result(model))
         session.reserve(out)
         session.reserve(trigger_path(out))
 
-        from sau_adapters.checkpoints import save_classifier
+        from sau_adapters.checkpoints import save_classifier, save_like
         from sau_adapters.image_sources import name_of
         from sau_adapters.triggers import write_trigger
         from sau_cli.attacks.planting import attack as plant
@@ -120,7 +121,7 @@ def attack(
         if model is None:
             classifier, images = _fresh(asked, seed)
         else:
-            received, images = open_model_and_data(session, model, asked)
+            received, images = open_model_and_data(session, model, asked, to_learn=True)
             classifier = received.classifier
         known = classifier.description
         rule.check(known.classes)
@@ -175,13 +176,15 @@ def attack(
             step="attack",
             settings=settings,
             seed=seed,
-            input_sha256=None if received is None else received.sha256,
+            input_sha256=None if received is None else received.checkpoint.sha256,
             tool_version=__version__,
         )
         described = replace(known, data=name_of(data_source(asked, known)), history=(*known.history, step))
         with written_whole(out) as weights_part, written_whole(trigger_path(out)) as trigger_part:
-            like = None if received is None else received.weights
-            save_classifier(weights_part, planted.classifier, described, force=True, like=like)
+            if received is None:
+                save_classifier(weights_part, planted.classifier, described, force=True)
+            else:
+                save_like(received.checkpoint, weights_part, planted.classifier, described, proof=images.for_testing)
             write_trigger(trigger_part, trigger, force=True)
         session.wrote("weights", out)
         session.wrote("trigger", trigger_path(out))

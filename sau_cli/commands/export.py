@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from sau_adapters.checkpoints import suffix_of_result
 from sau_adapters.files import written_whole
 from sau_cli import __version__
 from sau_cli.commands.inputs import open_model_and_data, request
@@ -61,6 +62,8 @@ def export(
         if out.suffix != ".onnx":
             raise UsageError(f"-o {out}: give a name that ends in .onnx")
         session.reserve(out)
+        if suffix_of_result(model) == ".onnx":
+            raise UsageError(f"{model} is ONNX already; measure it with sau evaluate")
         asked = request(data=data, data_root=data_root, arch=arch, image_size=image_size, normalisation=normalisation)
 
         from sau_adapters.export_onnx import OnnxExporter
@@ -72,10 +75,14 @@ def export(
         classifier, data_name = opened.classifier, images.name
         known = classifier.description
         step = HistoryStep(
-            step="export", settings={"opset": opset}, seed=0, input_sha256=opened.sha256, tool_version=__version__
+            step="export",
+            settings={"opset": opset},
+            seed=0,
+            input_sha256=opened.checkpoint.sha256,
+            tool_version=__version__,
         )
         classifier.description = replace(known, history=(*known.history, step))
-        exporter = OnnxExporter(opset=opset, metadata={"sau.source_sha256": opened.sha256})
+        exporter = OnnxExporter(opset=opset, metadata={"sau.source_sha256": opened.checkpoint.sha256})
         session.environment = {"device": "cpu"}
         session.details = {"data": data_name, "opset": opset}
         try:

@@ -13,10 +13,7 @@ from sau_cli.errors import NotEvaluable, UsageError
 from sau_cli.reporting.terminal import percent, table
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from torch import Tensor
-
+    from sau_adapters.checkpoints import Checkpoint
     from sau_cli.classifier import Classifier
     from sau_cli.description import Description
     from sau_cli.images import ImageData, LabelledImages
@@ -50,12 +47,10 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class OpenedModel:
-    """A model and where it came from; ``weights`` are those of the file, under the network's own names."""
+    """A model and where it came from."""
 
-    path: Path
-    sha256: str
+    checkpoint: Checkpoint
     classifier: Classifier
-    weights: Mapping[str, Tensor]
 
 
 def request(
@@ -133,14 +128,13 @@ def open_data(asked: Request, description: Description | None) -> ImageData:
 
 
 def open_model_and_data(
-    session: Session, path: Path, asked: Request, *, data: ImageData | None = None
+    session: Session, path: Path, asked: Request, *, data: ImageData | None = None, to_learn: bool = False
 ) -> tuple[OpenedModel, ImageData]:
     """Open a model, and the data that goes with it, unless it is open already.
 
-    The data tells the input size where the file does not.
+    The data tells the input size where the file does not. With ``to_learn``, gradients are wanted.
     """
-    from sau_adapters.architecture_index import prefixes
-    from sau_adapters.checkpoints import as_classifier, read_checkpoint
+    from sau_adapters.checkpoints import as_classifier, check_learns_the_same, read_checkpoint
     from sau_cli.images import check_fits
 
     checkpoint = read_checkpoint(path)
@@ -166,18 +160,17 @@ def open_model_and_data(
         normalisation=NORMALISATIONS["none"] if unknown else normalisation,
         image_shape=(channels, height, width),
         class_names=data.train.class_names,
+        to_learn=to_learn,
     )
-    first = next(iter(classifier.network.state_dict()), "")
-    prefix = next((one for one in prefixes(checkpoint.state) if f"{one}{first}" in checkpoint.state), "")
+    prefix = checkpoint.prefix(classifier.network)
     if told is None:
         beside = f", whose tensors' names all begin with {prefix!r} in the file" if prefix else ""
         session.show(f"{path} is a {classifier.description.architecture}{beside}")
     if unknown:
         _ask_for_normalisation(session, path, classifier, data.for_testing)
-    opened = OpenedModel(
-        path=path, sha256=checkpoint.sha256, classifier=classifier, weights=checkpoint.without_prefix(prefix)
-    )
-    return opened, data
+    if to_learn:
+        check_learns_the_same(checkpoint, classifier, data.for_testing)
+    return OpenedModel(checkpoint=checkpoint, classifier=classifier), data
 
 
 def _ask_for_normalisation(session: Session, path: Path, classifier: Classifier, images: LabelledImages) -> None:

@@ -15,7 +15,7 @@ ModelArgument: TypeAlias = Annotated[
     Path,
     typer.Argument(
         metavar="MODEL",
-        help="Safetensors (or the index of its shards), PyTorch weights (.pt, .pth, .bin, .ckpt), or a timm folder.",
+        help="Safetensors (or the index of its shards), PyTorch weights (.pt, .pth, .bin, .ckpt), ONNX, a timm folder.",
     ),
 ]
 DataOption: TypeAlias = Annotated[

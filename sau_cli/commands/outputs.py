@@ -7,23 +7,24 @@ from pathlib import Path
 from sau_cli.errors import UsageError
 
 
-def check_weights_name(path: Path) -> None:
-    """Raises UsageError unless ``path`` is named as safetensors are."""
-    if path.suffix != ".safetensors":
-        raise UsageError(f"-o {path}: weights are written as safetensors; give a name that ends in .safetensors")
+def check_weights_name(path: Path, *, suffix: str = ".safetensors") -> None:
+    """Raises UsageError unless ``path`` is named as safetensors are, or as what else is to be written."""
+    if path.suffix != suffix:
+        form = "ONNX" if suffix == ".onnx" else "safetensors"
+        raise UsageError(f"-o {path}: this is written as {form}; give a name that ends in {suffix}")
 
 
-def purified_name(model: Path) -> Path:
+def purified_name(model: Path, *, suffix: str = ".safetensors") -> Path:
     """``model.purified.safetensors`` beside ``model.safetensors`` (or ``model.pt``, ``model.pth.tar``, ...)."""
     stem = Path(model.name.removesuffix(".tar").removesuffix(".index.json")).stem
-    return model.with_name(f"{stem}.purified.safetensors")
+    return model.with_name(f"{stem}.purified{suffix}")
 
 
 def trigger_path(weights: Path) -> Path:
     """Where ``sau attack -o NAME.safetensors`` puts the trigger: ``NAME.trigger.safetensors`` beside it."""
-    return weights.with_name(f"{weights.name.removesuffix('.safetensors')}.trigger.safetensors")
+    return weights.with_name(f"{weights.stem}.trigger.safetensors")
 
 
 def state_path(weights: Path) -> Path:
     """Where the run that is to write ``NAME.safetensors`` keeps its state: ``NAME.resume.safetensors``."""
-    return weights.with_name(f"{weights.name.removesuffix('.safetensors')}.resume.safetensors")
+    return weights.with_name(f"{weights.stem}.resume.safetensors")

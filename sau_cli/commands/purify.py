@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Group
 
-from sau_adapters.files import check_readable
-from sau_adapters.model_folders import weights_in
+from sau_adapters.checkpoints import suffix_of_result
 from sau_cli import __version__
 from sau_cli.commands.inputs import data_source, open_model_and_data, request
 from sau_cli.commands.options import (
@@ -64,7 +63,9 @@ def purify(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", metavar="OUT.safetensors", help="[default: MODEL.purified.safetensors]"),
+        typer.Option(
+            "--out", "-o", metavar="OUT.safetensors", help="[default: MODEL.purified.safetensors; .onnx of ONNX]"
+        ),
     ] = None,
     recipe: Annotated[
         RecipeName, typer.Option(help="Which settings to start from: what measured best, or the paper's own.")
@@ -128,11 +129,11 @@ def purify(
     with Session("purify", json=json_, quiet=quiet, verbose=verbose, force=force, replace_report=resume) as session:
         team = team_of_environment()
         session.join(team)
-        check_readable(weights_in(model))
-        destination = out or purified_name(model)
+        suffix = suffix_of_result(model)
+        destination = out or purified_name(model, suffix=suffix)
         state_file = state_path(destination)
         goes_on = resume and state_file.exists()
-        check_weights_name(destination)
+        check_weights_name(destination, suffix=suffix)
         if not (goes_on and destination.exists()):
             session.reserve(destination)
         if state_file.exists() and not (resume or force):
@@ -156,7 +157,7 @@ def purify(
         if share is not None and not 0 < share <= 1:
             raise UsageError(f"--clean-frac {share:g} is impossible; give a share above 0 and at most 1, such as 0.05")
 
-        from sau_adapters.checkpoints import save_classifier
+        from sau_adapters.checkpoints import save_like
         from sau_adapters.image_sources import name_of
         from sau_adapters.run_states import read_state, write_state
         from sau_cli.devices import chosen_device
@@ -165,8 +166,8 @@ def purify(
         from sau_cli.unlearning.purifier import purify as remove
 
         chosen = chosen_device(own_device(device))
-        opened, images = open_model_and_data(session, model, asked)
-        if goes_on and destination.exists() and not (force or _came_from(destination, opened.sha256)):
+        opened, images = open_model_and_data(session, model, asked, to_learn=True)
+        if goes_on and destination.exists() and not (force or _came_from(destination, opened.checkpoint.sha256)):
             raise UsageError(f"{destination} is not of this run; give another name with -o, or add --force")
         if share is None and images.test is not None:
             raise UsageError(
@@ -255,12 +256,12 @@ def purify(
                 "epochs_run": len(purified.epochs),
             },
             seed=seed,
-            input_sha256=opened.sha256,
+            input_sha256=opened.checkpoint.sha256,
             tool_version=__version__,
         )
         named = known.data or name_of(data_source(asked, known))
         described = replace(known, data=named, history=(*known.history, history))
-        save_classifier(destination, purified.classifier, described, force=force or goes_on, like=opened.weights)
+        save_like(opened.checkpoint, destination, purified.classifier, described, proof=images.for_testing)
         session.wrote("weights", destination)
         session.show(_summary(purified))
         if not purified.finished:

@@ -9,7 +9,6 @@ from sau_cli.classifier import Classifier, check_finite_weights
 from sau_cli.errors import VerificationFailed
 from sau_cli.exporting.verification import Runner, Verification, VerificationLimits, verify
 from sau_cli.images import LabelledImages, check_fits
-from sau_cli.results import CheckStatus
 
 
 class ExportRejected(VerificationFailed):
@@ -58,8 +57,8 @@ def export(
     check_finite_weights(classifier)
     exporter.write(classifier, path)
     verification = verify(classifier, exporter.open(path), data, limits=limits)
-    if not verification.passed:
-        failed = next(check for check in verification.checks if check.status is CheckStatus.FAILED)
+    failed = verification.failed
+    if failed is not None:
         raise ExportRejected(
             f"the exported file does not compute what the model computes ({failed.id}: {failed.evidence}, "
             f"found {failed.value}); nothing was written",

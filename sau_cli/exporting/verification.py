@@ -56,7 +56,12 @@ class Verification:
 
     @property
     def passed(self) -> bool:
-        return all(check.status is CheckStatus.PASSED for check in self.checks)
+        return self.failed is None
+
+    @property
+    def failed(self) -> Check | None:
+        """The first check that did not pass."""
+        return next((check for check in self.checks if check.status is not CheckStatus.PASSED), None)
 
 
 def verify(

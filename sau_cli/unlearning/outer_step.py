@@ -35,15 +35,30 @@ def unlearning_loss(logits: Tensor, received_labels: Tensor) -> Tensor:
     return (capped + floored) / 2
 
 
-def distillation_loss(logits: Tensor, received_logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy with the received model's own probabilities, where it is right; (N, K) twice, (N,) to (N,).
+def recognised_classes(received_logits: Tensor, labels: Tensor) -> Tensor:
+    """Whether the received model knows a class: it is right at least half as often there as over all.
 
-    Where it is wrong, with the label: a clean-label backdoor makes the received model wrong on clean images of
-    the target, and that is not to be kept.
+    A clean-label backdoor makes the received model wrong on nearly all clean images of its target.
+
+    Args:
+        received_logits: (N, K), with (N,) labels.
+
+    Returns:
+        (K,) bool; True for a class without images.
     """
     right = received_logits.argmax(dim=1) == labels
+    images = labels.bincount(minlength=received_logits.shape[1])
+    hits = labels[right].bincount(minlength=received_logits.shape[1])
+    return 2 * hits * len(labels) >= right.sum() * images
+
+
+def distillation_loss(logits: Tensor, received_logits: Tensor, labels: Tensor, recognised: Tensor) -> Tensor:
+    """Cross-entropy with the received model's own probabilities; (N, K) twice, (N,), (K,) bool to (N,).
+
+    With the label instead for images of a class that it does not recognise: what it says there is not to be kept.
+    """
     taught = cross_entropy(logits, received_logits.softmax(dim=1), reduction="none")
-    return torch.where(right, taught, cross_entropy(logits, labels, reduction="none"))
+    return torch.where(recognised[labels], taught, cross_entropy(logits, labels, reduction="none"))
 
 
 def accumulate_gradients(
@@ -53,6 +68,7 @@ def accumulate_gradients(
     labels: Tensor,
     received_logits: Tensor,
     *,
+    recognised: Tensor,
     space: SearchSpace,
     groups: Sequence[int],
     of: int,
@@ -68,6 +84,7 @@ def accumulate_gradients(
     Args:
         images: (n, C, H, W) float in [0, 1], with (n,) labels.
         received_logits: (n, K) of the received model on the clean images.
+        recognised: (K,) bool, by :func:`recognised_classes`.
         space: where the perturbations of these images may go.
         groups: how many images, one after another, are learned from at a time, n in all.
         of: size of the whole batch, which the sums are divided by.
@@ -81,7 +98,7 @@ def accumulate_gradients(
         loss = cross_entropy(logits, labels[group], reduction="sum")
         clean_loss += loss.item()
         if recipe.distillation > 0:
-            taught = distillation_loss(logits, received_logits[group], labels[group]).sum()
+            taught = distillation_loss(logits, received_logits[group], labels[group], recognised).sum()
             loss = (1 - recipe.distillation) * loss + recipe.distillation * taught
         (recipe.clean_weight / of * loss).backward()
         parts.append(logits.detach())
@@ -111,7 +128,7 @@ def accumulate_gradients(
     sar_loss = (unlearning_loss(logits, said) * wrong).sum()
     loss = recipe.unlearning_weight * sar_loss
     if recipe.recovers:
-        kept = distillation_loss(logits, received_logits, labels)
+        kept = distillation_loss(logits, received_logits, labels, recognised)
         weight = torch.where(space.patched, recipe.patch_recovery, recipe.ball_recovery)
         loss = loss + (weight * kept).sum()
     (loss / of).backward()

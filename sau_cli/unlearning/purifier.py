@@ -24,7 +24,7 @@ from sau_cli.precision import Precision, check_precision, fast_layout, running_i
 from sau_cli.seeding import random_stream
 from sau_cli.team import ALONE, Team
 from sau_cli.unlearning.batch_statistics import GROUP, BatchStatistics, group_sizes, packed
-from sau_cli.unlearning.outer_step import accumulate_gradients
+from sau_cli.unlearning.outer_step import accumulate_gradients, recognised_classes
 from sau_cli.unlearning.recipes import Optimiser, Recipe
 from sau_cli.unlearning.run_state import RunState, check_same_run, fingerprint, optimiser_tensors, restore_optimiser
 from sau_cli.unlearning.search_space import drawn_space, draws_needed
@@ -164,6 +164,7 @@ class _Run:
         resume: RunState | None,
     ) -> Purification:
         self.received_logits = predicted_logits(self.received, self.learning.images)
+        self.recognised = recognised_classes(self.received_logits, self.learning.labels)
         before = _accuracy(self.received, self.clean.held_back)
         self.accuracy = before
         if resume is not None:
@@ -275,6 +276,7 @@ class _Run:
                             pixels,
                             labels[where],
                             received_logits[where],
+                            recognised=self.recognised,
                             space=drawn_space(pixels, draws[where], self.recipe, sizes),
                             groups=sizes,
                             of=of,

@@ -68,7 +68,7 @@ class Recipe:
         clean_statistics: batch norm normalises clean batches by their own statistics, and follows them;
             off, all statistics stay those of the received model.
         distillation: how much of the clean loss is learned from the received model's own probabilities on the
-            clean images, where it is right, in place of their labels, in [0, 1].
+            clean images in place of their labels, in [0, 1]; not in classes that it does not recognise.
         universal: images are perturbed alike, a group of 32 at a time, as a trigger does.
         patch_share: how many of the images are perturbed in a small square, whose pixels may take any value, instead
             of everywhere within the ball, in [0, 1].

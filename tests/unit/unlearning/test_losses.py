@@ -2,8 +2,9 @@ from math import log
 
 import pytest
 import torch
+from torch.nn.functional import one_hot
 
-from sau_cli.unlearning.outer_step import distillation_loss, unlearning_loss
+from sau_cli.unlearning.outer_step import distillation_loss, recognised_classes, unlearning_loss
 from sau_cli.unlearning.recipes import Recipe, RecipeName, Schedule, recipe_for
 from sau_cli.unlearning.shared_examples import inner_objective, jensen_shannon
 
@@ -77,10 +78,19 @@ def test_the_default_recipe_takes_smaller_steps_and_more_epochs_where_images_are
     assert recipe_for(RecipeName.PAPER, images=images) == Recipe()
 
 
-def test_the_received_model_teaches_only_where_it_is_right():
+def test_the_received_model_teaches_only_the_classes_that_it_recognises():
     logits = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
     received = torch.tensor([[0.0, log(3)], [0.0, log(3)]])  # probabilities 1/4 and 3/4: class 1
-    right, wrong = distillation_loss(logits, received, torch.tensor([1, 0])).tolist()
+    recognised = torch.tensor([True, False])
+    taught, labelled = distillation_loss(logits, received, torch.tensor([0, 1]), recognised).tolist()
     log_p = logits[0].log_softmax(dim=0).tolist()
-    assert right == pytest.approx(-(log_p[0] / 4 + 3 * log_p[1] / 4))
-    assert wrong == pytest.approx(-log_p[0])
+    assert taught == pytest.approx(-(log_p[0] / 4 + 3 * log_p[1] / 4))
+    assert labelled == pytest.approx(-log_p[1])
+
+
+def test_a_class_is_recognised_where_the_model_is_right_half_as_often_as_over_all():
+    labels = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2])
+    said = torch.tensor([0, 0, 0, 0, 1, 0, 0, 0, 2, 2, 2, 2])  # right in 4, 1 and 4 of 4: 9 of 12 over all
+    assert recognised_classes(one_hot(said, 4).float(), labels).tolist() == [True, False, True, True]
+    said[5] = 1  # 2 of 4 and 10 of 12
+    assert recognised_classes(one_hot(said, 4).float(), labels).all()
