@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from sau_adapters import weights_onnx, weights_pytorch, weights_safetensors, weights_sharded
 from sau_adapters.architecture_index import prefixes, recognised
-from sau_adapters.files import check_readable, sha256_of, written_whole
+from sau_adapters.files import Watch, check_readable, sha256_of, written_whole
 from sau_adapters.metadata import from_metadata, to_metadata
 from sau_adapters.model_folders import described_beside, weights_in
 from sau_adapters.tables import NORMALISATIONS, Normalisation, WeightsFormat
@@ -88,10 +88,13 @@ def suffix_of_result(path: Path) -> str:
     return ".onnx" if recognised_format(weights_in(path)) is WeightsFormat.ONNX else ".safetensors"
 
 
-def file_facts(path: Path) -> FileFacts:
+def file_facts(path: Path, *, watch: Watch | None = None) -> FileFacts:
     """What a model file is, without loading its weights where the format allows it.
 
     A file that must not be opened is described as far as that is safe, with the findings that say why.
+
+    Args:
+        watch: of the reading of the whole file, for its SHA-256.
 
     Raises:
         UsageError, NotEvaluable: as :func:`recognised_format`, or the file is damaged.
@@ -111,7 +114,7 @@ def file_facts(path: Path) -> FileFacts:
         case WeightsFormat.SHARDED:
             try:
                 tensors, metadata = weights_sharded.read_header(path)
-                sha256 = weights_sharded.sha256_of_all(path)
+                sha256 = weights_sharded.sha256_of_all(path, watch=watch)
             except UnsafeFile as error:
                 findings = (Finding(id="file.header", severity=Severity.HIGH, sentence=str(error)),)
         case WeightsFormat.PYTORCH:
@@ -133,7 +136,7 @@ def file_facts(path: Path) -> FileFacts:
         path=str(path),
         format=weights_format.value,
         size_bytes=path.stat().st_size,
-        sha256=sha256 or sha256_of(path),
+        sha256=sha256 or sha256_of(path, watch=watch),
         tensors=tensors,
         metadata=metadata,
         description=from_metadata(metadata) or described_beside(path),
@@ -142,8 +145,11 @@ def file_facts(path: Path) -> FileFacts:
     )
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
+def read_checkpoint(path: Path, *, watch: Watch | None = None) -> Checkpoint:
     """Read weights and description.
+
+    Args:
+        watch: of the reading of the whole file, for its SHA-256.
 
     Raises:
         UsageError: no such file, or a folder without one.
@@ -158,7 +164,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
             state, metadata = weights_safetensors.read_weights(path)
         case WeightsFormat.SHARDED:
             state, metadata = weights_sharded.read_weights(path)
-            sha256 = weights_sharded.sha256_of_all(path)
+            sha256 = weights_sharded.sha256_of_all(path, watch=watch)
         case WeightsFormat.PYTORCH:
             state, metadata = weights_pytorch.read_weights(path)
         case WeightsFormat.ONNX:
@@ -171,7 +177,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(
         path=path,
         format=weights_format,
-        sha256=sha256 or sha256_of(path),
+        sha256=sha256 or sha256_of(path, watch=watch),
         state=state,
         description=description,
     )

@@ -6,11 +6,15 @@ import hashlib
 import os
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sau_cli.errors import NotEvaluable, UnsafeFile, UsageError
+
+BLOCK = 1 << 22
+Watch = Callable[[int, int], None]
+"""Told how many bytes are read, and of how many."""
 
 
 def check_readable(path: Path, *, what: str = "a model file") -> None:
@@ -60,10 +64,17 @@ def check_unpacked_size(path: Path, *, times: int = 200) -> None:
         )
 
 
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal, read as a stream."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def sha256_of(*paths: Path, watch: Watch | None = None) -> str:
+    """The SHA-256 of a file, or of several one after another, in hexadecimal, read as a stream."""
+    digest, done, total = hashlib.sha256(), 0, sum(path.stat().st_size for path in paths)
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(BLOCK):
+                digest.update(block)
+                done += len(block)
+                if watch:
+                    watch(done, total)
+    return digest.hexdigest()
 
 
 def check_writable(path: Path, *, force: bool, flag: str = "-o") -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sau_adapters import weights_safetensors
+from sau_adapters.files import Watch, sha256_of
 from sau_cli.errors import NotEvaluable, UnsafeFile
 from sau_cli.inspection.file_facts import TensorFacts
 
@@ -73,14 +73,9 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return state, metadata
 
 
-def sha256_of_all(path: Path) -> str:
+def sha256_of_all(path: Path, *, watch: Watch | None = None) -> str:
     """The SHA-256 of the index and then of every file that it names, one after another."""
-    digest = hashlib.sha256(path.read_bytes())
-    for shard in shards_of(path):
-        with shard.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
+    return sha256_of(path, *shards_of(path), watch=watch)
 
 
 def _header(shard: Path) -> tuple[tuple[TensorFacts, ...], dict[str, str]]:

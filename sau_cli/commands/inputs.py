@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sau_adapters.tables import NORMALISATIONS, Normalisation, parse_normalisation
+from sau_cli.commands.progress import ReadingView
 from sau_cli.commands.session import Session
 from sau_cli.commands.settings import Settings, read_settings
 from sau_cli.errors import NotEvaluable, UsageError
@@ -137,7 +138,8 @@ def open_model_and_data(
     from sau_adapters.checkpoints import as_classifier, check_learns_the_same, read_checkpoint
     from sau_cli.images import check_fits
 
-    checkpoint = read_checkpoint(path)
+    with ReadingView(session) as reading:
+        checkpoint = read_checkpoint(path, watch=reading.update)
     session.took(path, checkpoint.sha256)
     told = checkpoint.description
     normalisation = asked.normalised(told=told is not None)

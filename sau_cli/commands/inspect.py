@@ -24,6 +24,7 @@ from sau_cli.commands.options import (
     QuietOption,
     VerboseOption,
 )
+from sau_cli.commands.progress import ReadingView
 from sau_cli.commands.session import Session
 from sau_cli.commands.settings import read_policy
 from sau_cli.reporting.json_document import plain
@@ -82,7 +83,8 @@ def inspect(
         from sau_cli.inspection.inspector import inspection_verdict
         from sau_cli.inspection.policy import judge_file
 
-        facts = file_facts(model)
+        with ReadingView(session) as reading:
+            facts = file_facts(model, watch=reading.update)
         session.took(model, facts.sha256)
         session.checks.extend(inspect_file(facts))
         session.verdict = inspection_verdict(facts)

@@ -6,11 +6,13 @@ import time
 from types import TracebackType
 from typing import Self
 
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from sau_cli.commands.session import Session
 
 SECONDS_BETWEEN_LINES = 10.0
+LARGE = 200_000_000
+"""Bytes of a file that takes a second or more to read."""
 
 
 class ProgressView:
@@ -64,3 +66,36 @@ class ProgressView:
         elapsed = now - self._started
         left = elapsed / done * (total - done)
         self._session.show(f"{self._title} epoch {epoch}/{epochs}  {measures}  {elapsed:.0f} s, {left:.0f} s left")
+
+
+class ReadingView:
+    """Shows on a terminal how much of a large file is read; gone when it is done."""
+
+    def __init__(self, session: Session) -> None:
+        self._progress = Progress(
+            TextColumn("reading"),
+            BarColumn(bar_width=None),
+            DownloadColumn(),
+            TimeRemainingColumn(compact=True),
+            console=session.console,
+            transient=True,
+            disable=session.quiet or not session.console.is_terminal,
+        )
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def update(self, done: int, total: int) -> None:
+        """Say how many bytes of how many are read; nothing is shown of a file that takes no time."""
+        if total < LARGE:
+            return
+        if self._task is None:
+            self._progress.start()
+            self._task = self._progress.add_task("", total=total)
+        self._progress.update(self._task, completed=done)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from sau_adapters.checkpoints import as_classifier, file_facts, read_checkpoint, save_classifier
 from sau_adapters.cifar_networks import CIFAR_NETWORKS
+from sau_adapters.export_onnx import OnnxExporter
 from sau_adapters.metadata import from_metadata, to_metadata
 from sau_cli.description import Description, InputSpec
 from sau_cli.errors import NotEvaluable, SauError
@@ -26,6 +29,7 @@ def originals(tmp_path_factory) -> list[bytes]:
     save_classifier(folder / "a.safetensors", classifier, classifier.description, force=False)
     torch.save(classifier.network.state_dict(), folder / "b.pt")
     torch.save(classifier.network.state_dict(), folder / "c.pt", _use_new_zipfile_serialization=False)
+    OnnxExporter().write(classifier, folder / "d.onnx")
     return [path.read_bytes() for path in sorted(folder.iterdir())]
 
 
@@ -34,7 +38,7 @@ changes = st.lists(st.tuples(st.integers(0, 5999), st.integers(0, 255)), min_siz
 
 
 @quick
-@given(which=st.integers(0, 2), changes=changes, kept=st.none() | st.floats(0, 1))
+@given(which=st.integers(0, 3), changes=changes, kept=st.none() | st.floats(0, 1))
 def test_mutated_files(originals, tmp_path, which, changes, kept):
     content = bytearray(originals[which])
     for at, value in changes:
@@ -49,6 +53,49 @@ def test_mutated_files(originals, tmp_path, which, changes, kept):
         except SauError as error:
             assert str(error)
             assert "\n" not in str(error)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> dict[str, bytes]:
+    """A model in two shards with timm's config beside them, by file."""
+    folder = tmp_path_factory.mktemp("folder")
+    network = CIFAR_NETWORKS["small_cnn"](3, 1)
+    state = sorted(network.state_dict().items())
+    for number, part in enumerate((state[:5], state[5:]), start=1):
+        save_file(dict(part), folder / f"model-{number}.safetensors")
+    placed = {name: f"model-{1 if at < 5 else 2}.safetensors" for at, (name, _) in enumerate(state)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": placed}))
+    config = {"architecture": "small_cnn", "num_classes": 3, "label_names": ["a", "b", "c"]}
+    config["pretrained_cfg"] = {"input_size": [1, 8, 8], "mean": [0.5], "std": [0.5]}
+    (folder / "config.json").write_text(json.dumps(config))
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+words = st.sampled_from(['"', "{", "}", "[", "]", "null", "-1", "1e999", "../", "/etc/passwd", "model-1", "\\u0000"])
+
+
+@quick
+@given(st.data())
+def test_mutated_folders(folder, tmp_path, data):
+    """Bytes changed or words put in anywhere, in the index, the config or a shard; a file cut or gone."""
+    name = data.draw(st.sampled_from(sorted(folder)))
+    content = bytearray(folder[name])
+    for at, word in data.draw(st.lists(st.tuples(st.integers(0, 2999), words | st.binary(max_size=2)), max_size=4)):
+        put = word if isinstance(word, bytes) else word.encode()
+        place = at % len(content)
+        content[place : place + data.draw(st.integers(0, 30))] = put
+        content = content or bytearray(b" ")
+    if data.draw(st.booleans()):
+        del content[data.draw(st.integers(0, len(content))) :]
+    for one, whole in folder.items():
+        (tmp_path / one).write_bytes(content if one == name else whole)
+    if data.draw(st.integers(0, 9)) == 0:
+        (tmp_path / name).unlink()
+    for look in (file_facts, lambda one: as_classifier(read_checkpoint(one))):
+        try:
+            look(tmp_path)
+        except SauError as error:
+            assert str(error)
 
 
 @quick

@@ -249,6 +249,32 @@ def test_a_file_without_metadata_names_the_flag_that_is_missing(tmp_path, classi
         as_classifier(checkpoint, architecture="smal_cnn", normalisation=((0.0,), (1.0,)), image_shape=(1, 8, 8))
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of memory is read from /proc")
+def test_describing_five_gigabytes_takes_little_memory(tmp_path):
+    each = 10**9
+    header = {
+        f"layer{number}.weight": {
+            "dtype": "F32",
+            "shape": [each // 4],
+            "data_offsets": [number * each, (number + 1) * each],
+        }
+        for number in range(5)
+    }
+    path = tmp_path / "large.safetensors"
+    path.write_bytes(safetensors_bytes(header))
+    with path.open("rb+") as file:
+        file.truncate(path.stat().st_size + 5 * each)  # a hole, which takes no space on the disk
+    script = (
+        "import sys; from pathlib import Path; from sau_adapters import checkpoints; "
+        "checkpoints.sha256_of = lambda *paths, watch: ''; "  # reads 5 GB in blocks of 4 MB
+        f"facts = checkpoints.file_facts(Path({str(path)!r})); "
+        "peak = next(int(l.split()[1]) for l in open('/proc/self/status') if l.startswith('VmHWM')); "
+        "sys.exit(facts.parameters != 5 * 10**9 // 4 or peak > 200_000)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env={"PYTHONPATH": ".:adapters"}, check=False)
+    assert done.returncode == 0
+
+
 def test_describing_safetensors_needs_no_torch(tmp_path, classifier):
     path = tmp_path / "model.safetensors"
     save_classifier(path, classifier, described(), force=False)
