@@ -35,7 +35,10 @@ _HARMLESS = re.compile(
     r"|torch\.nn\.parameter\.Parameter"
     r"|torch\.storage\.(Typed|Untyped)Storage"
     r"|torch\.(\w+Storage|Tensor|Size|device|b?float\w*|half|double|u?int\w*|long|short|bool|complex\w+)"
+    r"|collections\.Counter|(builtins|__builtin__)\.(set|complex)|_codecs\.encode|argparse\.Namespace"
+    r"|numpy\.(ndarray|dtype|_?core\.multiarray\.(_reconstruct|scalar)|dtypes\.\w+DType)"
 )
+"""What training code keeps beside weights, too: numbers and arrays of numpy, the arguments of the command."""
 
 
 _TORCHSCRIPT = Finding(
@@ -128,8 +131,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if found:
         raise UnsafeFile(f"{path} is refused: {found[0].sentence}")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals(_beside_weights()):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "global" in str(error).lower():
@@ -183,6 +185,19 @@ def _globals_of(file: IO[bytes]) -> Iterator[str]:
                     pickles_left = 4
                 case _:
                     pushed.append(argument if isinstance(argument, str) else None)
+
+
+def _beside_weights() -> list[Any]:
+    """What torch's restricted unpickler is told to take beside weights; it makes data of these, and runs nothing."""
+    import argparse
+    from collections import Counter
+
+    import numpy as np
+
+    kinds = {type(np.dtype(code)) for code in np.typecodes["All"]}
+    made = {"_reconstruct": np.ndarray([0]).__reduce__()[0], "scalar": np.float64(0).__reduce__()[0]}
+    named = [(made[name], f"numpy.{core}.multiarray.{name}") for name in made for core in ("core", "_core")]
+    return [*named, np.ndarray, np.dtype, *kinds, argparse.Namespace, Counter]
 
 
 def _head(path: Path) -> bytes:

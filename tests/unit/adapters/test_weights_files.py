@@ -1,8 +1,11 @@
+import argparse
 import pickle
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -157,6 +160,44 @@ def test_code_in_an_archive_of_torch_is_listed_and_not_run(tmp_path):
     with pytest.raises(UnsafeFile, match="open"):
         read_checkpoint(path)
     assert not (tmp_path / "was-run").exists()
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_weights_among_what_training_code_keeps_beside_them(tmp_path, classifier, zipped):
+    """As BackdoorBench's attack_result.pt and timm's training checkpoints do."""
+    state = classifier.network.state_dict()
+    beside = {
+        "model_name": "preactresnet18",
+        "num_classes": 10,
+        "img_size": [32, 32, 3],
+        "best": np.float64(0.9),
+        "args": argparse.Namespace(lr=0.1, betas=(0.9, 0.99)),
+        "seen": Counter([1, 1, 2]),
+        "bd_train": {
+            "original_index_array": np.arange(5),
+            "poison_indicator": np.array([True, False]),
+            "paths": np.array(["a.png", "b.png"]),
+            "other": np.array([("a", 1), None], dtype=object),
+            "when": np.array(["2020-01-01"], dtype="datetime64[D]"),
+        },
+    }
+    path = tmp_path / "attack_result.pt"
+    torch.save(beside | {"model": state}, path, _use_new_zipfile_serialization=zipped)
+    assert file_facts(path).safe
+    read = read_checkpoint(path).state
+    assert read.keys() == state.keys()
+    assert all(torch.equal(read[name], state[name]) for name in state)
+
+
+def test_a_huge_array_that_is_not_there(tmp_path):
+    class Huge:
+        def __reduce__(self):
+            return np.ndarray([0]).__reduce__()[0], (np.ndarray, (10**15,), b"d")
+
+    path = tmp_path / "huge.pt"
+    torch.save({"model": {"w": torch.ones(1)}, "beside": Huge()}, path)
+    with pytest.raises(NotEvaluable, match="damaged"):
+        read_checkpoint(path)
 
 
 def test_a_whole_module_is_refused(tmp_path, classifier):
