@@ -11,7 +11,8 @@ from sau_adapters import weights_onnx, weights_pytorch, weights_safetensors, wei
 from sau_adapters.architecture_index import prefixes, recognised
 from sau_adapters.files import Watch, check_readable, sha256_of, written_whole
 from sau_adapters.metadata import from_metadata, to_metadata
-from sau_adapters.model_folders import described_beside, weights_in
+from sau_adapters.model_folders import described_beside
+from sau_adapters.model_zoos import described_by_zoo, weights_of
 from sau_adapters.tables import NORMALISATIONS, Normalisation, WeightsFormat
 from sau_cli.description import Description, InputSpec
 from sau_cli.errors import NotEvaluable, UnsafeFile, UsageError
@@ -85,21 +86,22 @@ def suffix_of_result(path: Path) -> str:
     Raises:
         UsageError, NotEvaluable: as :func:`recognised_format`.
     """
-    return ".onnx" if recognised_format(weights_in(path)) is WeightsFormat.ONNX else ".safetensors"
+    return ".onnx" if recognised_format(weights_of(path)) is WeightsFormat.ONNX else ".safetensors"
 
 
-def file_facts(path: Path, *, watch: Watch | None = None) -> FileFacts:
+def file_facts(model: Path, *, watch: Watch | None = None) -> FileFacts:
     """What a model file is, without loading its weights where the format allows it.
 
     A file that must not be opened is described as far as that is safe, with the findings that say why.
 
     Args:
+        model: a file, a folder with one, or a name in a zoo whose cache has it.
         watch: of the reading of the whole file, for its SHA-256.
 
     Raises:
         UsageError, NotEvaluable: as :func:`recognised_format`, or the file is damaged.
     """
-    path = weights_in(path)
+    path = weights_of(model)
     weights_format = recognised_format(path)
     sha256: str | None = None
     tensors: tuple[TensorFacts, ...] | None = None
@@ -139,16 +141,17 @@ def file_facts(path: Path, *, watch: Watch | None = None) -> FileFacts:
         sha256=sha256 or sha256_of(path, watch=watch),
         tensors=tensors,
         metadata=metadata,
-        description=from_metadata(metadata) or described_beside(path),
+        description=from_metadata(metadata) or described_beside(path) or described_by_zoo(model),
         findings=findings,
         recognition=recognised({one.name: one.shape for one in tensors}) if tensors and trainable else None,
     )
 
 
-def read_checkpoint(path: Path, *, watch: Watch | None = None) -> Checkpoint:
+def read_checkpoint(model: Path, *, watch: Watch | None = None) -> Checkpoint:
     """Read weights and description.
 
     Args:
+        model: a file, a folder with one, or a name in a zoo whose cache has it.
         watch: of the reading of the whole file, for its SHA-256.
 
     Raises:
@@ -156,7 +159,7 @@ def read_checkpoint(path: Path, *, watch: Watch | None = None) -> Checkpoint:
         NotEvaluable: an unknown or damaged format.
         UnsafeFile: the file holds code, or its header lies.
     """
-    path = weights_in(path)
+    path = weights_of(model)
     weights_format = recognised_format(path)
     sha256: str | None = None
     match weights_format:
@@ -171,7 +174,7 @@ def read_checkpoint(path: Path, *, watch: Watch | None = None) -> Checkpoint:
             state, metadata = {}, weights_onnx.read_header(path)[1]
         case _ as never:
             assert_never(never)
-    description = from_metadata(metadata) or described_beside(path)
+    description = from_metadata(metadata) or described_beside(path) or described_by_zoo(model)
     if description is not None and weights_onnx.normalises(metadata):
         description = replace(description, input=_with_normalisation(description.input, NORMALISATIONS["none"]))
     return Checkpoint(

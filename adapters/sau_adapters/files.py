@@ -24,10 +24,6 @@ def check_readable(path: Path, *, what: str = "a model file") -> None:
         if path.is_dir():
             raise UsageError(f"{path} is a folder; give {what}")
         if not path.exists():
-            if str(path).startswith(("timm:", "torchvision:", "hf-hub:")):
-                raise UsageError(
-                    f"{path} names a model in a zoo, and nothing is fetched; save its weights and give the file"
-                )
             raise UsageError(f"{path} does not exist; give the path of {what}")
         if not path.is_file():
             raise UsageError(f"{path} is not a regular file; give {what}")

@@ -49,14 +49,15 @@ def described_beside(weights: Path) -> Description | None:
     if not isinstance(told, dict) or "architecture" not in told:
         return None
     try:
-        return _description(told)
+        return described_by(told)
     except (KeyError, ValueError, TypeError, AttributeError, SauError) as error:
         raise NotEvaluable(
             f"{config} describes no classifier that can be built ({error}); move it away and give --arch"
         ) from error
 
 
-def _description(told: Mapping[str, Any]) -> Description:
+def described_by(told: Mapping[str, Any]) -> Description:
+    """What timm's configuration of a model says of the classifier; a damaged one raises nearly anything."""
     cfg = {**told, **told.get("pretrained_cfg", {})}
     channels, height, width = (int(size) for size in cfg["input_size"])
     classes = int(told.get("num_classes", cfg.get("num_classes", 0)))

@@ -15,7 +15,8 @@ ModelArgument: TypeAlias = Annotated[
     Path,
     typer.Argument(
         metavar="MODEL",
-        help="Safetensors (or the index of its shards), PyTorch weights (.pt, .pth, .bin, .ckpt), ONNX, a timm folder.",
+        help="Safetensors (or the index of its shards), PyTorch weights (.pt, .pth, .bin, .ckpt), ONNX, a timm folder; "
+        "or timm:NAME, torchvision:NAME, hf-hub:ORG/NAME where this machine's cache has it.",
     ),
 ]
 DataOption: TypeAlias = Annotated[

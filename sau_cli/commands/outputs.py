@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sau_adapters.model_zoos import bare_name, is_zoo_name
 from sau_cli.errors import UsageError
 
 
@@ -15,7 +16,12 @@ def check_weights_name(path: Path, *, suffix: str = ".safetensors") -> None:
 
 
 def purified_name(model: Path, *, suffix: str = ".safetensors") -> Path:
-    """``model.purified.safetensors`` beside ``model.safetensors`` (or ``model.pt``, ``model.pth.tar``, ...)."""
+    """``model.purified.safetensors`` beside ``model.safetensors`` (or ``model.pt``, ``model.pth.tar``, ...).
+
+    In the working folder for a model that has a name in a zoo.
+    """
+    if is_zoo_name(model):
+        return Path(f"{bare_name(model)}.purified{suffix}")
     stem = Path(model.name.removesuffix(".tar").removesuffix(".index.json")).stem
     return model.with_name(f"{stem}.purified{suffix}")
 
