@@ -1,4 +1,4 @@
-"""ONNX out, and onnxruntime to run it. The graph takes pixels in [0, 1]: the normalisation is inside."""
+"""ONNX out: a classifier exported, its normalisation inside the graph; or what was learned, back in its own graph."""
 
 from __future__ import annotations
 
