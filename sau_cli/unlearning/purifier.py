@@ -14,6 +14,7 @@ from math import isfinite
 
 import torch
 from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
 
 from sau_cli.classifier import Classifier, check_finite_weights
 from sau_cli.errors import NotEvaluable, UsageError
@@ -240,6 +241,8 @@ class _Run:
         progress = ((self.epoch - 1) * self.batches + self.batch) / (self.recipe.epochs * self.batches)
         for group in self.optimiser.param_groups:
             group["lr"] = self.recipe.lr * self.rate * self.recipe.schedule.at(progress)
+        if self.recipe.gradient_norm > 0:
+            clip_grad_norm_(self.purified.parameters(), self.recipe.gradient_norm)
         self.optimiser.step()
         self.statistics.follow()
         self.tally.add(tally)

@@ -74,6 +74,7 @@ class Recipe:
             of everywhere within the ball, in [0, 1].
         ball_recovery, patch_recovery: weights of learning, on a perturbed image, the received model's own
             probabilities for the clean one, where it is perturbed within the ball and where in a square.
+        gradient_norm: a longer gradient of a step is shortened to this L2 norm; 0 for none.
         balanced: draw the clean share evenly over the classes; the authors draw uniformly.
 
     Raises:
@@ -102,6 +103,7 @@ class Recipe:
     patch_share: float = 0.0
     ball_recovery: float = 0.0
     patch_recovery: float = 0.0
+    gradient_norm: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("epochs", "lr", "batch_size", "epsilon", "step", "steps"):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -6,7 +8,7 @@ from sau_cli.errors import NotEvaluable, UsageError
 from sau_cli.evaluation.predictions import predicted_labels
 from sau_cli.images import CleanData
 from sau_cli.unlearning.purifier import purify
-from sau_cli.unlearning.recipes import Recipe, RecipeName, recipe_for
+from sau_cli.unlearning.recipes import Optimiser, Recipe, RecipeName, recipe_for
 from sau_cli.unlearning.search_space import ball
 from sau_cli.unlearning.shared_examples import find_shared_examples
 from tests.support.toys import BrightnessNet, describe, flat_images, random_images
@@ -94,3 +96,20 @@ def test_a_loss_that_explodes_is_said():
     data = random_images(32)
     with pytest.raises(NotEvaluable, match="NaN|lower --lr"):
         purify(small(), CleanData(learning=data, held_back=data), recipe=Recipe(epochs=5, lr=1e6), seed=0)
+
+
+def test_no_step_is_longer_than_the_gradient_norm_allows():
+    """One step of SGD from rest moves by lr·(1 + momentum)·(gradient + decay·weights)."""
+    data = random_images(32)
+    received = small()
+    recipe = Recipe(epochs=1, optimiser=Optimiser.SGD, lr=0.1, gradient_norm=0.01, batch_size=32)
+    moved = {}
+    for norm in (0.01, 0.0):
+        result = purify(
+            received, CleanData(learning=data, held_back=data), recipe=replace(recipe, gradient_norm=norm), seed=0
+        )
+        pairs = zip(result.classifier.parameters(), received.parameters(), strict=True)
+        moved[norm] = torch.cat([(new - old).detach().flatten() for new, old in pairs]).norm().item()
+    weights = torch.cat([one.detach().flatten() for one in received.parameters()]).norm().item()
+    assert 0 < moved[0.01] <= 0.1 * 1.9 * (0.01 + 5e-4 * weights) * 1.001
+    assert moved[0.0] > 2 * moved[0.01]
