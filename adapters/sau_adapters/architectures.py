@@ -7,6 +7,7 @@ import importlib.util
 import inspect
 import sys
 import warnings
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -142,7 +143,10 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], *, architecture:
     own = network.state_dict()
     _compare({key: tuple(tensor.shape) for key, tensor in own.items()}, state, architecture)
     counters = {key: tensor for key, tensor in own.items() if key.endswith(COUNTER)}
-    network.load_state_dict(counters | dict(state))
+    whole = OrderedDict(counters | dict(state))
+    # Versions of layers, which torch keeps beside the tensors and safetensors cannot; some networks ask for them.
+    whole._metadata = getattr(own, "_metadata", None)  # type: ignore[attr-defined]  # noqa: SLF001
+    network.load_state_dict(whole)
 
 
 def check_state(name: str, state: Mapping[str, Tensor], *, classes: int, spec: InputSpec) -> None:
