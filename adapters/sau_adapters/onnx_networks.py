@@ -253,4 +253,4 @@ def _origins(model: onnx.ModelProto, network: nn.Module) -> dict[str, tuple[str,
 
 def _mark(array: np.ndarray) -> tuple[int, float]:
     """What tells random arrays apart, whichever way their axes lie."""
-    return array.size, float(np.sort(array, axis=None).astype(np.float64).cumsum()[-1])
+    return array.size, float(np.sort(array, axis=None).sum(dtype=np.float64))

@@ -13,7 +13,7 @@ import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Self
 
 from sau_adapters.files import check_unpacked_size
 from sau_cli.errors import NotEvaluable, UnsafeFile, reading, reason_of
@@ -28,6 +28,13 @@ WRAPPERS = (
 )
 """Under which names training code keeps the weights, in the order in which they are looked for."""
 _OLD_STYLE_MAGIC = 0x1950A86A20F9469CFC6C
+_LEFT_OUT = (
+    "argparse.Namespace",
+    *("numpy.ndarray", "numpy.dtype"),
+    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
+)
+"""What training code keeps beside weights. None of it is made: a pickle can set the flags of a dtype so that its own
+bytes pass for addresses of objects, so numpy never sees what a file says."""
 _HARMLESS = re.compile(
     r"collections\.OrderedDict"
     r"|torch\._utils\._rebuild_\w+"
@@ -35,10 +42,8 @@ _HARMLESS = re.compile(
     r"|torch\.nn\.parameter\.Parameter"
     r"|torch\.storage\.(Typed|Untyped)Storage"
     r"|torch\.(\w+Storage|Tensor|Size|device|b?float\w*|half|double|u?int\w*|long|short|bool|complex\w+)"
-    r"|collections\.Counter|(builtins|__builtin__)\.(set|complex)|_codecs\.encode|argparse\.Namespace"
-    r"|numpy\.(ndarray|dtype|_?core\.multiarray\.(_reconstruct|scalar)|dtypes\.\w+DType)"
+    r"|collections\.Counter|_codecs\.encode"
 )
-"""What training code keeps beside weights, too: numbers and arrays of numpy, the arguments of the command."""
 
 
 _TORCHSCRIPT = Finding(
@@ -46,6 +51,16 @@ _TORCHSCRIPT = Finding(
     severity=Severity.HIGH,
     sentence="it is a TorchScript archive, which is a program; ask for the weights (a state dict or safetensors)",
 )
+
+
+class _LeftOut:
+    """Stands where a file has something beside its weights: made from anything, it keeps nothing."""
+
+    def __new__(cls, *_: object) -> Self:
+        return super().__new__(cls)
+
+    def __setstate__(self, state: object) -> None:
+        """Nothing is kept."""
 
 
 def recognises(head: bytes, path: Path) -> bool:
@@ -130,8 +145,9 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     found = findings(path)
     if found:
         raise UnsafeFile(f"{path} is refused: {found[0].sentence}")
+    left_out: list[Any] = [(_LeftOut, name) for name in _LEFT_OUT]
     try:
-        with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals(_beside_weights()):
+        with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals(left_out):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "global" in str(error).lower():
@@ -187,26 +203,13 @@ def _globals_of(file: IO[bytes]) -> Iterator[str]:
                     pushed.append(argument if isinstance(argument, str) else None)
 
 
-def _beside_weights() -> list[Any]:
-    """What torch's restricted unpickler is told to take beside weights; it makes data of these, and runs nothing."""
-    import argparse
-    from collections import Counter
-
-    import numpy as np
-
-    kinds = {type(np.dtype(code)) for code in np.typecodes["All"]}
-    made = {"_reconstruct": np.ndarray([0]).__reduce__()[0], "scalar": np.float64(0).__reduce__()[0]}
-    named = [(made[name], f"numpy.{core}.multiarray.{name}") for name in made for core in ("core", "_core")]
-    return [*named, np.ndarray, np.dtype, *kinds, argparse.Namespace, Counter]
-
-
 def _head(path: Path) -> bytes:
     with path.open("rb") as file:
         return file.read(4)
 
 
 def _is_harmless(name: str) -> bool:
-    return _HARMLESS.fullmatch(name) is not None
+    return name in _LEFT_OUT or _HARMLESS.fullmatch(name) is not None
 
 
 def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:

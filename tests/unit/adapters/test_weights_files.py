@@ -189,15 +189,31 @@ def test_weights_among_what_training_code_keeps_beside_them(tmp_path, classifier
     assert all(torch.equal(read[name], state[name]) for name in state)
 
 
-def test_a_huge_array_that_is_not_there(tmp_path):
-    class Huge:
-        def __reduce__(self):
-            return np.ndarray([0]).__reduce__()[0], (np.ndarray, (10**15,), b"d")
+@pytest.mark.parametrize("hostile", ["a huge array", "bytes as addresses of objects"])
+def test_nothing_is_made_of_what_is_beside_the_weights(tmp_path, monkeypatch, hostile):
+    """The second clears a dtype's flags, so that numpy would take the file's bytes for addresses of objects."""
+    reconstruct = np.ndarray([0]).__reduce__()[0]
 
-    path = tmp_path / "huge.pt"
-    torch.save({"model": {"w": torch.ones(1)}, "beside": Huge()}, path)
-    with pytest.raises(NotEvaluable, match="damaged"):
-        read_checkpoint(path)
+    class Dtype:
+        def __reduce__(self):
+            return np.dtype, ("O8", False, True), (3, "|", None, None, None, -1, -1, 0)
+
+    class Array:
+        def __reduce__(self):
+            if hostile == "a huge array":
+                return reconstruct, (np.ndarray, (10**15,), b"d")
+            return reconstruct, (np.ndarray, (0,), b"b"), (1, (4,), Dtype(), False, b"A" * 32)
+
+    path = tmp_path / "hostile.pt"
+    torch.save({"model": {"w": torch.ones(1)}, "beside": Array()}, path)
+    seen = {}
+    out_of_wrapper = weights_pytorch._state_dict
+    monkeypatch.setattr(
+        weights_pytorch, "_state_dict", lambda content, where: seen.update(content) or out_of_wrapper(content, where)
+    )
+    assert list(read_checkpoint(path).state) == ["w"]
+    assert type(seen["beside"]) is weights_pytorch._LeftOut
+    assert not vars(seen["beside"])
 
 
 def test_a_whole_module_is_refused(tmp_path, classifier):
