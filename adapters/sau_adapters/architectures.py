@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import difflib
-import importlib.util
 import inspect
-import sys
 import warnings
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sau_adapters.architecture_index import prefixes
+from sau_adapters.architecture_index import Prefix, is_irrelevant, prefixes, without
 from sau_cli.errors import NotEvaluable, UsageError, reason_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from sau_cli.description import InputSpec
-
-
-COUNTER = "num_batches_tracked"
-"""A counter of batch norm that nothing depends on; files from before torch 0.4.1 lack it."""
+from sau_adapters.user_code import is_user_class, user_class
+from sau_cli.description import InputSpec
 
 
 def canonical_name(name: str) -> str:
@@ -38,7 +32,7 @@ def canonical_name(name: str) -> str:
     """
     from sau_adapters.cifar_networks import CIFAR_NETWORKS
 
-    if _is_user_class(name):
+    if is_user_class(name):
         return name
     zoo, _, bare = name.rpartition(":")
     if zoo not in {"", "timm", "torchvision"}:
@@ -62,7 +56,7 @@ def canonical_name(name: str) -> str:
 
 def stored_name(name: str) -> str:
     """What a file may say of its architecture: a user's class without the path, since files never name code to run."""
-    return f"user:{name.rpartition(':')[2]}" if _is_user_class(name) else name
+    return f"user:{name.rpartition(':')[2]}" if is_user_class(name) else name
 
 
 def build(name: str, *, classes: int, spec: InputSpec) -> nn.Module:
@@ -73,7 +67,7 @@ def build(name: str, *, classes: int, spec: InputSpec) -> nn.Module:
     """
     from sau_adapters.cifar_networks import CIFAR_NETWORKS
 
-    if _is_user_class(name):
+    if is_user_class(name):
         return _build_user_class(name, classes=classes, channels=spec.channels)
     zoo, _, bare = canonical_name(name).rpartition(":")
     if zoo == "":
@@ -105,13 +99,13 @@ def told_sizes(name: str, state: Mapping[str, Tensor], *, height: int, width: in
     )
 
 
-def own_prefix(name: str, state: Mapping[str, Tensor], *, height: int, width: int) -> str:
-    """What all names of the weights begin with beside the architecture's own, such as ``module.``; often nothing."""
+def own_prefix(name: str, state: Mapping[str, Tensor], *, height: int, width: int) -> Prefix:
+    """What names of the weights begin with beside the architecture's own, such as ``module.``; often nothing."""
     possible = prefixes(state)
     if len(possible) == 1:
-        return ""
+        return ()
     own = _probe_shapes(name, classes=11, channels=3, height=height, width=width).keys()
-    common = [sum(key.removeprefix(prefix) in own for key in state) for prefix in possible]
+    common = [sum(without(key, prefix) in own for key in state) for prefix in possible]
     return possible[common.index(max(common))]
 
 
@@ -142,8 +136,14 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], *, architecture:
     """
     own = network.state_dict()
     _compare({key: tuple(tensor.shape) for key, tensor in own.items()}, state, architecture)
-    counters = {key: tensor for key, tensor in own.items() if key.endswith(COUNTER)}
-    whole = OrderedDict(counters | dict(state))
+    for key, tensor in state.items():
+        if key in own and own[key].is_floating_point() and not tensor.is_floating_point():
+            raise NotEvaluable(
+                f"the weights hold {str(tensor.dtype).removeprefix('torch.')} values in {key[:100]!r}, where "
+                f"{architecture} has real numbers; ask for weights that are not complex or quantised"
+            )
+    counters = {key: tensor for key, tensor in own.items() if is_irrelevant(key)}
+    whole = OrderedDict(counters | {key: tensor for key, tensor in state.items() if key in own})
     # Versions of layers, which torch keeps beside the tensors and safetensors cannot; some networks ask for them.
     whole._metadata = getattr(own, "_metadata", None)  # type: ignore[attr-defined]  # noqa: SLF001
     network.load_state_dict(whole)
@@ -155,7 +155,7 @@ def check_state(name: str, state: Mapping[str, Tensor], *, classes: int, spec: I
     Raises:
         NotEvaluable: as :func:`load_state`.
     """
-    if _is_user_class(name):
+    if is_user_class(name):
         return
     own = _shapes_on("meta", name, classes=classes, spec=spec)
     if own:
@@ -163,22 +163,47 @@ def check_state(name: str, state: Mapping[str, Tensor], *, classes: int, spec: I
 
 
 def _compare(own: Mapping[str, tuple[int, ...]], state: Mapping[str, Tensor], architecture: str) -> None:
-    missing = [key for key in own if key not in state and not key.endswith(COUNTER)]
-    extra = [key for key in state if key not in own]
-    unlike = [key for key in own if key in state and own[key] != tuple(state[key].shape)]
-    if missing or extra or unlike:
-        parts = []
-        if missing:
-            parts.append(f"{len(missing)} tensors are missing (first {missing[0]!r})")
-        if extra:
-            parts.append(f"{len(extra)} have no place (first {extra[0]!r})")
-        if unlike:
-            key = unlike[0]
-            parts.append(
-                f"{len(unlike)} have another shape (first {key!r}: {tuple(state[key].shape)} "
-                f"in the file, {own[key]} in the network)"
-            )
-        raise NotEvaluable(f"the weights do not fit {architecture}: {'; '.join(parts)}; give the right --arch")
+    unlike = _differences(own, {key: tuple(tensor.shape) for key, tensor in state.items()})
+    if unlike:
+        raise NotEvaluable(f"the weights do not fit {architecture}: {unlike}; give the right --arch or --image-size")
+
+
+def _differences(own: Mapping[str, tuple[int, ...]], told: Mapping[str, tuple[int, ...]]) -> str:
+    """What of a file's tensors does not fit a network's, in words; nothing where all do."""
+    missing = [key for key in own if key not in told and not is_irrelevant(key)]
+    extra = [key for key in told if key not in own and not is_irrelevant(key)]
+    unlike = [key for key in own if key in told and own[key] != told[key]]
+    parts = []
+    if missing:
+        parts.append(f"{len(missing)} tensors are missing ({_some(missing)})")
+    if extra:
+        parts.append(f"{len(extra)} have no place ({_some(extra)})")
+    if unlike:
+        key = unlike[0]
+        parts.append(
+            f"{len(unlike)} have another shape (first {key[:100]!r}: {told[key]} in the file, "
+            f"{own[key]} in the network)"
+        )
+    return "; ".join(parts)
+
+
+def _some(keys: Sequence[str]) -> str:
+    return f"{'first ' if len(keys) > 3 else ''}{', '.join(repr(key[:100]) for key in keys[:3])}"
+
+
+def explained(name: str, shapes: Mapping[str, tuple[int, ...]], prefix: Prefix, *, pixels: int) -> str:
+    """Which of a file's tensors do not fit an architecture, in words; nothing where it cannot be built to see.
+
+    Args:
+        pixels: on a side, of the images that it is built for.
+    """
+    import torch
+
+    bare = {without(key, prefix): shape for key, shape in shapes.items()}
+    hollow = {key: torch.empty(shape, device="meta") for key, shape in bare.items()}
+    classes, channels = told_sizes(name, hollow, height=pixels, width=pixels)
+    own = _probe_shapes(name, classes=classes or 11, channels=channels or 3, height=pixels, width=pixels)
+    return _differences(own, bare) if own else ""
 
 
 def _probe_shapes(name: str, *, classes: int, channels: int, height: int, width: int) -> dict[str, tuple[int, ...]]:
@@ -210,29 +235,11 @@ def _count_from(
     return None
 
 
-def _is_user_class(name: str) -> bool:
-    return ".py:" in name
-
-
 def _build_user_class(name: str, *, classes: int, channels: int) -> nn.Module:
-    """Run the user's own file and call the class, with ``num_classes`` and ``in_channels`` where it takes them."""
+    """Call the user's own class, with ``num_classes`` and ``in_channels`` where it takes them."""
     from torch import nn
 
-    file, _, wanted = name.rpartition(":")
-    path = Path(file)
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if not path.is_file() or spec is None or spec.loader is None:
-        raise UsageError(f"--arch {name!r}: there is no file {file}; give FILE.py:CLASS")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        reason = f"{type(error).__name__}: {reason_of(error)}"
-        raise UsageError(f"--arch {name!r}: {file} could not be run ({reason}); repair it") from error
-    made = getattr(module, wanted, None)
-    if made is None:
-        raise UsageError(f"--arch {name!r}: {file} has no {wanted}; give the name of a class in it")
+    made, wanted = user_class(name, flag="--arch"), name.rpartition(":")[2]
     offered: dict[str, Any] = {"num_classes": classes, "in_channels": channels}
     try:
         accepted = inspect.signature(made).parameters
