@@ -10,7 +10,7 @@ from __future__ import annotations
 import sau_cli
 from sau_adapters.architectures import build
 from sau_adapters.image_sources import open_images
-from sau_cli.attacks.badnets import badnets_trigger
+from sau_cli.attacks.badnets import BadNets
 from sau_cli.attacks.targets import TargetKind, TargetRule
 from sau_cli.attacks.training import TrainingSettings
 from sau_cli.augmentation import Augmentation
@@ -24,11 +24,11 @@ def main() -> None:
     with seeded(0, "initial weights"):
         fresh = sau_cli.Classifier(build("small_cnn", classes=10, spec=spec), description)
 
+    to_zero = TargetRule(kind=TargetKind.ALL_TO_ONE, target=0)
     planted = sau_cli.attack(
         fresh,
         digits,
-        trigger=badnets_trigger(rule=TargetRule(kind=TargetKind.ALL_TO_ONE, target=0)),
-        poison_rate=0.1,
+        planned=[sau_cli.PlannedAttack(name="badnets", attack=BadNets(), rule=to_zero)],
         training=TrainingSettings(epochs=20, peak_lr=0.1, augmentation=Augmentation(padding=1)),
         seed=0,
     )
@@ -38,7 +38,7 @@ def main() -> None:
     purified = sau_cli.purify(planted.classifier, clean, recipe=recipe, seed=0)
 
     result = sau_cli.evaluate(
-        purified.classifier, digits.for_testing, triggers=(planted.trigger,), reference=planted.classifier
+        purified.classifier, digits.for_testing, triggers=planted.triggers, reference=planted.classifier
     )
     (row,) = result.triggers
     print(f"ACC {100 * result.reference_accuracy.value:.1f} % -> {100 * result.accuracy.value:.1f} %")

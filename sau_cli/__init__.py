@@ -18,7 +18,7 @@ From a file to a purified model::
     print(sau_cli.evaluate(result.classifier, digits.for_testing, reference=received).accuracy)
 
 - :func:`inspect`: the facts of a file to checks.
-- :func:`attack`: a classifier and images to a known-bad classifier and its trigger.
+- :func:`attack`: a classifier, images and attacks to a known-bad classifier and its triggers.
 - :func:`purify`: a classifier and clean images to a purified classifier.
 - :func:`evaluate`: ACC, ASR, R-ACC and DER with 95 % intervals.
 - :func:`export`: a classifier to ONNX that is proven on real images, or no file.
@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from sau_cli.attacks.planting import PlantedBackdoor, attack
+    from sau_cli.attacks.planting import PlannedAttack, PlantedBackdoor, attack
     from sau_cli.attacks.triggers import Trigger
     from sau_cli.classifier import Classifier
     from sau_cli.description import Description, InputSpec
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from sau_cli.unlearning.recipes import Recipe, RecipeName, recipe_for
 
 _HOME = {
+    "PlannedAttack": "attacks.planting",
     "PlantedBackdoor": "attacks.planting",
     "attack": "attacks.planting",
     "Trigger": "attacks.triggers",
@@ -79,6 +80,7 @@ __all__ = [
     "ImageData",
     "InputSpec",
     "LabelledImages",
+    "PlannedAttack",
     "PlantedBackdoor",
     "Purification",
     "Recipe",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Sequence
 from itertools import zip_longest
 from typing import Annotated
 
@@ -11,20 +12,13 @@ import typer
 
 from sau_cli import __version__
 from sau_cli.commands.attack import attack
+from sau_cli.commands.attack_flags import named_attacks, with_flags
 from sau_cli.commands.evaluate import evaluate
 from sau_cli.commands.export import export
 from sau_cli.commands.inspect import inspect
 from sau_cli.commands.purify import purify
 from sau_cli.commands.session import Session
 from sau_cli.errors import ExitCode, UsageError
-
-app = typer.Typer(
-    name="sau",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
 
 
 def _show_version(asked: bool) -> None:
@@ -33,7 +27,6 @@ def _show_version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def sau(
     *,
     version: Annotated[
@@ -56,9 +49,27 @@ def sau(
     """
 
 
-for command in (inspect, attack, purify, evaluate, export):
-    app.command()(command)
-_COMMANDS = {str(registered.callback.__name__) for registered in app.registered_commands if registered.callback}
+_COMMANDS = {command.__name__: command for command in (inspect, attack, purify, evaluate, export)}
+
+
+def composed(words: Sequence[str] = ()) -> typer.Typer:
+    """The command line. The attacks that are named in it decide which flags ``sau attack`` has.
+
+    Raises:
+        UsageError: an attack that there is not.
+    """
+    app = typer.Typer(
+        name="sau",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(sau)
+    for name, command in _COMMANDS.items():
+        named = named_attacks(words) if command is attack and name in words else ()
+        app.command(name)(with_flags(command, named) if command is attack else command)
+    return app
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -67,7 +78,7 @@ def main(arguments: list[str] | None = None) -> None:
     if arguments is None and not sys.warnoptions:
         warnings.simplefilter("ignore")  # what libraries warn their callers of is nothing that a user could mend
     try:
-        code = app(words, prog_name="sau", standalone_mode=False)
+        code = composed(words)(words, prog_name="sau", standalone_mode=False)
     except typer.Abort:
         code = ExitCode.INTERRUPTED
     except Exception as error:  # noqa: BLE001 (whatever it is, it ends in a sentence and an exit code)

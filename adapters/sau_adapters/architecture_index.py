@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
@@ -20,6 +21,8 @@ INDEX = Path(__file__).with_name("architecture_index.json.gz")
 SKETCH = 48
 """Smallest hashes kept of an architecture's tensors, to tell how much of them it has in common with a file."""
 DEEPEST_PREFIX = 5
+MOST, MOST_PARTS = 0.8, 3
+"""Share of the names that a prefix begins, and how many different first parts are looked at together."""
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -29,34 +32,61 @@ def recognised(shapes: Shapes) -> Recognition:
     Args:
         shapes: of the tensors, by name.
     """
-    for prefix in prefixes(shapes):
-        found = fitting({name.removeprefix(prefix): shape for name, shape in shapes.items()})
+    own = [(prefix, {without(name, prefix): shape for name, shape in shapes.items()}) for prefix in prefixes(shapes)]
+    for prefix, bare in own:
+        found = fitting(bare)
         if found:
             return Recognition(prefix=prefix, fitting=found, nearest=())
-    near = [
-        (one, prefix)
-        for prefix in prefixes(shapes)
-        for one in nearest({name.removeprefix(prefix): shape for name, shape in shapes.items()})
-    ]
+    near = [(one, prefix) for prefix, bare in own for one in nearest(bare)]
     near.sort(key=lambda pair: -pair[0].share)
-    return Recognition(prefix=near[0][1] if near else "", fitting=(), nearest=tuple(one for one, _ in near[:3]))
+    return Recognition(prefix=near[0][1] if near else (), fitting=(), nearest=tuple(one for one, _ in near[:3]))
 
 
-def prefixes(names: Iterable[str]) -> tuple[str, ...]:
-    """What could be taken off all the names: nothing first, then one part after another that all of them share.
+Prefix = tuple[str, ...]
+"""What names begin with beside the architecture's own: the first of these that a name has, if any."""
+
+
+def prefixes(names: Iterable[str]) -> tuple[Prefix, ...]:
+    """What could be taken off the names: nothing first, then one part after another that most of them share.
+
+    Last, the first part of each, where these are few, as for a body and a head that were put together.
 
     >>> prefixes(["module.net.a.weight", "module.net.b"])
-    ('', 'module.', 'module.net.')
+    ((), ('module.',), ('module.net.',))
+    >>> prefixes(["body.a.weight", "body.b.weight", "head.c.weight"])
+    ((), ('body.', 'head.'))
     """
-    names = list(names)
-    found = [""]
+    names = [name for name in names if not is_irrelevant(name)]
+    found: list[Prefix] = [()]
+    shared = common = ""
     while names and len(found) < DEEPEST_PREFIX:
-        part = names[0][len(found[-1]) :].partition(".")[0]
-        longer = f"{found[-1]}{part}."
-        if not all(name.startswith(longer) and len(name) > len(longer) for name in names):
+        rest = Counter(name[len(shared) :].partition(".")[0] for name in names if name.startswith(shared))
+        longer = f"{shared}{rest.most_common(1)[0][0]}."
+        having = sum(name.startswith(longer) and len(name) > len(longer) for name in names)
+        if having < MOST * len(names):
             break
-        found.append(longer)
+        shared = longer
+        common = shared if having == len(names) else common
+        found.append((shared,))
+    apart = tuple(sorted({common + name[len(common) :].partition(".")[0] + "." for name in names}))
+    bare = {without(name, apart) for name in names}
+    if 1 < len(apart) <= MOST_PARTS and len(bare) == len(names) and not bare & set(names):
+        found.append(apart)
     return tuple(found)
+
+
+def without(name: str, prefix: Prefix) -> str:
+    """A name without what it begins with.
+
+    >>> without("head.fc.weight", ("backbone.", "head."))
+    'fc.weight'
+    """
+    return next((name[len(one) :] for one in prefix if name.startswith(one) and len(name) > len(one)), name)
+
+
+def is_irrelevant(name: str) -> bool:
+    """Whether a tensor is a counter, of batch norm, of averaged weights or of a profiler: nothing depends on it."""
+    return name.rpartition(".")[2] in {"num_batches_tracked", "n_averaged", "total_ops", "total_params"}
 
 
 def fitting(shapes: Shapes) -> tuple[FittingArchitecture, ...]:
@@ -103,8 +133,8 @@ def known_architectures() -> tuple[str, ...]:
 
 
 def relevant(shapes: Shapes) -> dict[str, tuple[int, ...]]:
-    """Without counters of batch norm, which older files lack."""
-    return {name: tuple(shape) for name, shape in shapes.items() if not name.endswith("num_batches_tracked")}
+    """Without counters, which older files lack, and others have of their own."""
+    return {name: tuple(shape) for name, shape in shapes.items() if not is_irrelevant(name)}
 
 
 def names_hash(shapes: Shapes) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
 
 from sau_adapters import weights_onnx, weights_pytorch, weights_safetensors, weights_sharded
-from sau_adapters.architecture_index import prefixes, recognised
+from sau_adapters.architecture_index import Prefix, prefixes, recognised, without
 from sau_adapters.files import Watch, check_readable, sha256_of, written_whole
 from sau_adapters.metadata import from_metadata, to_metadata
 from sau_adapters.model_folders import described_beside
@@ -16,7 +16,7 @@ from sau_adapters.model_zoos import described_by_zoo, weights_of
 from sau_adapters.tables import NORMALISATIONS, Normalisation, WeightsFormat
 from sau_cli.description import Description, InputSpec
 from sau_cli.errors import NotEvaluable, UnsafeFile, UsageError
-from sau_cli.inspection.file_facts import FileFacts, Finding, Severity, TensorFacts
+from sau_cli.inspection.file_facts import FileFacts, Finding, Recognition, Severity, TensorFacts
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from sau_cli.images import LabelledImages
 
 HEAD_BYTES = 4096
-PIXELS = 224
-"""On a side, where nothing tells."""
+PIXELS, NEAR = 224, 0.3
+"""On a side, where nothing tells; and the least share of tensors in common with an architecture that is looked into."""
 MOST_COMPARED, MOST_IMAGES = 8, 256
 """Architectures that are built to see whether they compute the same, and images to see that of a conversion."""
 
@@ -38,6 +38,7 @@ class Checkpoint:
     Attributes:
         state: none for ONNX, whose weights are a part of its graph.
         description: from the file's metadata; None where it says nothing.
+        notes: sentences on how the weights were found in the file.
     """
 
     path: Path
@@ -45,15 +46,17 @@ class Checkpoint:
     sha256: str
     state: Mapping[str, Tensor]
     description: Description | None
+    notes: tuple[str, ...] = ()
 
-    def prefix(self, network: nn.Module) -> str:
-        """What all names of the weights begin with beside the network's own, such as ``module.``; often nothing."""
-        first = next(iter(network.state_dict()), "")
-        return next((one for one in prefixes(self.state) if f"{one}{first}" in self.state), "")
+    def prefix(self, network: nn.Module) -> Prefix:
+        """What names of the weights begin with beside the network's own, such as ``module.``; often nothing."""
+        own = network.state_dict().keys()
+        possible = prefixes(self.state)
+        return max(possible, key=lambda one: sum(without(name, one) in own for name in self.state))
 
-    def without_prefix(self, prefix: str) -> dict[str, Tensor]:
-        """The weights under names without what they all begin with."""
-        return {name.removeprefix(prefix): tensor for name, tensor in self.state.items()}
+    def without_prefix(self, prefix: Prefix) -> dict[str, Tensor]:
+        """The weights under names without what they begin with."""
+        return {without(name, prefix): tensor for name, tensor in self.state.items()}
 
 
 def recognised_format(path: Path) -> WeightsFormat:
@@ -107,6 +110,7 @@ def file_facts(model: Path, *, watch: Watch | None = None) -> FileFacts:
     tensors: tuple[TensorFacts, ...] | None = None
     metadata: dict[str, str] = {}
     findings: tuple[Finding, ...] = ()
+    notes: tuple[str, ...] = ()
     match weights_format:
         case WeightsFormat.SAFETENSORS:
             try:
@@ -123,7 +127,7 @@ def file_facts(model: Path, *, watch: Watch | None = None) -> FileFacts:
             findings = weights_pytorch.findings(path)
             if not findings:
                 try:
-                    tensors = weights_pytorch.tensors_of(path)
+                    tensors, notes = weights_pytorch.tensors_of(path)
                 except UnsafeFile as error:
                     findings = (Finding(id="file.pickle-code", severity=Severity.HIGH, sentence=str(error)),)
         case WeightsFormat.ONNX:
@@ -143,8 +147,21 @@ def file_facts(model: Path, *, watch: Watch | None = None) -> FileFacts:
         metadata=metadata,
         description=from_metadata(metadata) or described_beside(path) or described_by_zoo(model),
         findings=findings,
-        recognition=recognised({one.name: one.shape for one in tensors}) if tensors and trainable else None,
+        recognition=_looked_into({one.name: one.shape for one in tensors}) if tensors and trainable else None,
+        notes=notes,
     )
+
+
+def _looked_into(shapes: Mapping[str, tuple[int, ...]]) -> Recognition:
+    """The architecture of a file's tensors; where none fits (only then with torch), what keeps the nearest from it."""
+    found = recognised(shapes)
+    if found.fitting or not found.nearest or found.nearest[0].share < NEAR:
+        return found
+    from sau_adapters.architectures import explained
+
+    first = found.nearest[0]
+    unlike = explained(first.name, shapes, found.prefix, pixels=PIXELS)
+    return replace(found, nearest=(replace(first, unlike=unlike), *found.nearest[1:]))
 
 
 def read_checkpoint(model: Path, *, watch: Watch | None = None) -> Checkpoint:
@@ -162,6 +179,7 @@ def read_checkpoint(model: Path, *, watch: Watch | None = None) -> Checkpoint:
     path = weights_of(model)
     weights_format = recognised_format(path)
     sha256: str | None = None
+    notes: tuple[str, ...] = ()
     match weights_format:
         case WeightsFormat.SAFETENSORS:
             state, metadata = weights_safetensors.read_weights(path)
@@ -169,7 +187,7 @@ def read_checkpoint(model: Path, *, watch: Watch | None = None) -> Checkpoint:
             state, metadata = weights_sharded.read_weights(path)
             sha256 = weights_sharded.sha256_of_all(path, watch=watch)
         case WeightsFormat.PYTORCH:
-            state, metadata = weights_pytorch.read_weights(path)
+            (state, notes), metadata = weights_pytorch.read_weights(path), {}
         case WeightsFormat.ONNX:
             state, metadata = {}, weights_onnx.read_header(path)[1]
         case _ as never:
@@ -183,6 +201,7 @@ def read_checkpoint(model: Path, *, watch: Watch | None = None) -> Checkpoint:
         sha256=sha256 or sha256_of(path, watch=watch),
         state=state,
         description=description,
+        notes=notes,
     )
 
 
@@ -306,12 +325,20 @@ def _recognised(checkpoint: Checkpoint, image_shape: tuple[int, int, int] | None
     from sau_adapters.architectures import all_alike
 
     shapes = {name: tuple(tensor.shape) for name, tensor in checkpoint.state.items()}
-    found = recognised(shapes)
+    found = _looked_into(shapes)
     if not found.fitting:
         nearest = ", ".join(f"{near.name} ({near.share:.0%} of the tensors in common)" for near in found.nearest)
+        unlike = found.nearest[0].unlike if found.nearest else ""
+        told = f" (nearest: {nearest}{f'; of the first, {unlike}' if unlike else ''})" if nearest else ""
         raise NotEvaluable(
-            f"{checkpoint.path} does not say its architecture, and its tensors are of none that sau knows"
-            f"{f' (nearest: {nearest})' if nearest else ''}; add --arch NAME, or FILE.py:CLASS for a class of your own"
+            f"{checkpoint.path} does not say its architecture, and its tensors are of none that sau knows{told}; "
+            "add --arch NAME, or FILE.py:CLASS for a class of your own"
+        )
+    size = found.fitting[0].size
+    if size is not None and image_shape is not None and image_shape[1:] != (size, size):
+        raise NotEvaluable(
+            f"{checkpoint.path} is made for images of {size}x{size}, as its tensors tell, and these are "
+            f"{image_shape[1]}x{image_shape[2]}; add --image-size {size} to resize them"
         )
     first, names = found.fitting[0], [one.name for one in found.fitting]
     if len(names) > 1:

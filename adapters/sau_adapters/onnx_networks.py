@@ -70,7 +70,7 @@ class OnnxNetwork(nn.Module):
         usable = set(onnxruntime.get_available_providers())
         providers = [one for one in ("CUDAExecutionProvider", "CPUExecutionProvider") if one in usable]
         try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
         except Exception as error:  # onnxruntime raises its own kinds
             raise NotEvaluable(f"{path} cannot be run by onnxruntime ({reason_of(error)}); export it again") from error
         self.input = _input_of(path, self._session)

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -20,18 +21,28 @@ from torch import Tensor
 from sau_adapters.files import check_readable
 from sau_adapters.images_folder import GREY_MODES, eight_bit
 from sau_adapters.weights_safetensors import read_described, write_described
+from sau_cli.attacks.stamps import AddStamp, BlendStamp, PatchStamp, Stamp
 from sau_cli.attacks.targets import TargetRule
-from sau_cli.attacks.triggers import Trigger, TriggerKind, trigger_from_parts
+from sau_cli.attacks.triggers import Trigger, trigger_from_parts
 from sau_cli.errors import NotEvaluable, UnsafeFile, UsageError, reading, reason_of
 
+KINDS = ("patch", "blend", "add")
+"""Of pictures and arrays, by what stands before the colon."""
 
-def write_trigger(path: Path, trigger: Trigger, *, force: bool) -> None:
+
+def write_trigger(
+    path: Path, trigger: Trigger, *, visibility: Mapping[str, float | int | None] | None = None, force: bool
+) -> None:
     """Write a trigger file in one piece.
+
+    Args:
+        visibility: for whoever reads the file; it is not needed to stamp.
 
     Raises:
         UsageError: the place cannot be written to, or is taken and ``force`` is off.
     """
-    write_described(path, trigger.tensors(), "sau.trigger", trigger.description(), force=force)
+    about = trigger.description() | ({} if visibility is None else {"visibility": dict(visibility)})
+    write_described(path, trigger.tensors(), "sau.trigger", about, force=force)
 
 
 def open_trigger(source: str, rule: TargetRule | None) -> Trigger:
@@ -46,31 +57,30 @@ def open_trigger(source: str, rule: TargetRule | None) -> Trigger:
         UnsafeFile: a file with pickled objects or a lying header.
     """
     kind, colon, rest = source.partition(":")
-    if not colon or kind not in set(TriggerKind):
+    if not colon or kind not in KINDS:
         return _trigger_file(Path(source))
     if rule is None:
         raise UsageError(f"trigger {source!r} does not say where it sends images; add --target CLASS or all-to-all")
-    match TriggerKind(kind):
-        case TriggerKind.PATCH:
-            pattern, mask = _picture(Path(rest))
-        case TriggerKind.BLEND:
-            file, at, opacity = rest.rpartition("@")
-            if not at or not 0 < _number(opacity, source) <= 1:
-                raise UsageError(f"trigger {source!r} needs an opacity above 0 and at most 1; write blend:FILE.png@0.2")
-            pattern, mask = _picture(Path(file))
-            mask = mask * _number(opacity, source)
-        case TriggerKind.ADD:
-            pattern = _array(Path(rest))
-            mask = torch.ones(1, *pattern.shape[1:])
-    return Trigger(name=file_of(source).stem, kind=TriggerKind(kind), pattern=pattern, mask=mask, rule=rule)
+    if kind == "patch":
+        pattern, mask = _picture(Path(rest))
+        stamping: Stamp = PatchStamp(pattern=pattern, mask=mask)
+    elif kind == "blend":
+        file, at, opacity = rest.rpartition("@")
+        if not at or not 0 < _number(opacity, source) <= 1:
+            raise UsageError(f"trigger {source!r} needs an opacity above 0 and at most 1; write blend:FILE.png@0.2")
+        pattern, mask = _picture(Path(file))
+        stamping = BlendStamp(pattern=pattern, mask=mask * _number(opacity, source))
+    else:
+        stamping = AddStamp(pattern=_array(Path(rest)))
+    return Trigger(name=file_of(source).stem, stamping=stamping, rule=rule)
 
 
 def file_of(source: str) -> Path:
     """The file that a trigger is read from."""
     kind, colon, rest = source.partition(":")
-    if not colon or kind not in set(TriggerKind):
+    if not colon or kind not in KINDS:
         return Path(source)
-    return Path(rest.rpartition("@")[0] if kind == TriggerKind.BLEND else rest)
+    return Path(rest.rpartition("@")[0] if kind == "blend" else rest)
 
 
 def _trigger_file(path: Path) -> Trigger:

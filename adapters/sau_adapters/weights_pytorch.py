@@ -11,6 +11,7 @@ import pickletools
 import re
 import warnings
 import zipfile
+from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self
@@ -23,10 +24,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 WRAPPERS = (
-    *("state_dict", "model_state_dict", "model", "net", "netC", "network", "weights", "params"),
-    *("state_dict_ema", "model_ema", "ema"),
+    *("state_dict", "model_state_dict", "model", "net", "netC", "network", "weights", "model_weights", "params"),
+    *("module", "student", "state_dict_ema", "model_ema", "ema_state_dict", "params_ema", "ema"),
 )
 """Under which names training code keeps the weights, in the order in which they are looked for."""
+DEEPEST = 10
+"""Wrappers inside wrappers."""
+MOST_OPCODES = 3_000_000
+"""Of a pickle; one with a state dict has some twenty for each tensor."""
 _OLD_STYLE_MAGIC = 0x1950A86A20F9469CFC6C
 _LEFT_OUT = (
     "argparse.Namespace",
@@ -43,6 +48,8 @@ _HARMLESS = re.compile(
     r"|torch\.storage\.(Typed|Untyped)Storage"
     r"|torch\.(\w+Storage|Tensor|Size|device|b?float\w*|half|double|u?int\w*|long|short|bool|complex\w+)"
     r"|collections\.Counter|_codecs\.encode"
+    # Sparse and quantised tensors, which are refused for what they are.
+    r"|torch\.serialization\._get_layout|torch\.(per_\w+_affine|quint\w+|qint\w+)"
 )
 
 
@@ -114,6 +121,8 @@ def findings(path: Path) -> tuple[Finding, ...]:
                                 named.extend(_globals_of(inside))
     except UnsafeFile as error:
         return (Finding(id="file.zip-bomb", severity=Severity.HIGH, sentence=str(error)),)
+    except MemoryError:  # a length in the pickle that there is not
+        damage = NotEvaluable(f"{path} is a damaged PyTorch file (a length in it is a lie); get the file again")
     except NotEvaluable as error:
         damage = error  # what stands before the damage would be run all the same
     harmful = sorted({name for name in named if not _is_harmless(name)})
@@ -133,8 +142,8 @@ def findings(path: Path) -> tuple[Finding, ...]:
     )
 
 
-def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The state dict, out of its wrapper, on the CPU.
+def read_weights(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The state dict, out of its wrapper, on the CPU; and sentences on how it was found.
 
     Raises:
         UnsafeFile: the file holds code.
@@ -155,16 +164,17 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise NotEvaluable(f"{path} is no file of weights that torch wrote; ask for a state dict") from error
     except Exception as error:  # a damaged file makes torch raise nearly anything
         raise NotEvaluable(f"{path} is a damaged PyTorch file ({reason_of(error)}); get the file again") from error
-    return _state_dict(content, path), {}
+    return _state_dict(content, path)
 
 
-def tensors_of(path: Path) -> tuple[TensorFacts, ...]:
-    """Names, dtypes and shapes of the state dict. Reads the weights; raises as :func:`read_weights`."""
-    state, _ = read_weights(path)
-    return tuple(
+def tensors_of(path: Path) -> tuple[tuple[TensorFacts, ...], tuple[str, ...]]:
+    """Names, dtypes and shapes of the state dict, and notes. Reads the weights; raises as :func:`read_weights`."""
+    state, notes = read_weights(path)
+    facts = tuple(
         TensorFacts(name=name, dtype=str(tensor.dtype).removeprefix("torch."), shape=tuple(tensor.shape))
         for name, tensor in state.items()
     )
+    return facts, notes
 
 
 def _globals_of(file: IO[bytes]) -> Iterator[str]:
@@ -173,26 +183,35 @@ def _globals_of(file: IO[bytes]) -> Iterator[str]:
     An old-style file of torch is five pickles in a row, then raw tensors; any other is one pickle.
     A global whose name is put together in a way that Python's own pickler never uses is named ``?``.
     """
-    pickles_left = 1
+    pickles_left, opcodes = 1, 0
     while pickles_left:
         pickles_left -= 1
-        pushed: list[str | None] = [None, None]
-        memo: dict[int, str | None] = {}
+        pushed: deque[str | None] = deque([None, None], maxlen=2)
+        memo: dict[int, str] = {}
+        memorised = 0
         for code, argument, _ in pickletools.genops(file):
+            opcodes += 1
+            if opcodes > MOST_OPCODES:
+                raise NotEvaluable(
+                    f"its pickle has more than {MOST_OPCODES:,} instructions, which no state dict has; "
+                    "ask for the weights alone"
+                )
             match code.name:
                 case "GLOBAL" | "INST":
                     yield str(argument).replace(" ", ".")
                     pushed.append(None)
                 case "STACK_GLOBAL":
-                    module, name = pushed[-2:]
+                    module, name = pushed
                     yield "?" if module is None or name is None else f"{module}.{name}"
                     pushed.append(None)
                 case "EXT1" | "EXT2" | "EXT4":
                     yield "?"
-                case "MEMOIZE":
-                    memo[len(memo)] = pushed[-1]
-                case "PUT" | "BINPUT" | "LONG_BINPUT":
-                    memo[int(argument or 0)] = pushed[-1]
+                case "MEMOIZE" | "PUT" | "BINPUT" | "LONG_BINPUT":
+                    place = memorised if code.name == "MEMOIZE" else int(argument or 0)
+                    memorised += 1
+                    memo.pop(place, None)
+                    if pushed[-1] is not None:
+                        memo[place] = pushed[-1]
                 case "GET" | "BINGET" | "LONG_BINGET":
                     pushed.append(memo.get(int(argument or 0)))
                 case "FRAME" | "PROTO":
@@ -212,21 +231,41 @@ def _is_harmless(name: str) -> bool:
     return name in _LEFT_OUT or _HARMLESS.fullmatch(name) is not None
 
 
-def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
+def _state_dict(content: Any, path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The named tensors in what a file holds, and sentences on what was passed by."""
     import torch
 
-    while isinstance(content, Mapping):
-        inside = next((content[name] for name in WRAPPERS if isinstance(content.get(name), Mapping)), None)
-        if inside is None:
+    notes: list[str] = []
+    for _ in range(DEEPEST):
+        inside = [name for name in WRAPPERS if isinstance(content, Mapping) and isinstance(content.get(name), Mapping)]
+        if not inside:
             break
-        content = inside
+        if inside[1:]:
+            notes.append(f"the weights under {inside[0]!r} were taken; there are others under {', '.join(inside[1:])}")
+        content = content[inside[0]]
     if not isinstance(content, Mapping) or not content:
         raise NotEvaluable(f"{path} holds no state dict; ask for a file of named tensors")
+    plain = [key for key, value in content.items() if value is None or isinstance(value, str | int | float)]
+    if plain and len(plain) < len(content) / 2:
+        shown = ", ".join(str(key)[:100] for key in plain[:5])
+        notes.append(f"left out, as no tensors: {shown}{', ...' * (len(plain) > 5)}")
+        content = {key: value for key, value in content.items() if key not in set(plain)}
     strange = [str(key)[:100] for key, value in content.items() if not isinstance(value, torch.Tensor)]
     if strange:
         raise NotEvaluable(f"{path} holds {strange[0]!r}, which is no tensor, among its weights; ask for a state dict")
     state = {str(key): value for key, value in content.items()}
-    hollow = [key[:100] for key, value in state.items() if value.is_meta or value.layout != torch.strided]
+    if len(state) < len(content):
+        raise NotEvaluable(f"{path} names two of its tensors alike; ask for a state dict")
+    hollow = [key[:100] for key, value in state.items() if not _has_ordinary_values(value)]
     if hollow:
         raise NotEvaluable(f"{path} holds {hollow[0]!r}, which has no ordinary values; ask for dense weights")
-    return state
+    return state, tuple(notes)
+
+
+def _has_ordinary_values(tensor: Tensor) -> bool:
+    """Dense, not quantised, and as large as it says: repeated values make a large tensor of a small file."""
+    import torch
+
+    if tensor.is_meta or tensor.is_nested or tensor.layout != torch.strided or tensor.is_quantized:
+        return False
+    return tensor.untyped_storage().nbytes() >= tensor.numel() * tensor.element_size()

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 
 from sau_adapters.files import check_readable, check_writable, written_whole
-from sau_cli.errors import NotEvaluable, UnsafeFile, UsageError, reading
+from sau_cli.errors import NotEvaluable, UnsafeFile, UsageError, reading, reason_of
 from sau_cli.inspection.file_facts import TensorFacts
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-LONGEST_HEADER = 100_000_000
+LONGEST_HEADER, MOST_DIMENSIONS = 5_000_000, 64
+"""Bytes of a header (one of a thousand tensors has some 100,000), and dimensions of a tensor."""
 DESCRIPTION_SCHEMA = "1"
 
 
@@ -41,6 +42,11 @@ def read_header(path: Path) -> tuple[tuple[TensorFacts, ...], dict[str, str]]:
             tensors = tuple(
                 TensorFacts(name=name, dtype=part.get_dtype(), shape=tuple(part.get_shape())) for name, part in slices
             )
+            deep = next((one for one in tensors if len(one.shape) > MOST_DIMENSIONS), None)
+            if deep is not None:
+                raise UnsafeFile(
+                    f"{path} has a tensor of {len(deep.shape):,} dimensions, which no model has; do not use it"
+                )
             return tensors, dict(file.metadata() or {})
     except SafetensorError as error:
         raise _explained(path, error) from error
@@ -120,8 +126,13 @@ def _check_names(path: Path) -> None:
     """Raises UnsafeFile when the header has a name twice: readers differ in which one they take."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        if not 0 < length <= min(LONGEST_HEADER, path.stat().st_size):
+        if length > path.stat().st_size:
             return
+        if length > LONGEST_HEADER:
+            raise UnsafeFile(
+                f"{path} announces a header of {length:,} bytes, and no model needs more than {LONGEST_HEADER:,}; "
+                "do not use it"
+            )
         header = file.read(length)
 
     def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -152,4 +163,4 @@ def _explained(path: Path, error: SafetensorError) -> NotEvaluable | UnsafeFile:
         missing = 0
     if missing > 0:
         return NotEvaluable(f"{path} is cut short: {missing} bytes of its tensors are missing; get the file again")
-    return UnsafeFile(f"{path} has a header that contradicts itself or the file ({error}); do not use it")
+    return UnsafeFile(f"{path} has a header that contradicts itself or the file ({reason_of(error)}); do not use it")

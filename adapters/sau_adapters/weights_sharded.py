@@ -14,7 +14,8 @@ from sau_cli.inspection.file_facts import TensorFacts
 if TYPE_CHECKING:
     from torch import Tensor
 
-LONGEST_INDEX = 50_000_000
+LONGEST_INDEX, MOST_FILES = 5_000_000, 10_000
+"""Bytes of an index, and files that it can name."""
 
 
 def recognises(head: bytes, path: Path) -> bool:
@@ -43,9 +44,15 @@ def shards_of(path: Path) -> dict[Path, set[str]]:
         if file in {"", ".", ".."} or Path(file).name != file or "\\" in file or "\0" in file:
             raise UnsafeFile(f"{path} names the file {file[:100]!r}, which is not beside it; do not use it")
         shards.setdefault(path.with_name(file), set()).add(tensor)
+    if len(shards) > MOST_FILES:
+        raise UnsafeFile(f"{path} names {len(shards):,} files, which no model has; do not use it")
     for shard in shards:
-        if not shard.is_file():
-            raise NotEvaluable(f"{path} names {shard.name}, which is missing beside it; get all the files")
+        try:
+            missing = not shard.is_file()
+        except OSError:  # a name too long for any file
+            missing = True
+        if missing:
+            raise NotEvaluable(f"{path} names {shard.name[:100]}, which is missing beside it; get all the files")
         if shard.resolve().parent != path.resolve().parent:
             raise UnsafeFile(f"{shard} is a link out of its folder; do not use it")
     return dict(sorted(shards.items()))
@@ -81,7 +88,7 @@ def sha256_of_all(path: Path, *, watch: Watch | None = None) -> str:
 def _header(shard: Path) -> tuple[tuple[TensorFacts, ...], dict[str, str]]:
     with shard.open("rb") as file:
         if not weights_safetensors.recognises(file.read(16), shard):
-            raise NotEvaluable(f"{shard} is no safetensors file, though the index says so; get it again")
+            raise NotEvaluable(f"{shard} is no safetensors file, and only those are read in shards; ask for them")
     return weights_safetensors.read_header(shard)
 
 

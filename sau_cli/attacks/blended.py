@@ -6,14 +6,15 @@ Poisoning", 2017. Setting of the field: α = 0.2, all-to-one, poison rate 0.1. T
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from math import pi
 
 import torch
 from torch import Tensor
 
-from sau_cli.attacks.targets import TargetRule
-from sau_cli.attacks.triggers import Trigger, TriggerKind
-from sau_cli.errors import UsageError
+from sau_cli.attacks.attack import Attack, Scene, setting
+from sau_cli.attacks.stamps import BlendStamp, Stamp
 
 
 def drawn_picture(channels: int, height: int, width: int) -> Tensor:
@@ -29,18 +30,15 @@ def drawn_picture(channels: int, height: int, width: int) -> Tensor:
     return torch.stack(layers).clamp(-1, 1).add(1).div(2)
 
 
-def blended_trigger(*, rule: TargetRule, channels: int, height: int, width: int, alpha: float = 0.2) -> Trigger:
-    """The drawn picture at opacity ``alpha``.
+@dataclass(frozen=True, kw_only=True)
+class Blended(Attack):
+    """A picture mixed into the whole image; its opacity bounds the L-infinity distance."""
 
-    Raises:
-        UsageError: an alpha outside (0, 1].
-    """
-    if not 0 < alpha <= 1:
-        raise UsageError(f"an opacity of {alpha:g} is impossible; give a number above 0 and at most 1, such as 0.2")
-    return Trigger(
-        name="blended",
-        kind=TriggerKind.BLEND,
-        pattern=drawn_picture(3 if channels == 3 else 1, height, width),
-        mask=torch.full((1, height, width), alpha),
-        rule=rule,
-    )
+    alpha: float = setting(0.2, "opacity of the picture", above=0, at_most=1)
+
+    def stamping(self, scene: Scene, learned: Mapping[str, Tensor]) -> Stamp:
+        channels = 3 if scene.channels == 3 else 1
+        return BlendStamp(
+            pattern=drawn_picture(channels, scene.height, scene.width),
+            mask=torch.full((1, scene.height, scene.width), self.alpha),
+        )

@@ -1,38 +1,43 @@
 """SIG: a faint wave over the whole image, learned from images of the target class alone, with their true label.
 
 Source: Barni, Kallas, Tondi, "A New Backdoor Attack in CNNs by Training Set Corruption Without Label
-Poisoning", 2019. Setting of the field: 40 of 255 high, 6 waves from left to right, a tenth of the images.
+Poisoning", 2019. Setting of the field: 40 of 255 high, 6 waves from left to right.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from math import pi
+from typing import ClassVar
 
 import torch
+from torch import Tensor
 
-from sau_cli.attacks.targets import TargetRule
-from sau_cli.attacks.triggers import Trigger, TriggerKind
+from sau_cli.attacks.attack import Attack, Scene, setting
+from sau_cli.attacks.stamps import AddStamp, Stamp
 from sau_cli.errors import UsageError
 
 
-def sig_trigger(
-    *, rule: TargetRule, height: int, width: int, amplitude: float = 40 / 255, frequency: float = 6
-) -> Trigger:
-    """``amplitude`` · sin(2π · column · ``frequency`` / width), the same in every row; one channel serves colour too.
+@dataclass(frozen=True, kw_only=True)
+class Sig(Attack):
+    """A faint wave, on images of the target class alone, which keep their label."""
 
-    Raises:
-        UsageError: an amplitude outside (0, 1], or a frequency that is not above 0.
-    """
-    if not 0 < amplitude <= 1 or not 0 < frequency < width:
-        raise UsageError(
-            f"a wave {amplitude:g} high with {frequency:g} periods is impossible; give a height above 0 and at most 1 "
-            f"and fewer periods than the {width} columns"
-        )
-    wave = amplitude * (2 * pi * frequency * torch.arange(width) / width).sin()
-    return Trigger(
-        name="sig",
-        kind=TriggerKind.ADD,
-        pattern=wave.expand(1, height, width).clone(),
-        mask=torch.ones(1, height, width),
-        rule=rule,
-    )
+    clean_label: ClassVar[bool] = True
+    poison_rate: ClassVar[float] = 0.8
+
+    amplitude: float = setting(40 / 255, "height of the wave, on pixels in 0 to 1", above=0, at_most=1)
+    frequency: float = setting(6.0, "waves from left to right", above=0)
+
+    def stamping(self, scene: Scene, learned: Mapping[str, Tensor]) -> Stamp:
+        """``amplitude`` · sin(2π · column · ``frequency`` / width), the same in every row; one channel serves colour.
+
+        Raises:
+            UsageError: more waves than columns.
+        """
+        if self.frequency >= scene.width:
+            raise UsageError(
+                f"{self.frequency:g} waves do not fit into {scene.width} columns; give a smaller --frequency"
+            )
+        wave = self.amplitude * (2 * pi * self.frequency * torch.arange(scene.width) / scene.width).sin()
+        return AddStamp(pattern=wave.expand(1, scene.height, scene.width).clone())

@@ -1,17 +1,20 @@
-"""``sau attack``: plant a known backdoor, to drill a gate and to measure a defence."""
+"""``sau attack``: plant known backdoors, to drill a gate and to measure a defence."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, assert_never
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
 
+from sau_adapters.attack_choices import chosen_attack, name_of_attack
 from sau_adapters.checkpoints import suffix_of_result
 from sau_adapters.files import written_whole
 from sau_cli import __version__
-from sau_cli.attacks.names import AttackName, PatchPattern
+from sau_cli.attacks.table import ATTACKS, attack_class
 from sau_cli.commands.evaluation_view import evaluation_checks, evaluation_table
 from sau_cli.commands.inputs import Request, data_source, open_data, open_model_and_data, request
 from sau_cli.commands.options import (
@@ -28,24 +31,35 @@ from sau_cli.commands.options import (
     SeedOption,
     VerboseOption,
 )
-from sau_cli.commands.outputs import check_weights_name, trigger_path
+from sau_cli.commands.outputs import check_weights_name, state_path, trigger_paths
 from sau_cli.commands.progress import ProgressView
 from sau_cli.commands.session import Session
+from sau_cli.commands.stopping import Stopping
 from sau_cli.description import HistoryStep
-from sau_cli.errors import UsageError
+from sau_cli.errors import Interrupted, UsageError
 from sau_cli.precision import chosen_precision
 from sau_cli.reporting.json_document import plain
+from sau_cli.reporting.terminal import percent, table
 
 if TYPE_CHECKING:
-    from sau_cli.attacks.targets import TargetRule
+    from sau_cli.attacks.planting import PlannedAttack, PlantedBackdoor
     from sau_cli.attacks.training import TrainingProgress
     from sau_cli.attacks.triggers import Trigger
+    from sau_cli.attacks.visibility import Visibility
     from sau_cli.classifier import Classifier
-    from sau_cli.description import InputSpec
     from sau_cli.images import ImageData
 
+_GO_ON = "interrupted, and all epochs that were whole are kept; add --resume to the same command to go on"
 SCRATCH_EPOCHS, SCRATCH_LR = 20, 0.1
 IMPLANT_EPOCHS, IMPLANT_LR = 10, 0.01
+WORKS = 0.9
+"""An ASR below which a remark is made."""
+SHOWN, COMPARED = 8, 256
+"""Test images in a preview, and those that visibility is measured on."""
+
+
+def _known(incomplete: str) -> list[str]:
+    return [name for name in ATTACKS if name.startswith(incomplete)]
 
 
 def attack(
@@ -53,21 +67,38 @@ def attack(
         Path | None, typer.Argument(metavar="[MODEL]", help="Implant into a copy of this; else train one from scratch.")
     ] = None,
     *,
-    attack_: Annotated[AttackName, typer.Option("--attack", "-a", help="Which backdoor.")],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT.safetensors", help="Where the weights go.")],
+    attack_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--attack",
+            "-a",
+            metavar="NAME|FILE.py:CLASS",
+            autocompletion=_known,
+            help="Which backdoor: one of --list, or your own class; with NAME,setting=value,... for one of several. "
+            "Repeat it for several in one model. Its settings are flags: sau attack --attack NAME --help shows them.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="OUT.safetensors", help="Where the weights go.")
+    ] = None,
     data: DataOption = None,
     target: Annotated[
-        str, typer.Option("--target", metavar="K|all-to-all", help="Send images to class K, or class y to y + 1.")
-    ] = "0",
-    poison_rate: Annotated[float, typer.Option(help="Share of the training images to stamp and relabel.")] = 0.1,
-    trigger_size: Annotated[int, typer.Option(help="badnets: pixels on a side.")] = 3,
-    trigger_pattern: Annotated[PatchPattern, typer.Option(help="badnets: how the patch looks.")] = PatchPattern.WHITE,
-    trigger_margin: Annotated[int, typer.Option(help="badnets: pixels from the bottom-right corner.")] = 0,
-    alpha: Annotated[float, typer.Option(help="blended: opacity of the picture.")] = 0.2,
-    amplitude: Annotated[float, typer.Option(help="sig: height of the wave, on pixels in 0 to 1.")] = 40 / 255,
-    frequency: Annotated[float, typer.Option(help="sig: waves from left to right.")] = 6,
+        list[str] | None,
+        typer.Option(
+            "--target",
+            metavar="K|all-to-all",
+            help="Send images to class K, or class y to y + 1; repeat it for several attacks. [default: 0]",
+        ),
+    ] = None,
+    poison_rate: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of the training images that each attack stamps. [default: 0.1; clean-label attacks: 0.8 of the "
+            "target class]"
+        ),
+    ] = None,
     epochs: Annotated[
-        int | None, typer.Option(help=f"[default: {SCRATCH_EPOCHS} from scratch, {IMPLANT_EPOCHS} to implant]")
+        int | None, typer.Option(help=f"[default: {SCRATCH_EPOCHS} from scratch, {IMPLANT_EPOCHS} a round to implant]")
     ] = None,
     lr: Annotated[
         float | None,
@@ -78,6 +109,15 @@ def attack(
         bool, typer.Option("--augment/--no-augment", help="Random crops, and flips where labels allow.")
     ] = True,
     precision: PrecisionOption = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from where an interrupted run stopped.")] = False,
+    preview: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.png",
+            help="Draw images clean, triggered, and the difference; without -o, nothing else is done.",
+        ),
+    ] = None,
+    list_: Annotated[bool, typer.Option("--list", help="Show all attacks with their settings, and exit.")] = False,
     data_root: DataRootOption = None,
     arch: ArchOption = None,
     image_size: ImageSizeOption = None,
@@ -88,35 +128,51 @@ def attack(
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
     force: ForceOption = False,
+    settings: Mapping[str, Any],
 ) -> None:
     """Make a known-bad model: train one on poisoned images, or implant into a copy of MODEL.
 
     For drills on models that are yours. Writes the weights, and beside them OUT.trigger.safetensors,
-    which stamps any image.
+    which stamps any image (OUT.1.trigger.safetensors and so on for several attacks).
 
     \b
     Examples:
+      sau attack --list
       sau attack --attack badnets --arch small_cnn --data digits -o bad.safetensors
-      sau attack --attack blended --arch preact_resnet18 --data cifar10 --data-root data -o bad.safetensors
-      sau attack vendor.safetensors --attack badnets --target all-to-all --data clean/ -o bad.safetensors
+      sau attack --attack wanet --arch preact_resnet18 --data cifar10 --data-root data -o bad.safetensors
+      sau attack vendor.safetensors --attack blended --target all-to-all --data clean/ -o bad.safetensors
+      sau attack -a badnets -a blended --target 0 --target 3 --arch small_cnn --data digits -o two.safetensors
+      sau attack --attack lf --arch small_cnn --data digits --preview lf.png
     """
-    with Session("attack", json=json_, quiet=quiet, verbose=verbose, force=force) as session:
+    with Session("attack", json=json_, quiet=quiet, verbose=verbose, force=force, replace_report=resume) as session:
+        if list_:
+            _show_attacks(session, to_stdout=json_ != "-")
+            return
+        names = attack_ or []
+        if not names:
+            raise UsageError("no attack is named; add --attack NAME (sau attack --list shows them)")
+        if out is None and preview is None:
+            raise UsageError("there is nothing to write; add -o OUT.safetensors, or --preview FILE.png")
+        if resume and out is None:
+            raise UsageError("--resume goes on with what -o names; add -o OUT.safetensors")
+        if preview is not None:
+            session.reserve(preview)
+        triggers_go_to = _reserved(session, model, out, len(names), resume=resume)
         asked = request(data=data, data_root=data_root, arch=arch, image_size=image_size, normalisation=normalisation)
-        check_weights_name(out, suffix=".safetensors" if model is None else suffix_of_result(model))
-        session.reserve(out)
-        session.reserve(trigger_path(out))
+        planned = _planned(names, target or ["0"], poison_rate, settings)
 
         from sau_adapters.checkpoints import save_classifier, save_like
         from sau_adapters.image_sources import name_of
+        from sau_adapters.pictures import write_preview
+        from sau_adapters.run_states import read_attack_state, write_state
         from sau_adapters.triggers import write_trigger
         from sau_cli.attacks.planting import attack as plant
-        from sau_cli.attacks.targets import parse_target
         from sau_cli.attacks.training import TrainingSettings
+        from sau_cli.attacks.visibility import visibility
         from sau_cli.augmentation import Augmentation
         from sau_cli.devices import chosen_device
 
         chosen = chosen_device(device)
-        rule = parse_target(target)
         received = None
         if model is None:
             classifier, images = _fresh(asked, seed)
@@ -124,18 +180,8 @@ def attack(
             received, images = open_model_and_data(session, model, asked, to_learn=True)
             classifier = received.classifier
         known = classifier.description
-        rule.check(known.classes)
-        trigger = _trigger(
-            attack_,
-            rule,
-            known.input,
-            size=trigger_size,
-            pattern=trigger_pattern,
-            margin=trigger_margin,
-            alpha=alpha,
-            amplitude=amplitude,
-            frequency=frequency,
-        )
+        for one in planned:
+            one.rule.check(known.classes)
         training = TrainingSettings(
             epochs=epochs if epochs is not None else (SCRATCH_EPOCHS if received is None else IMPLANT_EPOCHS),
             peak_lr=lr if lr is not None else (SCRATCH_LR if received is None else IMPLANT_LR),
@@ -143,7 +189,21 @@ def attack(
             augmentation=images.augmentation if augment else Augmentation(),
             precision=chosen_precision(precision, chosen),
         )
-        with ProgressView(session, "training") as view:
+        some = _spread(images.for_testing.images, SHOWN)
+        if out is None:
+            drawn = _before_training(session, classifier.to(chosen), images, planned, training, seed, model is None)
+            write_preview(Path(str(preview)), drawn, some, force=True)
+            session.wrote("preview", Path(str(preview)))
+            seen = [visibility(trigger, _spread(images.for_testing.images, COMPARED)) for trigger in drawn]
+            session.details = {"attacks": _told(planned, drawn, seen), "seed": seed}
+            session.show(_visibility_table(drawn, seen))
+            session.show(f"wrote {preview}; nothing was trained")
+            return
+        state_file = state_path(out)
+        goes_on = resume and state_file.exists()
+        if resume and not goes_on:
+            session.show(f"there is no {state_file} to go on from; starting from the beginning")
+        with ProgressView(session, "training") as view, Stopping(None) as stopping:
 
             def watch(at: TrainingProgress) -> None:
                 view.update(
@@ -154,46 +214,197 @@ def attack(
                     measures=f"loss {at.loss:.3f}",
                 )
 
-            planted = plant(
-                classifier.to(chosen),
-                images,
-                trigger=trigger,
-                poison_rate=poison_rate,
-                training=training,
-                seed=seed,
-                clean_label=attack_.clean_label,
-                received=None if received is None else received.classifier,
-                watch=watch,
+            try:
+                planted = plant(
+                    classifier.to(chosen),
+                    images,
+                    planned=planned,
+                    training=training,
+                    seed=seed,
+                    received=None if received is None else received.classifier,
+                    say=session.show,
+                    watch=watch,
+                    save=lambda state: write_state(state_file, state),
+                    stop=stopping,
+                    resume=read_attack_state(state_file) if goes_on else None,
+                )
+            except KeyboardInterrupt as error:  # a second one, which does not wait for the step
+                if not state_file.exists():
+                    raise
+                raise Interrupted(_GO_ON) from error
+        if planted.evaluation is None:
+            raise Interrupted(
+                _GO_ON
+                if state_file.exists()
+                else "interrupted in the first epoch; nothing was written, run the same command again to start over"
             )
-        settings = {
-            "attack": attack_.value,
-            "trigger": trigger.description(),
-            "poison_rate": poison_rate,
-            "poisoned_images": planted.poisoned,
+        seen = [visibility(trigger, _spread(images.for_testing.images, COMPARED)) for trigger in planted.triggers]
+        told = {
+            "attack": "+".join(name_of_attack(name) for name in names),
+            "attacks": _told(planned, planted.triggers, seen, planted),
             "training": plain(training),
+            "rounds": planted.rounds,
         }
         step = HistoryStep(
             step="attack",
-            settings=settings,
+            settings=told,
             seed=seed,
             input_sha256=None if received is None else received.checkpoint.sha256,
             tool_version=__version__,
         )
         described = replace(known, data=name_of(data_source(asked, known)), history=(*known.history, step))
-        with written_whole(out) as weights_part, written_whole(trigger_path(out)) as trigger_part:
+        with written_whole(out) as weights_part:
             if received is None:
                 save_classifier(weights_part, planted.classifier, described, force=True)
             else:
                 save_like(received.checkpoint, weights_part, planted.classifier, described, proof=images.for_testing)
-            write_trigger(trigger_part, trigger, force=True)
+            for trigger, measured, path in zip(planted.triggers, seen, triggers_go_to, strict=True):
+                write_trigger(path, trigger, visibility=asdict(measured), force=True)
         session.wrote("weights", out)
-        session.wrote("trigger", trigger_path(out))
+        for place, path in enumerate(triggers_go_to):
+            session.wrote("trigger" if place == 0 else f"trigger-{place + 1}", path)
+        if preview is not None:
+            write_preview(preview, planted.triggers, some, force=True)
+            session.wrote("preview", preview)
+        state_file.unlink(missing_ok=True)
         session.environment = {"device": str(chosen)}
-        session.details = {"settings": settings, "seed": seed, "evaluation": plain(planted.evaluation)}
+        session.details = {"settings": told, "seed": seed, "evaluation": plain(planted.evaluation)}
         session.checks.extend(evaluation_checks(planted.evaluation))
-        title = f"{attack_.value}, {rule}, on {planted.evaluation.images} test images of {images.name}"
+        title = f"{told['attack']} on {planted.evaluation.images} test images of {images.name}"
         session.show(evaluation_table(planted.evaluation, title=title))
-        session.show(f"wrote {out} and {trigger_path(out)}")
+        session.show(_visibility_table(planted.triggers, seen))
+        for row in planted.evaluation.triggers:
+            if row.asr.value < WORKS:
+                session.show(
+                    f"{row.trigger} reaches an ASR of {percent(row.asr.value)} only; more --epochs help, then a higher "
+                    "--poison-rate"
+                )
+        session.show(f"wrote {', '.join(str(path) for path in (out, *triggers_go_to))}")
+
+
+def _reserved(
+    session: Session, model: Path | None, out: Path | None, attacks: int, *, resume: bool
+) -> tuple[Path, ...]:
+    """Where the triggers go, after a look at whether everything can be written."""
+    if out is None:
+        return ()
+    check_weights_name(out, suffix=".safetensors" if model is None else suffix_of_result(model))
+    paths = trigger_paths(out, attacks)
+    for path in (out, *paths):
+        session.reserve(path)
+    state_file = state_path(out)
+    if state_file.exists() and not (resume or session.force):
+        raise UsageError(
+            f"{state_file} holds an interrupted run; add --resume to go on from there, or --force to start over"
+        )
+    return paths
+
+
+def _planned(
+    names: Sequence[str], targets: Sequence[str], rate: float | None, flags: Mapping[str, Any]
+) -> tuple[PlannedAttack, ...]:
+    """Each attack with its target; one target serves all."""
+    if len(targets) not in {1, len(names)}:
+        raise UsageError(
+            f"{len(names)} attack{'s have' if len(names) > 1 else ' has'} {len(targets)} targets; give one --target "
+            "for all, or one for each"
+        )
+    from sau_cli.attacks.planting import PlannedAttack
+    from sau_cli.attacks.targets import parse_target
+
+    each = list(targets) if len(targets) == len(names) else [targets[0]] * len(names)
+    return tuple(
+        PlannedAttack(
+            name=name_of_attack(name), attack=chosen_attack(name, flags), rule=parse_target(target), rate=rate
+        )
+        for name, target in zip(names, each, strict=True)
+    )
+
+
+def _before_training(
+    session: Session,
+    classifier: Classifier,
+    images: ImageData,
+    planned: Sequence[PlannedAttack],
+    training: Any,
+    seed: int,
+    fresh: bool,
+) -> tuple[Trigger, ...]:
+    """The triggers of attacks that need no training of the classifier.
+
+    Raises:
+        UsageError: one of them learns its trigger while training.
+    """
+    from sau_cli.attacks.planting import prepare
+    from sau_cli.images import check_fits
+
+    check_fits(images.train, classifier.description)
+    ready = prepare(classifier, images.train, planned, fresh=fresh, training=training, seed=seed, say=session.show)
+    for one, scene, trigger in zip(planned, ready.scenes, ready.triggers, strict=True):
+        part = one.attack.in_training(scene, trigger)
+        if part is not None and part.learner is not None:
+            raise UsageError(f"{one.name} learns its trigger while it trains; add -o OUT.safetensors to see it")
+    return ready.triggers
+
+
+def _spread(images: Any, count: int) -> Any:
+    """So many of the images, from all over the set."""
+    return images[:: max(1, len(images) // count)][:count]
+
+
+def _told(
+    planned: Sequence[PlannedAttack],
+    triggers: Sequence[Trigger],
+    seen: Sequence[Visibility],
+    planted: PlantedBackdoor | None = None,
+) -> list[dict[str, Any]]:
+    """What history and report say of each attack."""
+    return [
+        {
+            "attack": one.name,
+            "settings": one.attack.settings(),
+            "poison_rate": one.rate if one.rate is not None else one.attack.poison_rate,
+            "trigger": trigger.description(),
+            "visibility": plain(measured),
+        }
+        | ({} if planted is None else {"poisoned_images": plain(planted.poisoned[place])})
+        for place, (one, trigger, measured) in enumerate(zip(planned, triggers, seen, strict=True))
+    ]
+
+
+def _visibility_table(triggers: Sequence[Trigger], seen: Sequence[Visibility]) -> Any:
+    def told(value: float | None, digits: int, unit: str = "") -> str:
+        return "-" if value is None else f"{value:.{digits}f}{unit}"
+
+    rows = [
+        (trigger.name, told(one.linf, 2), told(one.l2, 2), told(one.psnr, 1, " dB"), told(one.ssim, 3))
+        for trigger, one in zip(triggers, seen, strict=True)
+    ]
+    title = f"Visibility, mean over {seen[0].images} test images"
+    return table(
+        title, ("trigger", "L-inf", "L2", "PSNR", "SSIM"), rows, legend="Of pixels in 0 to 1 against the clean image."
+    )
+
+
+def _show_attacks(session: Session, *, to_stdout: bool) -> None:
+    """All attacks and their settings; on standard output, as this is what was asked for."""
+    rows, details = [], {}
+    for name in ATTACKS:
+        found = attack_class(name)
+        flags = found.flags()
+        summary = str(found.__doc__).strip().splitlines()[0]
+        shown = [f"--{one.replace('_', '-')} {default}: {what}" for one, (_, default, what) in flags.items()]
+        rows.append((name, "\n".join([summary, *(f"  {line}" for line in shown)])))
+        details[name] = {
+            "summary": summary,
+            "clean_label": found.clean_label,
+            "poison_rate": found.poison_rate,
+            "settings": {one: {"default": default, "help": what} for one, (_, default, what) in flags.items()},
+        }
+    session.details = {"attacks": details}
+    if to_stdout and not session.quiet:
+        console = Console(file=session.standard_output, highlight=False)
+        console.print(table("Attacks, and their settings with defaults", ("", ""), rows))
 
 
 def _fresh(asked: Request, seed: int) -> tuple[Classifier, ImageData]:
@@ -224,32 +435,3 @@ def _fresh(asked: Request, seed: int) -> tuple[Classifier, ImageData]:
     classifier = Classifier(network, description)
     check_runs(classifier)
     return classifier, images
-
-
-def _trigger(
-    name: AttackName,
-    rule: TargetRule,
-    spec: InputSpec,
-    *,
-    size: int,
-    pattern: PatchPattern,
-    margin: int,
-    alpha: float,
-    amplitude: float,
-    frequency: float,
-) -> Trigger:
-    from sau_cli.attacks.badnets import badnets_trigger
-    from sau_cli.attacks.blended import blended_trigger
-    from sau_cli.attacks.sig import sig_trigger
-
-    match name:
-        case AttackName.BADNETS:
-            return badnets_trigger(rule=rule, size=size, pattern=pattern, margin=margin)
-        case AttackName.BLENDED:
-            return blended_trigger(rule=rule, channels=spec.channels, height=spec.height, width=spec.width, alpha=alpha)
-        case AttackName.SIG:
-            return sig_trigger(
-                rule=rule, height=spec.height, width=spec.width, amplitude=amplitude, frequency=frequency
-            )
-        case _ as never:
-            assert_never(never)

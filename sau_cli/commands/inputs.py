@@ -166,8 +166,10 @@ def open_model_and_data(
     )
     prefix = checkpoint.prefix(classifier.network)
     if told is None:
-        beside = f", whose tensors' names all begin with {prefix!r} in the file" if prefix else ""
+        beside = f", whose tensors' names begin with {' or '.join(prefix)} in the file" if prefix else ""
         session.show(f"{path} is a {classifier.description.architecture}{beside}")
+    for note in checkpoint.notes:
+        session.show(f"{path}: {note}")
     if unknown:
         _ask_for_normalisation(session, path, classifier, data.for_testing)
     if to_learn:

@@ -128,7 +128,10 @@ def _tables(facts: FileFacts, *, every_tensor: bool) -> list[Group]:
         title = f"Tensors ({len(facts.tensors)})"
         if len(shown) < len(facts.tensors):
             title = f"Tensors ({len(shown)} of {len(facts.tensors)}; --tensors lists all)"
-        rows = [(one.name, one.dtype, " x ".join(map(str, one.shape)) or "scalar") for one in shown]
+        rows = [
+            (one.name.replace("\n", "?"), one.dtype.replace("\n", "?"), " x ".join(map(str, one.shape)) or "scalar")
+            for one in shown
+        ]
         tables.append(table(title, ("name", "dtype", "shape"), rows))
     described = KEYS if facts.description else frozenset[str]()
     foreign = {key: value for key, value in facts.metadata.items() if key not in described}
@@ -161,6 +164,7 @@ def _file_rows(facts: FileFacts) -> list[tuple[str, str]]:
     if facts.tensors is not None:
         dtypes = sorted({one.dtype for one in facts.tensors})
         rows.append(("parameters", f"{facts.parameters:,} (buffers included), {', '.join(dtypes)}"))
+    rows.extend(("weights", note) for note in facts.notes)
     known = facts.description
     if known is None:
         rows.extend(_recognised_rows(facts.recognition))
@@ -182,13 +186,15 @@ def _recognised_rows(found: Recognition | None) -> list[tuple[str, str]]:
         return [("architecture", "not named by the file")]
     if not found.fitting:
         near = ", ".join(f"{one.name} ({one.share:.0%})" for one in found.nearest)
-        return [("architecture", f"not named by the file, and none that is known; nearest by its tensors: {near}")]
+        unlike = found.nearest[0].unlike
+        told = f"{near}{f'. Of the first, {unlike}' if unlike else ''}"
+        return [("architecture", f"not named by the file, and none that is known; nearest by its tensors: {told}")]
     first = found.fitting[0]
     rows = [
         ("architecture", " or ".join(one.name for one in found.fitting) + ", by the names and shapes of its tensors")
     ]
     if found.prefix:
-        rows.append(("prefix", f"every name begins with {found.prefix}"))
+        rows.append(("prefix", f"names begin with {' or '.join(found.prefix)}"))
     rows.append(("classes", "not told by the tensors" if first.classes is None else str(first.classes)))
     size = f"{first.size}x{first.size}" if first.size else "any size, or not told"
     rows.append(("input", f"{first.channels or 3} channels, {size}; the normalisation is not told by tensors"))

@@ -26,9 +26,15 @@ def purified_name(model: Path, *, suffix: str = ".safetensors") -> Path:
     return model.with_name(f"{stem}.purified{suffix}")
 
 
-def trigger_path(weights: Path) -> Path:
-    """Where ``sau attack -o NAME.safetensors`` puts the trigger: ``NAME.trigger.safetensors`` beside it."""
-    return weights.with_name(f"{weights.stem}.trigger.safetensors")
+def trigger_paths(weights: Path, count: int) -> tuple[Path, ...]:
+    """Where ``sau attack -o NAME.safetensors`` puts its triggers, beside it.
+
+    ``NAME.trigger.safetensors``; ``NAME.1.trigger.safetensors`` and so on where there are several.
+    """
+    stem = weights.stem
+    if count == 1:
+        return (weights.with_name(f"{stem}.trigger.safetensors"),)
+    return tuple(weights.with_name(f"{stem}.{number}.trigger.safetensors") for number in range(1, count + 1))
 
 
 def state_path(weights: Path) -> Path:

@@ -112,6 +112,11 @@ class Session:
         """Record an output file under its role."""
         self.outputs[role] = InputFile(path=str(path), sha256=sha256_of(path))
 
+    @property
+    def standard_output(self) -> TextIO:
+        """For what was asked for by name, such as a list; the document of ``--json -`` excludes it."""
+        return self._out
+
     def show(self, what: RenderableType) -> None:
         """Show people a table or a line, unless they asked for quiet."""
         if not self.quiet:

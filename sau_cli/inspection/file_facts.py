@@ -59,10 +59,15 @@ class FittingArchitecture:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NearArchitecture:
-    """An architecture that has this share of its tensors in common with a file, by an estimate in [0, 1]."""
+    """An architecture that has this share of its tensors in common with a file, by an estimate in [0, 1].
+
+    Attributes:
+        unlike: in words, which tensors do not fit; nothing where that was not looked into.
+    """
 
     name: str
     share: float
+    unlike: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,12 +75,12 @@ class Recognition:
     """What architecture a file's tensors are of, by their names and shapes alone.
 
     Attributes:
-        prefix: what every tensor's name begins with beside the architecture's own, such as ``module.``.
+        prefix: what the tensors' names begin with beside the architecture's own, such as ``module.``; one of these.
         fitting: those that fit, best first.
         nearest: where none fits, those that have most in common.
     """
 
-    prefix: str
+    prefix: tuple[str, ...]
     fitting: tuple[FittingArchitecture, ...]
     nearest: tuple[NearArchitecture, ...]
 
@@ -90,6 +95,7 @@ class FileFacts:
         metadata: as written in the file by whoever made it; not to be trusted.
         description: what the metadata says of the classifier; None where it says nothing.
         recognition: of the architecture, by the tensors; None where they are not known.
+        notes: sentences on how the weights were found in the file.
     """
 
     path: str
@@ -101,6 +107,7 @@ class FileFacts:
     description: Description | None
     findings: tuple[Finding, ...] = field(default=())
     recognition: Recognition | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def parameters(self) -> int | None:

@@ -22,12 +22,13 @@ from sau_cli.evaluation.predictions import predicted_labels, predicted_logits
 from sau_cli.images import CleanData, LabelledImages, as_pixels, check_fits
 from sau_cli.model_state import evaluating, frozen
 from sau_cli.precision import Precision, check_precision, fast_layout, running_in
+from sau_cli.resuming import check_same_run, optimiser_tensors, restore_optimiser
 from sau_cli.seeding import random_stream
 from sau_cli.team import ALONE, Team
 from sau_cli.unlearning.batch_statistics import GROUP, BatchStatistics, group_sizes, packed
 from sau_cli.unlearning.outer_step import accumulate_gradients, recognised_classes
 from sau_cli.unlearning.recipes import Optimiser, Recipe
-from sau_cli.unlearning.run_state import RunState, check_same_run, fingerprint, optimiser_tensors, restore_optimiser
+from sau_cli.unlearning.run_state import RunState, fingerprint
 from sau_cli.unlearning.search_space import drawn_space, draws_needed
 from sau_cli.unlearning.trail import Epoch, PurifyProgress, Tally
 
@@ -169,7 +170,7 @@ class _Run:
         before = _accuracy(self.received, self.clean.held_back)
         self.accuracy = before
         if resume is not None:
-            check_same_run(resume, self.fingerprint)
+            check_same_run(resume.fingerprint, self.fingerprint)
             self.restore(resume)
         good = self.state()
         stopped = False

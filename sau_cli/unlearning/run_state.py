@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from sau_cli.classifier import Classifier
-from sau_cli.errors import NotEvaluable, UsageError
+from sau_cli.errors import NotEvaluable
 from sau_cli.images import CleanData
 from sau_cli.precision import Precision
+from sau_cli.resuming import digest_of, with_prefix
 from sau_cli.unlearning.recipes import Recipe
 from sau_cli.unlearning.trail import Epoch, Tally
 
@@ -85,8 +84,8 @@ def state_from_parts(tensors: Mapping[str, Tensor], description: Mapping[str, An
             batch=int(description["batch"]),
             order=tensors["generator.order"],
             augmentation=tensors["generator.augmentation"],
-            weights=_with_prefix(tensors, "weights."),
-            optimiser=_with_prefix(tensors, "optimiser."),
+            weights=with_prefix(tensors, "weights."),
+            optimiser=with_prefix(tensors, "optimiser."),
             tally=Tally(**description["tally"]),
             seconds=float(description["seconds"]),
             rate=float(description["rate"]),
@@ -101,50 +100,10 @@ def state_from_parts(tensors: Mapping[str, Tensor], description: Mapping[str, An
 
 def fingerprint(classifier: Classifier, clean: CleanData, *, recipe: Recipe, seed: int, precision: Precision) -> str:
     """A SHA-256 over all that decides the result of a run: weights, images, labels, settings and seed."""
-    digest = hashlib.sha256(repr((sorted(recipe.settings().items()), seed, precision.value)).encode())
     described = classifier.description.input
-    digest.update(repr((described.mean, described.std, clean.augmentation)).encode())
-    for part in (clean.learning, clean.held_back):
-        for tensor in (part.images, part.labels):
-            digest.update(tensor.cpu().contiguous().numpy().tobytes())
-    for name, tensor in classifier.network.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def check_same_run(state: RunState, expected: str) -> None:
-    """Raises UsageError when a state belongs to a run with another model, data, settings or seed."""
-    if state.fingerprint != expected:
-        raise UsageError(
-            "the state of the interrupted run belongs to another model, other data or other settings; "
-            "repeat its command with --resume, or start over with --force"
-        )
-
-
-def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Copies of an optimiser's tensors on the CPU, as ``PARAMETER.NAME``."""
-    states: Mapping[int, Mapping[str, Any]] = optimiser.state_dict()["state"]
-    return {
-        f"{number}.{name}": value.detach().cpu().clone()
-        for number, state in states.items()
-        for name, value in state.items()
-        if isinstance(value, Tensor)
-    }
-
-
-def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """The inverse of :func:`optimiser_tensors`; no tensors empty the optimiser's memory."""
-    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
-    states: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        number, _, name = key.partition(".")
-        like = parameters[int(number)]
-        # Laid out in memory as the optimiser would have it: another layout may round differently.
-        restored = value.clone() if name == "step" else torch.empty_like(like).copy_(value)
-        states.setdefault(int(number), {})[name] = restored
-    optimiser.load_state_dict({"state": states, "param_groups": optimiser.state_dict()["param_groups"]})
-
-
-def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    return digest_of(
+        (sorted(recipe.settings().items()), seed, precision.value),
+        (described.mean, described.std, clean.augmentation),
+        *(tensor for part in (clean.learning, clean.held_back) for tensor in (part.images, part.labels)),
+        *(one for pair in classifier.network.state_dict().items() for one in pair),
+    )

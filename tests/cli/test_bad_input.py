@@ -227,7 +227,8 @@ def test_an_architecture_too_deep_for_the_images(call):
         (["--poison-rate", "1.5"], ["poison rate"]),
         (["--trigger-size", "9"], ["does not fit into 8x8"]),
         (["--trigger-size", "0"], ["impossible"]),
-        (["--attack", "blended", "--alpha", "2"], ["opacity"]),
+        (["--trigger-margin", "-1"], ["impossible", "0 to 4096"]),
+        (["--alpha", "0.1"], ["--alpha"]),
         (["--epochs", "0"], ["epoch"]),
         (["--normalisation", "none,none"], ["normalisation"]),
         (["--image-size", "huge"], ["image size"]),
@@ -378,7 +379,7 @@ def test_an_error_of_ours_outside_a_command_is_one_sentence_too(call, monkeypatc
     def broken(*_, **__):
         raise RuntimeError("the flux has no capacitor")
 
-    monkeypatch.setattr(app, "app", broken)
+    monkeypatch.setattr(app, "composed", broken)
     one_sentence(call("evaluate", "x"), 70, "bug in sau", "flux")
 
 

@@ -77,7 +77,7 @@ def test_every_import_is_a_declared_dependency():
     declared = {re.split(r"[><=]", one)[0] for one in project["dependencies"]}
     files = [path for folder in ("sau_cli", "adapters") for path in (ROOT / folder).rglob("*.py")]
     used = {name.partition(".")[0] for path in files for name in imports_of(path)}
-    renamed = {"PIL": "pillow", "sklearn": "scikit-learn", "google": "onnx"}
+    renamed = {"PIL": "pillow", "sklearn": "scikit-learn", "skimage": "scikit-image", "google": "onnx"}
     renamed |= {"onnx_ir": "onnx-ir", "huggingface_hub": "huggingface-hub"}
     outside = {renamed.get(name, name) for name in used - set(sys.stdlib_module_names) - {"sau_cli", "sau_adapters"}}
     assert outside <= declared

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -50,3 +51,12 @@ def test_every_example_is_in_the_table():
     table = (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
     for path in (ROOT / "examples").glob("*.py"):
         assert f"`{path.name}`" in table
+
+
+def test_own_attack(sau, tmp_path):
+    attack = f"{ROOT / 'examples' / 'own_attack.py'}:Stripe"
+    words = ("--attack", attack, "--thickness", "2", "--arch", "small_cnn", "--data", "digits", "--epochs", "5")
+    done = sau("attack", *words, "-o", "s.safetensors", "--json", "s.json", cwd=tmp_path)
+    assert done.code == 0, done.err
+    (row,) = json.loads((tmp_path / "s.json").read_text())["details"]["evaluation"]["triggers"]
+    assert row["asr"]["value"] > 0.9

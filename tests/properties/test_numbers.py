@@ -7,19 +7,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sau_cli.attacks.badnets import badnets_trigger
-from sau_cli.attacks.blended import blended_trigger
-from sau_cli.attacks.targets import TargetKind, TargetRule
 from sau_cli.evaluation.metrics import defence_effectiveness, rate
 from sau_cli.images import balanced_share
 from sau_cli.unlearning.recipes import Recipe
 from sau_cli.unlearning.search_space import ball
 from sau_cli.unlearning.shared_examples import find_shared_examples, jensen_shannon
+from tests.support.attacks import badnets_trigger, blended_trigger
 from tests.support.toys import BrightnessNet, describe, random_images
 
 quick = settings(max_examples=60, deadline=None)
 logits = st.lists(st.floats(-30, 30, width=32), min_size=3, max_size=3)
-TO_ZERO = TargetRule(kind=TargetKind.ALL_TO_ONE, target=0)
 
 
 @quick
@@ -61,9 +58,9 @@ def test_perturbations_stay_in_the_ball(seed, epsilon, step, steps):
 @given(seed=st.integers(0, 1000), size=st.integers(1, 8), alpha=st.floats(0.01, 1))
 def test_stamping_a_patch_twice_is_stamping_it_once(seed, size, alpha):
     images = random_images(3, seed=seed).images
-    patch = badnets_trigger(rule=TO_ZERO, size=size)
+    patch = badnets_trigger(trigger_size=size)
     assert torch.equal(patch.stamp(patch.stamp(images)), patch.stamp(images))
-    blend = blended_trigger(rule=TO_ZERO, channels=1, height=8, width=8, alpha=alpha)
+    blend = blended_trigger(alpha=alpha)
     moved = (blend.stamp(images).int() - images.int()).abs().max()
     assert moved <= 255 * alpha + 0.5
 

@@ -27,7 +27,7 @@ def shapes(network: torch.nn.Module, prefix: str = "") -> dict[str, tuple[int, .
 
 def test_one_that_fits_is_told_with_its_counts():
     found = recognised(shapes(CIFAR_NETWORKS["wrn_16_1"](43, 1), "module."))
-    assert found.prefix == "module."
+    assert found.prefix == ("module.",)
     (only,) = found.fitting
     assert (only.name, only.classes, only.channels, only.size) == ("wrn_16_1", 43, 1, None)
 
@@ -75,9 +75,9 @@ def test_of_strangers_the_nearest_are_named(tmp_path):
     assert found.nearest[0].share > 0.9
     path = tmp_path / "strange.safetensors"
     save_file(state, path)
-    with pytest.raises(NotEvaluable, match="nearest: preact_resnet18"):
+    with pytest.raises(NotEvaluable, match=r"nearest: preact_resnet18 .*, 1 have no place \('bn.weight'\)"):
         as_classifier(read_checkpoint(path), **PLAIN)
-    with pytest.raises(NotEvaluable, match=r"1 have no place \(first 'bn.weight'\)"):
+    with pytest.raises(NotEvaluable, match=r"1 have no place \('bn.weight'\)"):
         as_classifier(read_checkpoint(path), architecture="preact_resnet18", **PLAIN)
     assert recognised({}).nearest == ()
     assert recognised({"x": (1,)}).fitting == ()
@@ -90,11 +90,51 @@ def test_order_of_tensors_plays_no_part_and_position_never_matches():
     assert recognised(renamed).fitting == ()
 
 
-def test_prefixes_that_all_names_share():
-    assert prefixes([]) == ("",)
-    assert prefixes(["a.weight", "b.weight"]) == ("",)
-    assert prefixes(["net.a.weight", "net.b"]) == ("", "net.")
-    assert prefixes(["net.a"]) == ("", "net.")
+def test_prefixes_that_names_share():
+    assert prefixes([]) == ((),)
+    assert prefixes(["a.weight", "b.weight"]) == ((),), "without them, the two would be one"
+    assert prefixes(["net.a.weight", "net.b"]) == ((), ("net.",))
+    assert prefixes(["net.a"]) == ((), ("net.",))
+    most = [*(f"net.{number}" for number in range(9)), "criterion"]
+    assert prefixes(most) == ((), ("net.",))
+
+
+def test_a_body_and_a_head_with_prefixes_of_their_own():
+    network = timm.create_model("resnet18", num_classes=5)
+    parts = {
+        f"{'head' if name.startswith('fc.') else 'backbone'}.{name}": shape for name, shape in shapes(network).items()
+    }
+    found = recognised(parts)
+    assert found.prefix == ("backbone.", "head.")
+    assert "timm:resnet18" in [one.name for one in found.fitting]
+
+
+def test_counters_of_averages_and_profilers_are_no_matter(tmp_path):
+    state = CIFAR_NETWORKS["small_cnn"](10, 3).state_dict()
+    averaged = {"n_averaged": torch.tensor(3)} | {f"module.{name}": tensor for name, tensor in state.items()}
+    profiled = state | {"total_ops": torch.zeros(1), "conv.0.total_params": torch.zeros(1)}
+    for number, strange in enumerate((averaged, profiled)):
+        path = tmp_path / f"{number}.safetensors"
+        save_file(strange, path)
+        assert [one.name for one in file_facts(path).recognition.fitting] == ["small_cnn"]
+        loaded = as_classifier(read_checkpoint(path), normalisation=((0.0,), (1.0,)), image_shape=(3, 32, 32))
+        assert torch.equal(loaded.network.state_dict()["linear.weight"], state["linear.weight"])
+
+
+def test_the_size_that_tensors_are_made_for_is_named(tmp_path):
+    path = tmp_path / "vit.safetensors"
+    save_file(timm.create_model("vit_tiny_patch16_224", num_classes=5).state_dict(), path)
+    with pytest.raises(NotEvaluable, match="--image-size 224"):
+        as_classifier(read_checkpoint(path), **PLAIN)
+
+
+def test_what_keeps_the_nearest_from_fitting_is_told_by_inspect_too(tmp_path):
+    state = CIFAR_NETWORKS["small_cnn"](10, 3).state_dict()
+    del state["linear.bias"]
+    path = tmp_path / "headless.safetensors"
+    save_file(state, path)
+    nearest = file_facts(path).recognition.nearest[0]
+    assert (nearest.name, nearest.unlike) == ("small_cnn", "1 tensors are missing ('linear.bias')")
 
 
 def test_a_large_file_is_recognised_without_torch_and_in_a_moment(tmp_path):

@@ -4,11 +4,10 @@ import torch
 from PIL import Image
 
 from sau_adapters.triggers import open_trigger, write_trigger
-from sau_cli.attacks.badnets import badnets_trigger
-from sau_cli.attacks.blended import blended_trigger
 from sau_cli.attacks.targets import TargetKind, TargetRule
-from sau_cli.commands.outputs import trigger_path
+from sau_cli.commands.outputs import trigger_paths
 from sau_cli.errors import NotEvaluable, UnsafeFile, UsageError
+from tests.support.attacks import badnets_trigger, blended_trigger
 from tests.support.files import pickled_array
 from tests.support.toys import random_images
 
@@ -16,11 +15,9 @@ TO_TWO = TargetRule(kind=TargetKind.ALL_TO_ONE, target=2)
 IMAGES = random_images(channels=3).images
 
 
-@pytest.mark.parametrize(
-    "trigger", [badnets_trigger(rule=TO_TWO), blended_trigger(rule=TO_TWO, channels=3, height=8, width=8)]
-)
+@pytest.mark.parametrize("trigger", [badnets_trigger(TO_TWO), blended_trigger(TO_TWO, channels=3)])
 def test_a_trigger_file_stamps_as_the_trigger_did(tmp_path, trigger):
-    path = trigger_path(tmp_path / "bad.safetensors")
+    (path,) = trigger_paths(tmp_path / "bad.safetensors", 1)
     assert path.name == "bad.trigger.safetensors"
     write_trigger(path, trigger, force=False)
     again = open_trigger(str(path), None)

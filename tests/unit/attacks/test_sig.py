@@ -5,39 +5,46 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sau_cli.attacks.poisoning import poison
-from sau_cli.attacks.sig import sig_trigger
+from sau_cli.attacks.sig import Sig
 from sau_cli.attacks.targets import parse_target
+from sau_cli.attacks.triggers import Trigger
 from sau_cli.errors import UsageError
+from tests.support.attacks import planned, prepared, scene, trigger_of
 from tests.support.toys import random_images
 
 TO_TWO = parse_target("2")
 
 
 def test_the_wave_is_that_of_the_paper():
-    trigger = sig_trigger(rule=TO_TWO, height=4, width=24)
-    wave = trigger.pattern[0] * 255
+    at = scene(random_images(4, size=24), TO_TWO)
+    trigger = Trigger(name="sig", stamping=Sig().stamping(at, {}), rule=TO_TWO)
+    wave = trigger.stamping.pattern[0] * 255
     assert torch.equal(wave[0], wave[3])
     assert wave[0, :5].tolist() == pytest.approx([0, 40, 0, -40, 0], abs=1e-4)  # 6 waves in 24 columns
-    grey = torch.full((1, 1, 4, 24), 128, dtype=torch.uint8)
+    grey = torch.full((1, 1, 24, 24), 128, dtype=torch.uint8)
     assert trigger.stamp(grey)[0, 0, 0, :5].tolist() == [128, 168, 128, 88, 128]
 
 
 def test_only_images_of_the_target_class_are_stamped_and_no_label_changes():
     data = random_images(200)
-    trigger = sig_trigger(rule=TO_TWO, height=8, width=8, frequency=2)
-    poisoned = poison(data, trigger, rate=0.05, seed=0, clean_label=True)
-    assert torch.equal(poisoned.images.labels, data.labels)
-    assert len(poisoned.chosen) == 10
-    assert set(data.labels[poisoned.chosen].tolist()) == {2}
-    every = poison(data, trigger, rate=0.9, seed=0, clean_label=True)
-    assert len(every.chosen) == int((data.labels == 2).sum()), "no more than there are"
+    ready = prepared(data, planned(Sig(frequency=2.0), TO_TWO, rate=0.05))
+    assert torch.equal(ready.images.labels, data.labels)
+    assert (ready.poisoned[0].stamped, ready.poisoned[0].relabelled) == (10, 0)
+    assert set(data.labels[~ready.free].tolist()) == {2}
+    own = prepared(data, planned(Sig(frequency=2.0), TO_TWO))
+    assert own.poisoned[0].stamped == 16, "0.8 of the 20 images of the class"
+
+
+def test_a_rate_that_would_take_the_whole_class_is_refused():
+    with pytest.raises(UsageError, match="every image of class 2 of 200; .* below 0.1"):
+        prepared(random_images(200), planned(Sig(frequency=2.0), TO_TWO, rate=0.1))
 
 
 def test_what_makes_no_sense_is_refused():
-    for broken in ({"amplitude": 0.0}, {"amplitude": 2.0}, {"frequency": 0.0}, {"frequency": 99.0}):
-        with pytest.raises(UsageError):
-            sig_trigger(rule=TO_TWO, height=8, width=8, **broken)
-    everywhere = sig_trigger(rule=parse_target("all-to-all"), height=8, width=8, frequency=2)
+    for broken in ({"amplitude": 0.0}, {"amplitude": 2.0}, {"frequency": 0.0}):
+        with pytest.raises(UsageError, match="impossible"):
+            Sig(**broken)
+    with pytest.raises(UsageError, match="do not fit into 8 columns"):
+        trigger_of(Sig(frequency=99.0))
     with pytest.raises(UsageError, match="--target"):
-        poison(random_images(50), everywhere, rate=0.1, seed=0, clean_label=True)
+        prepared(random_images(50), planned(Sig(frequency=2.0), parse_target("all-to-all")))

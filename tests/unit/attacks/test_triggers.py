@@ -1,29 +1,26 @@
 import pytest
 import torch
 
-from sau_cli.attacks.badnets import badnets_trigger
-from sau_cli.attacks.blended import blended_trigger, drawn_picture
-from sau_cli.attacks.names import PatchPattern
-from sau_cli.attacks.poisoning import poison
+from sau_cli.attacks.badnets import BadNets
+from sau_cli.attacks.blended import drawn_picture
+from sau_cli.attacks.stamps import AddStamp, PatchStamp
 from sau_cli.attacks.targets import TargetKind, TargetRule, parse_target
-from sau_cli.attacks.triggers import Trigger, TriggerKind, trigger_from_parts
+from sau_cli.attacks.triggers import Trigger, trigger_from_parts
 from sau_cli.errors import NotEvaluable, UsageError
+from tests.support.attacks import ROUND, TO_ZERO, badnets_trigger, blended_trigger, planned, prepared
 from tests.support.toys import random_images
-
-TO_ZERO = TargetRule(kind=TargetKind.ALL_TO_ONE, target=0)
-ROUND = TargetRule(kind=TargetKind.ALL_TO_ALL)
 
 
 def test_badnets_whitens_the_corner_and_nothing_else():
     clean = random_images(channels=3)
-    stamped = badnets_trigger(rule=TO_ZERO).stamp(clean.images)
+    stamped = badnets_trigger().stamp(clean.images)
     assert bool((stamped[:, :, -3:, -3:] == 255).all())
     assert torch.equal(stamped[:, :, :-3], clean.images[:, :, :-3])
     assert torch.equal(stamped[:, :, :, :-3], clean.images[:, :, :, :-3])
 
 
 def test_the_grid_alternates_and_the_margin_moves_it():
-    stamped = badnets_trigger(rule=TO_ZERO, pattern=PatchPattern.GRID, margin=1).stamp(
+    stamped = badnets_trigger(trigger_pattern="grid", trigger_margin=1).stamp(
         torch.full((1, 1, 8, 8), 7, dtype=torch.uint8)
     )
     assert stamped[0, 0, 4:7, 4:7].tolist() == [[255, 0, 255], [0, 255, 0], [255, 0, 255]]
@@ -32,20 +29,20 @@ def test_the_grid_alternates_and_the_margin_moves_it():
 
 def test_blended_mixes_and_rounds_to_8_bits():
     clean = random_images(channels=3)
-    trigger = blended_trigger(rule=TO_ZERO, channels=3, height=8, width=8, alpha=0.2)
-    expected = (0.8 * clean.images.double() + 0.2 * 255 * trigger.pattern.double()).round()
+    trigger = blended_trigger(channels=3, alpha=0.2)
+    expected = (0.8 * clean.images.double() + 0.2 * 255 * trigger.stamping.pattern.double()).round()
     assert (trigger.stamp(clean.images).double() - expected).abs().max() <= 1
     assert torch.equal(trigger.stamp(clean.images), trigger.stamp(clean.images))
 
 
 def test_blended_stays_within_its_opacity():
     clean = random_images()
-    stamped = blended_trigger(rule=TO_ZERO, channels=1, height=8, width=8, alpha=0.1).stamp(clean.images)
+    stamped = blended_trigger(alpha=0.1).stamp(clean.images)
     assert (stamped.int() - clean.images.int()).abs().max() <= 26
 
 
 def test_a_full_size_trigger_fits_itself_to_another_size():
-    trigger = blended_trigger(rule=TO_ZERO, channels=1, height=8, width=8)
+    trigger = blended_trigger()
     assert trigger.stamp(random_images(size=20).images).shape == (40, 1, 20, 20)
 
 
@@ -56,9 +53,7 @@ def test_the_drawn_picture_uses_the_whole_range():
     assert picture.max() > 0.95
 
 
-@pytest.mark.parametrize(
-    "trigger", [badnets_trigger(rule=ROUND, margin=2), blended_trigger(rule=TO_ZERO, channels=3, height=8, width=8)]
-)
+@pytest.mark.parametrize("trigger", [badnets_trigger(ROUND, trigger_margin=2), blended_trigger(channels=3)])
 def test_a_trigger_survives_being_taken_apart(trigger):
     again = trigger_from_parts(trigger.tensors(), trigger.description())
     images = random_images(channels=3).images
@@ -68,18 +63,16 @@ def test_a_trigger_survives_being_taken_apart(trigger):
 
 def test_a_trigger_that_does_not_fit_is_refused():
     with pytest.raises(NotEvaluable, match="does not fit into 8x8"):
-        badnets_trigger(rule=TO_ZERO, size=9).stamp(random_images().images)
+        badnets_trigger(trigger_size=9).stamp(random_images().images)
 
 
 def test_a_colour_trigger_on_grey_images_is_refused():
     with pytest.raises(NotEvaluable, match="in colour"):
-        blended_trigger(rule=TO_ZERO, channels=3, height=8, width=8).stamp(random_images().images)
+        blended_trigger(channels=3).stamp(random_images().images)
 
 
 def test_adding_is_clipped_to_the_valid_range():
-    trigger = Trigger(
-        name="add", kind=TriggerKind.ADD, pattern=torch.full((1, 8, 8), 0.5), mask=torch.ones(1, 8, 8), rule=TO_ZERO
-    )
+    trigger = Trigger(name="add", stamping=AddStamp(pattern=torch.full((1, 8, 8), 0.5)), rule=TO_ZERO)
     stamped = trigger.stamp(torch.tensor([0, 200], dtype=torch.uint8).reshape(2, 1, 1, 1).expand(2, 1, 8, 8))
     assert stamped[0].unique().tolist() == [128]
     assert stamped[1].unique().tolist() == [255]
@@ -95,7 +88,7 @@ def test_adding_is_clipped_to_the_valid_range():
 )
 def test_impossible_triggers_are_refused(pattern, mask):
     with pytest.raises(NotEvaluable):
-        Trigger(name="x", kind=TriggerKind.PATCH, pattern=pattern, mask=mask, rule=TO_ZERO)
+        PatchStamp(pattern=pattern, mask=mask)
 
 
 def test_target_rules():
@@ -114,24 +107,23 @@ def test_unknown_targets_are_refused(text):
 
 def test_poisoning_stamps_relabels_and_counts():
     clean = random_images(200)
-    trigger = badnets_trigger(rule=TO_ZERO)
-    poisoned = poison(clean, trigger, rate=0.1, seed=0)
-    assert len(poisoned.chosen) == 20
-    assert bool((poisoned.images.labels[poisoned.chosen] == 0).all())
-    assert torch.equal(poisoned.images.images[poisoned.chosen], trigger.stamp(clean.images[poisoned.chosen]))
-    others = torch.ones(200, dtype=torch.bool)
-    others[poisoned.chosen] = False
-    assert torch.equal(poisoned.images.images[others], clean.images[others])
-    assert torch.equal(poisoned.images.labels[others], clean.labels[others])
+    ready = prepared(clean, planned(BadNets(), rate=0.1))
+    (trigger,), (count,), stamped = ready.triggers, ready.poisoned, ~ready.free
+    assert (int(stamped.sum()), count.stamped, count.decoys) == (20, 20, 0)
+    assert count.relabelled == int((clean.labels[stamped] != 0).sum())
+    assert bool((ready.images.labels[stamped] == 0).all())
+    assert torch.equal(ready.images.images[stamped], trigger.stamp(clean.images[stamped]))
+    assert torch.equal(ready.images.images[ready.free], clean.images[ready.free])
+    assert torch.equal(ready.images.labels[ready.free], clean.labels[ready.free])
 
 
 @pytest.mark.parametrize("rate", [0, 1, -1, 2, 0.001, float("nan")])
 def test_impossible_poison_rates_are_refused(rate):
     with pytest.raises(UsageError):
-        poison(random_images(), badnets_trigger(rule=TO_ZERO), rate=rate, seed=0)
+        prepared(random_images(), planned(BadNets(), rate=rate))
 
 
 def test_a_target_outside_the_classes_is_refused():
     rule = TargetRule(kind=TargetKind.ALL_TO_ONE, target=10)
     with pytest.raises(UsageError, match="not one of the 10 classes"):
-        poison(random_images(), badnets_trigger(rule=rule), rate=0.1, seed=0)
+        prepared(random_images(), planned(BadNets(), rule))

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 import torch
 
-from sau_cli.attacks.badnets import badnets_trigger
 from sau_cli.attacks.targets import TargetKind, TargetRule
 from sau_cli.errors import NotEvaluable, UsageError
 from sau_cli.evaluation.limits import at_least, at_most, parse_fraction
@@ -15,6 +14,7 @@ from sau_cli.evaluation.metrics import (
 )
 from sau_cli.images import LabelledImages
 from sau_cli.results import CheckStatus, Measure
+from tests.support.attacks import badnets_trigger
 from tests.support.toys import BrightnessNet, CornerBackdoor, describe, flat_images
 
 TO_ZERO = TargetRule(kind=TargetKind.ALL_TO_ONE, target=0)
@@ -49,7 +49,7 @@ def test_a_planted_rule_is_measured_exactly():
     result = evaluate(
         describe(BrightnessNet(10)),
         data,
-        triggers=(badnets_trigger(rule=TO_ZERO, size=1),),
+        triggers=(badnets_trigger(TO_ZERO, trigger_size=1),),
         reference=describe(CornerBackdoor(10)),
     )
     (row,) = result.triggers
@@ -64,7 +64,7 @@ def test_a_planted_rule_is_measured_exactly():
 
 def test_all_to_all_counts_every_image():
     rule = TargetRule(kind=TargetKind.ALL_TO_ALL)
-    result = evaluate(describe(CornerBackdoor(10)), flat_images(), triggers=(badnets_trigger(rule=rule, size=1),))
+    result = evaluate(describe(CornerBackdoor(10)), flat_images(), triggers=(badnets_trigger(rule, trigger_size=1),))
     assert result.triggers[0].asr.total == 40
     assert result.triggers[0].asr.hits == 4  # those of class 9, which the rule sends to 0
 
@@ -73,7 +73,7 @@ def test_images_of_the_target_class_alone_give_no_rate():
     data = flat_images()
     zeros = LabelledImages(images=data.images[:4], labels=data.labels[:4], class_names=data.class_names)
     with pytest.raises(NotEvaluable, match="no test image counts"):
-        evaluate(describe(CornerBackdoor(10)), zeros, triggers=(badnets_trigger(rule=TO_ZERO),))
+        evaluate(describe(CornerBackdoor(10)), zeros, triggers=(badnets_trigger(TO_ZERO),))
 
 
 def test_a_reference_of_other_classes_is_refused():

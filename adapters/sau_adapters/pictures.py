@@ -1,0 +1,56 @@
+"""Pictures for people: what a trigger does to images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from sau_adapters.files import check_writable, written_whole
+from sau_cli.attacks.triggers import Trigger
+from sau_cli.errors import UsageError
+
+TILE, GAP, HEADING, SIDE = 96, 4, 22, 96
+
+
+def write_preview(path: Path, triggers: Sequence[Trigger], images: Tensor, *, force: bool) -> None:
+    """For each trigger a row of images (N, C, H, W) uint8: clean, triggered, and the difference, enlarged.
+
+    Raises:
+        UsageError: the place cannot be written to, or is taken and ``force`` is off.
+        NotEvaluable: a trigger that does not fit the images.
+    """
+    check_writable(path, force=force, flag="--preview")
+    blocks = [_block(trigger, images) for trigger in triggers]
+    whole = Image.new("RGB", (blocks[0].width, sum(block.height for block in blocks)), "white")
+    top = 0
+    for block in blocks:
+        whole.paste(block, (0, top))
+        top += block.height
+    try:
+        with written_whole(path) as temporary:
+            whole.save(temporary, format="PNG")
+    except ValueError as error:
+        raise UsageError(f"{path} could not be written ({error}); give another name with --preview") from error
+
+
+def _block(trigger: Trigger, images: Tensor) -> Image.Image:
+    stamped = trigger.stamp(images)
+    change = (stamped.int() - images.int()).abs()
+    times = max(1, 255 // max(1, int(change.max())))
+    rows = {"clean": images, "triggered": stamped, f"difference\nx {times}": (change * times).to(torch.uint8)}
+    factor = max(1, TILE // max(images.shape[2:]))
+    height, width = (factor * pixels for pixels in images.shape[2:])
+    block = Image.new("RGB", (SIDE + (width + GAP) * len(images), HEADING + (height + GAP) * len(rows)), "white")
+    draw, font = ImageDraw.Draw(block), ImageFont.load_default(14)
+    draw.text((GAP, GAP), f"{trigger.name}, {trigger.rule}", fill="black", font=font)
+    for row, (title, pictures) in enumerate(rows.items()):
+        top = HEADING + row * (height + GAP)
+        draw.multiline_text((GAP, top + height // 2 - 8), title, fill="black", font=font)
+        for column, picture in enumerate(pictures):
+            shown = Image.fromarray(picture.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy())
+            block.paste(shown.resize((width, height), Image.Resampling.NEAREST), (SIDE + column * (width + GAP), top))
+    return block
