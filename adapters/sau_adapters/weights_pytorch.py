@@ -13,6 +13,7 @@ import warnings
 import zipfile
 from collections import deque
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self
 
@@ -30,7 +31,7 @@ WRAPPERS = (
 """Under which names training code keeps the weights, in the order in which they are looked for."""
 DEEPEST = 10
 """Wrappers inside wrappers."""
-MOST_OPCODES = 3_000_000
+MOST_OPCODES = 1_000_000
 """Of a pickle; one with a state dict has some twenty for each tensor."""
 _OLD_STYLE_MAGIC = 0x1950A86A20F9469CFC6C
 _LEFT_OUT = (
@@ -88,7 +89,7 @@ def _is_pickle(head: bytes, path: Path) -> bool:
     # Protocols 0 and 1 have no magic number: only a stream that parses to its end and names a global counts.
     with path.open("rb") as file:
         try:
-            names = [code.name for code, _, _ in pickletools.genops(file)]
+            names = {code.name for code, _, _ in islice(pickletools.genops(file), MOST_OPCODES)}
         except Exception:  # noqa: BLE001 (genops raises whatever its decoders raise)
             return False
     return "GLOBAL" in names or "INST" in names
@@ -108,7 +109,7 @@ def findings(path: Path) -> tuple[Finding, ...]:
                 if _head(path) == b"PK\x03\x04":
                     raise NotEvaluable(f"{path} is cut short: the archive has no directory; get the file again")
                 with path.open("rb") as file:
-                    named.extend(_globals_of(file))
+                    named.extend(_globals_of(file, path))
             else:
                 check_unpacked_size(path, times=2)  # torch stores what it saves without packing it
                 with zipfile.ZipFile(path) as archive:
@@ -118,7 +119,7 @@ def findings(path: Path) -> tuple[Finding, ...]:
                     for member in members:
                         if member.endswith(".pkl"):
                             with archive.open(member) as inside:
-                                named.extend(_globals_of(inside))
+                                named.extend(_globals_of(inside, path))
     except UnsafeFile as error:
         return (Finding(id="file.zip-bomb", severity=Severity.HIGH, sentence=str(error)),)
     except MemoryError:  # a length in the pickle that there is not
@@ -177,7 +178,7 @@ def tensors_of(path: Path) -> tuple[tuple[TensorFacts, ...], tuple[str, ...]]:
     return facts, notes
 
 
-def _globals_of(file: IO[bytes]) -> Iterator[str]:
+def _globals_of(file: IO[bytes], path: Path) -> Iterator[str]:
     """``module.name`` of every global that a pickle asks for, by listing its opcodes; nothing is run.
 
     An old-style file of torch is five pickles in a row, then raw tensors; any other is one pickle.
@@ -193,7 +194,7 @@ def _globals_of(file: IO[bytes]) -> Iterator[str]:
             opcodes += 1
             if opcodes > MOST_OPCODES:
                 raise NotEvaluable(
-                    f"its pickle has more than {MOST_OPCODES:,} instructions, which no state dict has; "
+                    f"{path} has a pickle of more than {MOST_OPCODES:,} instructions, which no state dict has; "
                     "ask for the weights alone"
                 )
             match code.name:

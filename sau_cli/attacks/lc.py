@@ -50,7 +50,7 @@ class LabelConsistent(Attack):
     """Marks in the corners, on images of the target class that were made hard; they keep their label."""
 
     clean_label: ClassVar[bool] = True
-    poison_rate: ClassVar[float] = 0.8
+    poison_rate: ClassVar[float] = 0.5
 
     trigger_size: int = setting(3, "pixels on a side of each mark", at_least=1, at_most=4096)
     trigger_margin: int = setting(0, "pixels between the marks and their edges", at_least=0, at_most=4096)
@@ -58,7 +58,7 @@ class LabelConsistent(Attack):
     pgd_step: float = setting(1.5 / 255, "size of each step", above=0, at_most=1)
     pgd_steps: int = setting(100, "steps", at_least=1)
     robust_epsilon: float = setting(8 / 255, "how robust the model is that is attacked", above=0, at_most=1)
-    robust_epochs: int = setting(4, "epochs of training it", at_least=1)
+    robust_epochs: int = setting(2, "epochs of training it", at_least=1)
 
     def learn(self, scene: Scene) -> dict[str, Tensor]:
         places = self.places(scene)

@@ -15,6 +15,7 @@ from sau_adapters.checkpoints import suffix_of_result
 from sau_adapters.files import written_whole
 from sau_cli import __version__
 from sau_cli.attacks.table import ATTACKS, attack_class
+from sau_cli.commands.attack_flags import shown
 from sau_cli.commands.evaluation_view import evaluation_checks, evaluation_table
 from sau_cli.commands.inputs import Request, data_source, open_data, open_model_and_data, request
 from sau_cli.commands.options import (
@@ -93,8 +94,8 @@ def attack(
     poison_rate: Annotated[
         float | None,
         typer.Option(
-            help="Share of the training images that each attack stamps. [default: 0.1; clean-label attacks: 0.8 of the "
-            "target class]"
+            help="Share of the training images that each attack stamps. "
+            "[default: 0.1; a clean-label attack has its own, see --list]"
         ),
     ] = None,
     epochs: Annotated[
@@ -393,8 +394,10 @@ def _show_attacks(session: Session, *, to_stdout: bool) -> None:
         found = attack_class(name)
         flags = found.flags()
         summary = str(found.__doc__).strip().splitlines()[0]
-        shown = [f"--{one.replace('_', '-')} {default}: {what}" for one, (_, default, what) in flags.items()]
-        rows.append((name, "\n".join([summary, *(f"  {line}" for line in shown)])))
+        whose = "the target class, labels kept" if found.clean_label else "the training images"
+        summary = f"{summary} Poisons {found.poison_rate:g} of {whose}."
+        lines = [f"  --{key.replace('_', '-')} {shown(value)}: {what}" for key, (_, value, what) in flags.items()]
+        rows.append((name, "\n".join([summary, *lines])))
         details[name] = {
             "summary": summary,
             "clean_label": found.clean_label,

@@ -25,6 +25,15 @@ def named_attacks(words: Sequence[str]) -> tuple[str, ...]:
     return (*found, *(word.partition("=")[2] for word in words if word.startswith("--attack=")))
 
 
+def shown(value: Any) -> str:
+    """A setting for people.
+
+    >>> shown(40 / 255), shown(True)
+    ('0.1569', 'true')
+    """
+    return f"{value:.4g}" if isinstance(value, float) else str(value).lower()
+
+
 def with_flags(command: Command, choices: Sequence[str]) -> Command:
     """The command with a flag for each setting of these attacks, given to it as ``settings``.
 
@@ -40,8 +49,7 @@ def with_flags(command: Command, choices: Sequence[str]) -> Command:
                 raise UsageError(
                     f"--attack {choice!r} has a setting {name!r}, which is an option of every attack; rename it"
                 )
-            shown = f"{default:.4g}" if isinstance(default, float) else str(default).lower()
-            help_ = f"{name_of_attack(choice)}: {what}. [default: {shown}]"
+            help_ = f"{name_of_attack(choice)}: {what}. [default: {shown(default)}]"
             if name in added:
                 help_ = f"{added[name].annotation.__metadata__[0].help} {help_}"
             added[name] = inspect.Parameter(

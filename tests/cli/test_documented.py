@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from sau_cli.attacks.table import ATTACKS, attack_class
 from sau_cli.errors import ExitCode
 from tests.conftest import ROOT
 
@@ -39,8 +40,14 @@ def test_every_command_has_help_with_examples_and_the_common_options(help_of, na
 def test_every_option_in_the_readme_exists(help_of, name):
     shown = [line for line in README.splitlines() if line.strip().removeprefix("$ ").startswith(f"sau {name} ")]
     assert shown, f"the README shows no sau {name}"
+    named = [f"--{one.replace('_', '-')}" for attack in ATTACKS for one in attack_class(attack).flags()]
     for line in shown:
-        assert options(line) <= options(help_of[name]), line
+        assert options(line) <= options(help_of[name]) | (set(named) if name == "attack" else set()), line
+
+
+def test_every_attack_is_in_the_readme():
+    for name in ATTACKS:
+        assert f"`{name}`" in README, name
 
 
 def test_the_examples_of_the_help_use_options_that_exist(help_of):

@@ -235,7 +235,7 @@ def test_a_global_hidden_behind_the_memo_is_still_named():
     hidden = b"\x80\x04\x8c\x02os\x94\x8c\x06system\x940h\x00h\x01\x93."
     import io
 
-    assert list(weights_pytorch._globals_of(io.BytesIO(hidden))) == ["os.system"]
+    assert list(weights_pytorch._globals_of(io.BytesIO(hidden), Path("x"))) == ["os.system"]
 
 
 LYING = {
