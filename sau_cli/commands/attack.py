@@ -29,6 +29,7 @@ from sau_cli.commands.options import (
     NormalisationOption,
     PrecisionOption,
     QuietOption,
+    ReportOption,
     SeedOption,
     VerboseOption,
 )
@@ -126,6 +127,7 @@ def attack(
     device: DeviceOption = "auto",
     seed: SeedOption = 0,
     json_: JsonOption = None,
+    report: ReportOption = None,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
     force: ForceOption = False,
@@ -145,7 +147,9 @@ def attack(
       sau attack -a badnets -a blended --target 0 --target 3 --arch small_cnn --data digits -o two.safetensors
       sau attack --attack lf --arch small_cnn --data digits --preview lf.png
     """
-    with Session("attack", json=json_, quiet=quiet, verbose=verbose, force=force, replace_report=resume) as session:
+    with Session(
+        "attack", json=json_, reports=report, quiet=quiet, verbose=verbose, force=force, replace_report=resume
+    ) as session:
         if list_:
             _show_attacks(session, to_stdout=json_ != "-")
             return

@@ -20,6 +20,7 @@ from sau_cli.commands.options import (
     ModelArgument,
     NormalisationOption,
     QuietOption,
+    ReportOption,
     TargetOption,
     VerboseOption,
 )
@@ -74,6 +75,7 @@ def evaluate(
     normalisation: NormalisationOption = None,
     device: DeviceOption = "auto",
     json_: JsonOption = None,
+    report: ReportOption = None,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
     force: ForceOption = False,
@@ -91,7 +93,7 @@ def evaluate(
       sau evaluate vendor.pth --arch wrn_16_1 --normalisation none \\
           --data cifar10 --data-root data --trigger patch:grid.png --target 0
     """
-    with Session("evaluate", json=json_, quiet=quiet, verbose=verbose, force=force) as session:
+    with Session("evaluate", json=json_, reports=report, quiet=quiet, verbose=verbose, force=force) as session:
         limits = {
             name: None if text is None else parse_fraction(text, f"--{name}")
             for name, text in (("max-asr", max_asr), ("min-acc", min_acc), ("max-acc-drop", max_acc_drop))

@@ -22,6 +22,7 @@ from sau_cli.commands.options import (
     ModelArgument,
     NormalisationOption,
     QuietOption,
+    ReportOption,
     VerboseOption,
 )
 from sau_cli.commands.session import Session
@@ -44,6 +45,7 @@ def export(
     image_size: ImageSizeOption = None,
     normalisation: NormalisationOption = None,
     json_: JsonOption = None,
+    report: ReportOption = None,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
     force: ForceOption = False,
@@ -58,7 +60,7 @@ def export(
       sau export model.purified.safetensors -o model.onnx
       sau export model.safetensors -o model.onnx --data clean/ --json report.json
     """
-    with Session("export", json=json_, quiet=quiet, verbose=verbose, force=force) as session:
+    with Session("export", json=json_, reports=report, quiet=quiet, verbose=verbose, force=force) as session:
         if out.suffix != ".onnx":
             raise UsageError(f"-o {out}: give a name that ends in .onnx")
         session.reserve(out)

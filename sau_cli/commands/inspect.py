@@ -22,6 +22,7 @@ from sau_cli.commands.options import (
     ModelArgument,
     NormalisationOption,
     QuietOption,
+    ReportOption,
     VerboseOption,
 )
 from sau_cli.commands.progress import ReadingView
@@ -55,6 +56,7 @@ def inspect(
     normalisation: NormalisationOption = None,
     device: DeviceOption = "auto",
     json_: JsonOption = None,
+    report: ReportOption = None,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
     force: ForceOption = False,
@@ -74,7 +76,7 @@ def inspect(
       sau inspect model.safetensors --data digits --policy policy.toml
       sau inspect model.safetensors --json - | jq .verdict
     """
-    with Session("inspect", json=json_, quiet=quiet, verbose=verbose, force=force) as session:
+    with Session("inspect", json=json_, reports=report, quiet=quiet, verbose=verbose, force=force) as session:
         asked = request(data=data, data_root=data_root, arch=arch, image_size=image_size, normalisation=normalisation)
         rules = asked.settings.policy if policy is None else read_policy(policy)
 

@@ -79,6 +79,15 @@ JsonOption: TypeAlias = Annotated[
         "--json", metavar="FILE|-", help="Write the report as JSON; - for standard output.", rich_help_panel=_TALK
     ),
 ]
+ReportOption: TypeAlias = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--report",
+        metavar="FILE",
+        help="Write the report as FILE's name says: .html, .md, .sarif, .xml (JUnit) or .json. May be repeated.",
+        rich_help_panel=_TALK,
+    ),
+]
 QuietOption: TypeAlias = Annotated[
     bool, typer.Option("--quiet", "-q", help="No tables and no progress; errors only.", rich_help_panel=_TALK)
 ]

@@ -24,6 +24,7 @@ from sau_cli.commands.options import (
     ModelArgument,
     NormalisationOption,
     QuietOption,
+    ReportOption,
     SeedOption,
     VerboseOption,
 )
@@ -106,6 +107,7 @@ def purify(
     device: DeviceOption = "auto",
     seed: SeedOption = 0,
     json_: JsonOption = None,
+    report: ReportOption = None,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
     force: ForceOption = False,
@@ -126,7 +128,9 @@ def purify(
       sau purify model.safetensors --clean-frac 0.05 --recipe paper --json report.json
       sau purify model.safetensors --clean-frac 0.05 --time-budget 30m --resume
     """
-    with Session("purify", json=json_, quiet=quiet, verbose=verbose, force=force, replace_report=resume) as session:
+    with Session(
+        "purify", json=json_, reports=report, quiet=quiet, verbose=verbose, force=force, replace_report=resume
+    ) as session:
         team = team_of_environment()
         session.join(team)
         suffix = suffix_of_result(model)

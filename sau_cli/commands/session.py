@@ -6,6 +6,7 @@ import os
 import platform
 import sys
 import traceback
+from collections.abc import Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,6 +20,7 @@ from rich.text import Text
 from sau_adapters.files import check_writable, sha256_of, write_text_whole
 from sau_cli import __version__
 from sau_cli.errors import ExitCode, SauError, UsageError, reason_of
+from sau_cli.reporting.formats import ReportFormat, format_of, rendered
 from sau_cli.reporting.json_document import to_json
 from sau_cli.reporting.terminal import printable
 from sau_cli.results import Check, CheckStatus, InputFile, Report, Verdict, verdict_of
@@ -48,7 +50,15 @@ class Session:
     """
 
     def __init__(
-        self, command: str, *, json: str | None, quiet: bool, verbose: bool, force: bool, replace_report: bool = False
+        self,
+        command: str,
+        *,
+        json: str | None,
+        quiet: bool,
+        verbose: bool,
+        force: bool,
+        replace_report: bool = False,
+        reports: Sequence[Path] | None = None,
     ) -> None:
         self.command = command
         self.console = Console(stderr=True, highlight=False)
@@ -61,6 +71,7 @@ class Session:
         self.verdict: tuple[Verdict, ExitCode] | None = None
         self.team = ALONE
         self._json = json
+        self._reports = dict.fromkeys(reports or (), ReportFormat.JSON)
         self._replace_report = force or replace_report
         self._out = sys.stdout
 
@@ -68,8 +79,11 @@ class Session:
         try:
             if self._json not in {None, "-"}:
                 _check_report(Path(str(self._json)), force=self._replace_report)
+            for path in self._reports:
+                self._reports[path] = format_of(path)
+                _check_report(path, force=self._replace_report, flag="--report")
         except SauError as error:
-            self._json = None
+            self._json, self._reports = None, {}
             raise typer.Exit(self._finish(error)) from error
         # Standard output belongs to the document: what a network or a library prints goes to standard error.
         self._out, sys.stdout = sys.stdout, sys.stderr
@@ -89,7 +103,7 @@ class Session:
         """Work as one of several processes: only the leader shows, reports and writes; errors are always said."""
         self.team = team
         if not team.leads:
-            self.quiet, self._json = True, None
+            self.quiet, self._json, self._reports = True, None, {}
 
     def reserve(self, path: Path) -> None:
         """Say before the work starts that a result could not be written to this place.
@@ -101,6 +115,10 @@ class Session:
         if self._json not in {None, "-"} and os.path.realpath(str(self._json)) == os.path.realpath(path):
             self._json = None  # nor does a report of this error go there
             raise UsageError(f"-o and --json both name {path}; give the report a name of its own")
+        for report in self._reports:
+            if os.path.realpath(report) == os.path.realpath(path):
+                self._reports = {}
+                raise UsageError(f"-o and --report both name {path}; give the report a name of its own")
 
     def took(self, path: Path, sha256: str | None = None) -> None:
         """Record an input file, once."""
@@ -163,6 +181,8 @@ class Session:
         return code
 
     def _write(self, report: Report) -> None:
+        for path, form in self._reports.items():
+            write_text_whole(path, rendered(report, form))
         if self._json is None:
             return
         document = to_json(report)
@@ -181,14 +201,17 @@ class Session:
             raise UsageError(f"standard output could not be written to ({error.strerror}); name a file") from error
 
 
-def _check_report(path: Path, *, force: bool) -> None:
+_STARTS = (b'"tool_version"', b"sarif-schema", b"<!doctype html>", b"## sau ", b"<testsuites")
+
+
+def _check_report(path: Path, *, force: bool, flag: str = "--json") -> None:
     """Raises UsageError unless a report can go there; only a report is ever overwritten by one, --force or not."""
-    check_writable(path, force=force, flag="--json")
+    check_writable(path, force=force, flag=flag)
     if path.is_file():
         with path.open("rb") as file:
-            start = file.read(64)
-        if start.strip() and b'"tool_version"' not in start:
-            raise UsageError(f"{path} exists and is no report of sau; give another name with --json")
+            start = file.read(200)
+        if start.strip() and not any(one in start for one in _STARTS):
+            raise UsageError(f"{path} exists and is no report of sau; give another name with {flag}")
 
 
 def _to_nowhere(stream: TextIO | None) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
+
+from tests.cli.conftest import one_sentence
 
 
 def strictly(text: str) -> dict:
@@ -85,3 +88,20 @@ def test_help_and_usage_errors_load_nothing_heavy(sau, tmp_path, words):
 def test_no_colour_when_piped_and_none_when_unwanted(sau, planted, tmp_path):
     done = sau("inspect", planted / "bad.safetensors", cwd=tmp_path, NO_COLOR="1", TERM="xterm-256color")
     assert "\x1b" not in done.err
+
+
+def test_a_report_in_every_form_at_once(call, bad):
+    names = [f"r{suffix}" for suffix in (".json", ".html", ".md", ".sarif", ".xml")]
+    words = [word for name in names for word in ("--report", name)]
+    done = call("evaluate", bad, "--min-acc", "99.99%", *words, "-q")
+    assert done.code == 1
+    assert all("limit.min-acc" in Path(name).read_text() for name in names)
+    one_sentence(call("evaluate", bad, "--report", "r.md"), 2, "r.md exists")
+    assert call("evaluate", bad, *words, "--force", "-q").code == 0
+    one_sentence(call("evaluate", bad, "--report", "r.pdf"), 2, ".sarif")
+    one_sentence(call("evaluate", bad, "--report", bad, "--force"), 2, "tells no form")
+    Path("notes.md").write_text("my notes")
+    one_sentence(call("evaluate", bad, "--report", "notes.md", "--force"), 2, "no report of sau")
+    assert Path("notes.md").read_text() == "my notes"
+    one_sentence(call("evaluate", "none.safetensors", "--report", "e.md"), 2, "does not exist")
+    assert "does not exist" in Path("e.md").read_text()
