@@ -248,8 +248,8 @@ def attack(
             break
         rounds += 1
         triggers = _as_learned(triggers, parts)
-        success = _least_success(planted, data.train, triggers)
-        holds = success >= HOLDS or rounds == most
+        success = 1.0 if rounds == most else _least_success(planted, data.train, triggers)
+        holds = success >= HOLDS
         if not holds:
             say(f"the backdoor works on {success:.1%} of training images after round {rounds}; training on")
             keep(_after_round(state, planted, triggers, rounds))
