@@ -80,28 +80,41 @@ def inspect(
         asked = request(data=data, data_root=data_root, arch=arch, image_size=image_size, normalisation=normalisation)
         rules = asked.settings.policy if policy is None else read_policy(policy)
 
-        from sau_adapters.checkpoints import file_facts
-        from sau_cli.inspection.inspector import inspect as inspect_file
-        from sau_cli.inspection.inspector import inspection_verdict
-        from sau_cli.inspection.policy import judge_file
+        inspect_model(session, model, asked, rules=rules, device=device, every_tensor=all_tensors or verbose)
 
-        with ReadingView(session) as reading:
-            facts = file_facts(model, watch=reading.update)
-        session.took(model, facts.sha256)
-        session.checks.extend(inspect_file(facts))
-        session.verdict = inspection_verdict(facts)
-        session.details = {"file": plain(facts), "parameters": facts.parameters}
-        judged = () if rules is None else judge_file(facts, rules)
-        session.checks.extend(judged)
-        for shown in _tables(facts, every_tensor=all_tensors or verbose):
-            session.show(shown)
-        if facts.safe and (data is not None or (rules is not None and rules.min_acc is not None)):
-            measured = _accuracy_checks(session, model, asked, chosen_device_name=device, rules=rules)
-            session.checks.extend(measured)
-            judged += measured
-        if facts.safe and any(check.status is not CheckStatus.MEASURED for check in judged):
-            session.verdict = verdict_of(judged)
-        session.show(checks_table(session.checks))
+
+def inspect_model(
+    session: Session, model: Path, asked: Request, *, rules: Policy | None, device: str, every_tensor: bool = False
+) -> None:
+    """Inspect one model: what is found goes into the session, also where an error ends it.
+
+    Args:
+        rules: of a policy, each to become a check.
+        device: what measurements run on, as ``--device`` takes it.
+        every_tensor: list all, not the first few.
+    """
+    from sau_adapters.checkpoints import file_facts
+    from sau_cli.inspection.inspector import inspect as inspect_file
+    from sau_cli.inspection.inspector import inspection_verdict
+    from sau_cli.inspection.policy import judge_file
+
+    with ReadingView(session) as reading:
+        facts = file_facts(model, watch=reading.update)
+    session.took(model, facts.sha256)
+    session.checks.extend(inspect_file(facts))
+    session.verdict = inspection_verdict(facts)
+    session.details = {"file": plain(facts), "parameters": facts.parameters}
+    judged = () if rules is None else judge_file(facts, rules)
+    session.checks.extend(judged)
+    for shown in _tables(facts, every_tensor=every_tensor):
+        session.show(shown)
+    if facts.safe and (asked.data is not None or (rules is not None and rules.min_acc is not None)):
+        measured = _accuracy_checks(session, model, asked, chosen_device_name=device, rules=rules)
+        session.checks.extend(measured)
+        judged += measured
+    if facts.safe and any(check.status is not CheckStatus.MEASURED for check in judged):
+        session.verdict = verdict_of(judged)
+    session.show(checks_table(session.checks))
 
 
 def _accuracy_checks(

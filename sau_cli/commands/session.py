@@ -148,7 +148,8 @@ class Session:
             _to_nowhere(sys.stderr)
             self.quiet = True
 
-    def _finish(self, error: BaseException | None) -> ExitCode:
+    def report(self, error: BaseException | None = None) -> Report:
+        """What was found, and the error that ended it if one did; a check that failed keeps its exit code."""
         verdict, code = self.verdict or verdict_of(tuple(self.checks))
         sentence = None
         if error is not None:
@@ -158,7 +159,7 @@ class Session:
                 verdict, code = Verdict.FAILED, ExitCode.LIMIT_FAILED
             else:
                 verdict, code = _VERDICTS[error_code], error_code
-        report = Report(
+        return Report(
             tool_version=__version__,
             command=self.command,
             inputs=tuple(self.inputs),
@@ -170,15 +171,18 @@ class Session:
             details=self.details,
             error=sentence,
         )
-        if sentence is not None:
+
+    def _finish(self, error: BaseException | None) -> ExitCode:
+        report = self.report(error)
+        if report.error is not None:
             who = "error: " if self.team.leads else f"error in process {self.team.rank}: "
-            self._say(Text.assemble((who, "bold red"), printable(sentence)))
+            self._say(Text.assemble((who, "bold red"), printable(report.error)))
         try:
             self._write(report)
         except UsageError as unwritten:
             self._say(Text.assemble(("error: ", "bold red"), printable(str(unwritten))))
-            return code or ExitCode.USAGE
-        return code
+            return report.exit_code or ExitCode.USAGE
+        return report.exit_code
 
     def _write(self, report: Report) -> None:
         for path, form in self._reports.items():
