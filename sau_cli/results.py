@@ -38,6 +38,20 @@ class CheckStatus(StrEnum):
     SKIPPED = "skipped"
 
 
+class Severity(StrEnum):
+    """How bad a finding is, in order; ``high`` and above refuses a file."""
+
+    INFO = "info"
+    LOW = "low"
+    HIGH = "high"
+    CRITICAL = "critical"
+
+    @property
+    def rank(self) -> int:
+        """The higher, the worse."""
+        return tuple(Severity).index(self)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
     """One thing that was looked at.
@@ -46,6 +60,7 @@ class Check:
         id: stable and unique in the report, such as ``asr.badnets`` or ``limit.max-asr.badnets``.
         value, threshold: what was found and what was allowed, where there are such.
         evidence: a sentence.
+        severity: of what was found, in checks of a file; ``info`` where nothing is wrong.
     """
 
     id: str
@@ -54,6 +69,7 @@ class Check:
     value: float | int | str | None = None
     threshold: float | int | str | None = None
     ci95: tuple[float, float] | None = None
+    severity: Severity | None = None
 
 
 class Verdict(StrEnum):
