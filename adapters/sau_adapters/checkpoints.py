@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
 
@@ -40,6 +40,7 @@ class Checkpoint:
         state: none for ONNX, whose weights are a part of its graph.
         description: from the file's metadata; None where it says nothing.
         notes: sentences on how the weights were found in the file.
+        metadata: as written in the file by whoever made it; not to be trusted.
     """
 
     path: Path
@@ -48,6 +49,7 @@ class Checkpoint:
     state: Mapping[str, Tensor]
     description: Description | None
     notes: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
     def prefix(self, network: nn.Module) -> Prefix:
         """What names of the weights begin with beside the network's own, such as ``module.``; often nothing."""
@@ -205,6 +207,7 @@ def read_checkpoint(model: Path, *, watch: Watch | None = None) -> Checkpoint:
         state=state,
         description=description,
         notes=notes,
+        metadata=metadata,
     )
 
 

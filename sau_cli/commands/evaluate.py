@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,20 +20,24 @@ from sau_cli.commands.options import (
     JsonOption,
     ModelArgument,
     NormalisationOption,
+    PolicyOption,
     QuietOption,
     ReportOption,
     TargetOption,
     VerboseOption,
 )
 from sau_cli.commands.session import Session
+from sau_cli.commands.settings import read_policy
 from sau_cli.errors import UsageError
 from sau_cli.evaluation.limits import at_least, at_most, parse_fraction
 from sau_cli.reporting.json_document import plain
 from sau_cli.reporting.terminal import checks_table
-from sau_cli.results import Check
+from sau_cli.results import Check, CheckStatus
 
 if TYPE_CHECKING:
+    from sau_adapters.checkpoints import Checkpoint
     from sau_cli.evaluation.metrics import Evaluation
+    from sau_cli.inspection.policy import Policy
 
 
 def evaluate(
@@ -69,6 +74,7 @@ def evaluate(
             "--confident", help="Judge limits by the 95 % interval: exit 6 when the images cannot settle one."
         ),
     ] = False,
+    policy: PolicyOption = None,
     data_root: DataRootOption = None,
     arch: ArchOption = None,
     image_size: ImageSizeOption = None,
@@ -83,7 +89,8 @@ def evaluate(
     """Measure ACC, ASR, R-ACC and DER on test images, with 95 % intervals. Limits make it a gate.
 
     The test part of the data is used; all of it where there is no split. A low ASR says that this
-    trigger no longer works; it says nothing of other triggers.
+    trigger no longer works; it says nothing of other triggers. Rules of a [policy] that can be judged
+    by what is measured here are judged; of the others the report says why not.
 
     \b
     Examples:
@@ -98,15 +105,17 @@ def evaluate(
             name: None if text is None else parse_fraction(text, f"--{name}")
             for name, text in (("max-asr", max_asr), ("min-acc", min_acc), ("max-acc-drop", max_acc_drop))
         }
+        asked = request(data=data, data_root=data_root, arch=arch, image_size=image_size, normalisation=normalisation)
+        rules = asked.settings.policy if policy is None else read_policy(policy)
+        _check_no_looser(limits, rules)
         if limits["max-asr"] is not None and not trigger:
             raise UsageError("--max-asr needs a trigger to measure; add --trigger")
         if target is not None and not trigger:
             raise UsageError("--target says where a trigger sends images, and there is none; add --trigger")
-        if confident and not any(limit is not None for limit in limits.values()):
+        if confident and rules is None and not any(limit is not None for limit in limits.values()):
             raise UsageError("--confident says how limits are judged, and there is none; add --max-asr or another")
         if limits["max-acc-drop"] is not None and reference is None:
             raise UsageError("--max-acc-drop needs a model to compare with; add --reference")
-        asked = request(data=data, data_root=data_root, arch=arch, image_size=image_size, normalisation=normalisation)
 
         from sau_adapters.triggers import file_of, open_trigger
         from sau_cli.attacks.targets import parse_target
@@ -135,10 +144,49 @@ def evaluate(
         session.details = {"data": images.name, "evaluation": plain(evaluation)}
         session.checks.extend(evaluation_checks(evaluation))
         judged = _judged(evaluation, limits, confident=confident)
+        if rules is not None:
+            judged += _judged_by_policy(opened.checkpoint, session.checks, rules, confident=confident)
         session.checks.extend(judged)
         session.show(evaluation_table(evaluation, title=f"{evaluation.images} test images of {images.name}"))
         if judged:
             session.show(checks_table(judged))
+
+
+def _check_no_looser(limits: dict[str, float | None], rules: Policy | None) -> None:
+    """Raises UsageError for a flag that allows what the policy forbids."""
+    if rules is None:
+        return
+    for flag, rule, ruled in (
+        ("max-asr", "max-asr", rules.max_asr),
+        ("max-acc-drop", "max-drop", rules.max_drop),
+        ("min-acc", "min-acc", rules.min_acc),
+    ):
+        asked = limits[flag]
+        if asked is None or ruled is None:
+            continue
+        if asked < ruled if rule == "min-acc" else asked > ruled:
+            raise UsageError(
+                f"--{flag} {asked:g} allows what the policy's {rule} = {ruled:g} forbids; leave one of the two out"
+            )
+
+
+def _judged_by_policy(
+    checkpoint: Checkpoint, checks: Sequence[Check], rules: Policy, *, confident: bool
+) -> tuple[Check, ...]:
+    """Each rule as a check; one that nothing here tells of is skipped, with its reason."""
+    from sau_cli.inspection.policy import JudgedFile, judge_file, judge_measures
+
+    file = JudgedFile(
+        format=checkpoint.format.value,
+        sha256=checkpoint.sha256,
+        metadata=checkpoint.metadata,
+        description=checkpoint.description,
+        worst=None,
+    )
+    return (
+        *judge_file(file, rules),
+        *judge_measures(checks, rules, unmeasured=CheckStatus.SKIPPED, confident=confident),
+    )
 
 
 def _judged(evaluation: Evaluation, limits: dict[str, float | None], *, confident: bool) -> tuple[Check, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +11,7 @@ import typer
 from rich.console import Group
 
 from sau_adapters.metadata import KEYS
-from sau_cli.commands.inputs import Request, open_model_and_data, request
+from sau_cli.commands.inputs import Request, data_source, open_model_and_data, request
 from sau_cli.commands.options import (
     ArchOption,
     DataOption,
@@ -21,6 +22,7 @@ from sau_cli.commands.options import (
     JsonOption,
     ModelArgument,
     NormalisationOption,
+    PolicyOption,
     QuietOption,
     ReportOption,
     VerboseOption,
@@ -28,9 +30,10 @@ from sau_cli.commands.options import (
 from sau_cli.commands.progress import ReadingView
 from sau_cli.commands.session import Session
 from sau_cli.commands.settings import read_policy
+from sau_cli.errors import ExitCode, UsageError
 from sau_cli.reporting.json_document import plain
 from sau_cli.reporting.terminal import checks_table, table
-from sau_cli.results import Check, CheckStatus, verdict_of
+from sau_cli.results import Check, CheckStatus, Verdict, verdict_of
 
 if TYPE_CHECKING:
     from sau_cli.inspection.file_facts import FileFacts, Recognition
@@ -43,12 +46,7 @@ def inspect(
     model: ModelArgument,
     *,
     data: DataOption = None,
-    policy: Annotated[
-        Path | None,
-        typer.Option(
-            "--policy", metavar="P", help="TOML file with a [policy] table to judge by. [default: that of sau.toml]"
-        ),
-    ] = None,
+    policy: PolicyOption = None,
     all_tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor, not the first few.")] = False,
     data_root: DataRootOption = None,
     arch: ArchOption = None,
@@ -67,7 +65,8 @@ def inspect(
     classes, size, dtype, SHA-256, metadata and history, and with --data the accuracy. Whether the
     model behaves like a backdoored one is not examined, and the report says so.
 
-    A [policy] may have allowed-formats, allowed-sha256 and min-acc; a rule that is broken is exit 1.
+    Each rule of a [policy] becomes a check: one that is broken is exit 1, one whose measurement was
+    not made is inconclusive, exit 6. Weights that are NaN or infinite are exit 3.
 
     \b
     Examples:
@@ -79,7 +78,6 @@ def inspect(
     with Session("inspect", json=json_, reports=report, quiet=quiet, verbose=verbose, force=force) as session:
         asked = request(data=data, data_root=data_root, arch=arch, image_size=image_size, normalisation=normalisation)
         rules = asked.settings.policy if policy is None else read_policy(policy)
-
         inspect_model(session, model, asked, rules=rules, device=device, every_tensor=all_tensors or verbose)
 
 
@@ -96,7 +94,7 @@ def inspect_model(
     from sau_adapters.checkpoints import file_facts
     from sau_cli.inspection.inspector import inspect as inspect_file
     from sau_cli.inspection.inspector import inspection_verdict
-    from sau_cli.inspection.policy import judge_file
+    from sau_cli.inspection.policy import judge_measures
 
     with ReadingView(session) as reading:
         facts = file_facts(model, watch=reading.update)
@@ -104,25 +102,60 @@ def inspect_model(
     session.checks.extend(inspect_file(facts))
     session.verdict = inspection_verdict(facts)
     session.details = {"file": plain(facts), "parameters": facts.parameters}
-    judged = () if rules is None else judge_file(facts, rules)
-    session.checks.extend(judged)
+    if rules is not None:
+        session.checks.extend(_judge_file(facts, rules, session.checks))
     for shown in _tables(facts, every_tensor=every_tensor):
         session.show(shown)
-    if facts.safe and (asked.data is not None or (rules is not None and rules.min_acc is not None)):
-        measured = _accuracy_checks(session, model, asked, chosen_device_name=device, rules=rules)
-        session.checks.extend(measured)
-        judged += measured
-    if facts.safe and any(check.status is not CheckStatus.MEASURED for check in judged):
-        session.verdict = verdict_of(judged)
+    try:
+        if facts.safe and not facts.non_finite and _has_data(asked, facts, rules):
+            session.checks.append(_accuracy(session, model, asked, chosen_device_name=device))
+    finally:
+        if rules is not None:
+            session.checks.extend(judge_measures(session.checks, rules, unmeasured=CheckStatus.INCONCLUSIVE))
+    session.verdict = _worse(inspection_verdict(facts), session.checks)
     session.show(checks_table(session.checks))
 
 
-def _accuracy_checks(
-    session: Session, model: Path, asked: Request, *, chosen_device_name: str, rules: Policy | None
-) -> tuple[Check, ...]:
-    """Load the model, measure its accuracy, and judge it where the policy has a limit."""
+def _judge_file(facts: FileFacts, rules: Policy, checks: Sequence[Check]) -> tuple[Check, ...]:
+    from sau_cli.inspection.policy import JudgedFile, judge_file
+
+    worst = max((check.severity for check in checks if check.severity), key=lambda one: one.rank)
+    file = JudgedFile(
+        format=facts.format,
+        sha256=facts.sha256,
+        metadata=facts.metadata,
+        description=facts.description,
+        worst=worst,
+    )
+    return judge_file(file, rules)
+
+
+def _worse(found: tuple[Verdict, ExitCode], checks: Sequence[Check]) -> tuple[Verdict, ExitCode]:
+    """The verdict on the file, or that of the policy's rules where there are any and they have more to say."""
+    verdict, _ = found
+    judged = tuple(check for check in checks if check.id.startswith("policy."))
+    if not judged or verdict is Verdict.UNSAFE:
+        return found
+    ruled = verdict_of(judged)
+    return ruled if verdict is Verdict.MEASURED or ruled[0] is Verdict.FAILED else found
+
+
+def _has_data(asked: Request, facts: FileFacts, rules: Policy | None) -> bool:
+    """Whether accuracy is wanted, and there is something to measure it on."""
+    if asked.data is not None:
+        return True
+    if rules is None or rules.min_acc is None:
+        return False
+    try:
+        data_source(asked, facts.description)
+    except UsageError:
+        return False
+    return True
+
+
+def _accuracy(session: Session, model: Path, asked: Request, *, chosen_device_name: str) -> Check:
+    """Load the model, and measure its accuracy."""
     from sau_cli.devices import chosen_device
-    from sau_cli.evaluation.limits import at_least
     from sau_cli.evaluation.metrics import evaluate
 
     chosen = chosen_device(chosen_device_name)
@@ -130,10 +163,7 @@ def _accuracy_checks(
     accuracy = evaluate(opened.classifier.to(chosen), images.for_testing).accuracy
     session.environment = {"device": str(chosen)}
     evidence = f"top-1 accuracy on {accuracy.total} images of {images.name}"
-    found = Check(id="acc", status=CheckStatus.MEASURED, value=accuracy.value, ci95=accuracy.ci95, evidence=evidence)
-    if rules is None or rules.min_acc is None:
-        return (found,)
-    return found, at_least("policy.min-acc", accuracy, rules.min_acc, confident=False, what="ACC")
+    return Check(id="acc", status=CheckStatus.MEASURED, value=accuracy.value, ci95=accuracy.ci95, evidence=evidence)
 
 
 def _tables(facts: FileFacts, *, every_tensor: bool) -> list[Group]:

@@ -59,6 +59,12 @@ NormalisationOption: TypeAlias = Annotated[
         ".5,.5,.5/.2,.2,.2 on pixels in 0 to 1. [default: what the model's metadata or sau.toml names]",
     ),
 ]
+PolicyOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--policy", metavar="P", help="TOML file with a [policy] table to judge by. [default: that of sau.toml]"
+    ),
+]
 TargetOption: TypeAlias = Annotated[
     str | None,
     typer.Option("--target", metavar="K|all-to-all", help="Where the trigger sends images: a class, or y to y + 1."),

@@ -177,6 +177,8 @@ class Session:
         if report.error is not None:
             who = "error: " if self.team.leads else f"error in process {self.team.rank}: "
             self._say(Text.assemble((who, "bold red"), printable(report.error)))
+        elif report.exit_code and self.quiet:
+            self._say(printable(_short(report)))
         try:
             self._write(report)
         except UsageError as unwritten:
@@ -203,6 +205,14 @@ class Session:
         except OSError as error:
             _to_nowhere(sys.stdout)
             raise UsageError(f"standard output could not be written to ({error.strerror}); name a file") from error
+
+
+def _short(report: Report) -> str:
+    """One line on what kept a run from passing, for those who asked for quiet."""
+    statuses = (CheckStatus.FAILED, CheckStatus.INCONCLUSIVE)
+    held = [check for status in statuses for check in report.checks if check.status is status]
+    more = f" (and {len(held) - 1} more)" if held[1:] else ""
+    return f"{report.verdict.value}: {held[0].id}: {held[0].evidence}{more}" if held else report.verdict.value
 
 
 _STARTS = (b'"tool_version"', b"sarif-schema", b"<!doctype html>", b"## sau ", b"<testsuites")
