@@ -100,6 +100,7 @@ class Report:
     Attributes:
         outputs: files that were written, by role.
         details: what belongs to this command alone.
+        models: of a folder, a whole report on each model in it.
         error: the sentence that ended the command, if one did; the checks made before it are kept.
     """
 
@@ -112,6 +113,7 @@ class Report:
     environment: Mapping[str, Any]
     outputs: Mapping[str, InputFile]
     details: Mapping[str, Any]
+    models: tuple[Report, ...] = ()
     error: str | None = None
     schema_version: str = SCHEMA_VERSION
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -47,6 +48,10 @@ def inspect(
     *,
     data: DataOption = None,
     policy: PolicyOption = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option("--jobs", min=1, help="Models of a folder at a time. [default: one a core]"),
+    ] = None,
     all_tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor, not the first few.")] = False,
     data_root: DataRootOption = None,
     arch: ArchOption = None,
@@ -65,6 +70,9 @@ def inspect(
     classes, size, dtype, SHA-256, metadata and history, and with --data the accuracy. Whether the
     model behaves like a backdoored one is not examined, and the report says so.
 
+    Given a folder, every model under it is inspected, several at a time; a model that cannot be is no
+    reason to stop, and the exit code is that of the worst.
+
     Each rule of a [policy] becomes a check: one that is broken is exit 1, one whose measurement was
     not made is inconclusive, exit 6. Weights that are NaN or infinite are exit 3.
 
@@ -74,11 +82,28 @@ def inspect(
       sau inspect vendor.pth --tensors
       sau inspect model.safetensors --data digits --policy policy.toml
       sau inspect model.safetensors --json - | jq .verdict
+      sau inspect models/ --jobs 4 --report models.html
     """
     with Session("inspect", json=json_, reports=report, quiet=quiet, verbose=verbose, force=force) as session:
         asked = request(data=data, data_root=data_root, arch=arch, image_size=image_size, normalisation=normalisation)
         rules = asked.settings.policy if policy is None else read_policy(policy)
-        inspect_model(session, model, asked, rules=rules, device=device, every_tensor=all_tensors or verbose)
+        inspect_one = partial(inspect_model, asked=asked, rules=rules, device=device)
+        if not model.is_dir():
+            inspect_one(session, model, every_tensor=all_tensors or verbose)
+            return
+
+        from sau_adapters.model_search import models_under
+        from sau_cli.commands.inspect_folder import inspect_folder
+
+        found = models_under(model)
+        if not found.models:
+            passed_by = "; ".join(f"{one.path}: {one.reason}" for one in found.open_questions[:3])
+            told = f" (not examined: {passed_by})" if passed_by else ""
+            raise UsageError(f"{model} is a folder without models{told}; give a model, or a folder that has some")
+        if len(found.models) == 1 and not found.open_questions:
+            inspect_one(session, found.models[0], every_tensor=all_tensors or verbose)
+        else:
+            inspect_folder(session, model, found, inspect_one, jobs=jobs)
 
 
 def inspect_model(

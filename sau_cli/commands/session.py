@@ -69,6 +69,7 @@ class Session:
         self.details: dict[str, Any] = {}
         self.environment: dict[str, Any] = {}
         self.verdict: tuple[Verdict, ExitCode] | None = None
+        self.models: list[Report] = []
         self.team = ALONE
         self._json = json
         self._reports = dict.fromkeys(reports or (), ReportFormat.JSON)
@@ -169,6 +170,7 @@ class Session:
             environment=_environment() | self.environment,
             outputs=self.outputs,
             details=self.details,
+            models=tuple(self.models),
             error=sentence,
         )
 
