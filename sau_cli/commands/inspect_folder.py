@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ from rich.text import Text
 from sau_cli.commands.session import Session
 from sau_cli.errors import ExitCode, NotEvaluable
 from sau_cli.reporting.terminal import VERDICT_STYLES, table
-from sau_cli.results import Check, CheckStatus, Report, Verdict
+from sau_cli.results import Check, CheckStatus, Report, Verdict, counted, first_finding
 
 if TYPE_CHECKING:
     from sau_adapters.model_search import FoundModels, PassedBy
@@ -98,18 +98,6 @@ def worst(reports: Sequence[Report]) -> tuple[Verdict, ExitCode]:
     return next((one for one in verdicts if one is not Verdict.PASSED), Verdict.PASSED), code
 
 
-def first_finding(report: Report) -> str:
-    """The sentence that says most about why a model did not pass; nothing for one of which nothing is to be said."""
-    for status in (CheckStatus.FAILED, CheckStatus.INCONCLUSIVE):
-        found = next((check for check in report.checks if check.status is status), None)
-        if found is not None and not (report.error and status is CheckStatus.INCONCLUSIVE):
-            return f"{found.id}: {found.evidence}"
-    if report.error:
-        return report.error
-    noted = next((check for check in report.checks if check.severity and check.severity.rank), None)
-    return f"{noted.id}: {noted.evidence}" if noted else ""
-
-
 def folder_table(settled: Sequence[Settled], folder: Path) -> Group:
     """One row a model, and one line on how they fared together."""
     rows = [
@@ -118,12 +106,11 @@ def folder_table(settled: Sequence[Settled], folder: Path) -> Group:
             _format(one.report),
             Text(one.report.verdict.value, style=VERDICT_STYLES.get(one.report.verdict, "")),
             str(int(one.report.exit_code)),
-            _shortened(first_finding(one.report)),
+            _shortened(first_finding(one.report).removeprefix(f"{one.path} ")),
         )
         for one in settled
     ]
-    counts = {verdict: sum(one.report.verdict is verdict for one in settled) for verdict in Verdict}
-    told = ", ".join(f"{number} {verdict.value}" for verdict, number in counts.items() if number)
+    told = counted([one.report for one in settled])
     title = f"{len(settled)} models under {folder}: {told}"
     return table(title, ("model", "format", "verdict", "exit", "first finding"), rows)
 
@@ -198,8 +185,10 @@ def _report(inspect: Inspect, path: Path, verbose: bool) -> Report:
 
 def _with_input(session: Session, path: Path) -> Session:
     """A session whose report names its file, also where the file could not be read as a model."""
-    if not session.inputs:
-        session.took(path)
+    session.details = {"path": str(path), **session.details}
+    with suppress(OSError):  # it may be gone by now
+        if not session.inputs:
+            session.took(path)
     return session
 
 
