@@ -21,7 +21,7 @@ from sau_cli.commands.options import (
     ForceOption,
     ImageSizeOption,
     JsonOption,
-    ModelArgument,
+    ModelsArgument,
     NormalisationOption,
     PolicyOption,
     QuietOption,
@@ -44,7 +44,7 @@ SHOWN_TENSORS, SHOWN_STEPS, SHOWN_TEXT = 12, 20, 1000
 
 
 def inspect(
-    model: ModelArgument,
+    models: ModelsArgument,
     *,
     data: DataOption = None,
     policy: PolicyOption = None,
@@ -70,8 +70,8 @@ def inspect(
     classes, size, dtype, SHA-256, metadata and history, and with --data the accuracy. Whether the
     model behaves like a backdoored one is not examined, and the report says so.
 
-    Given a folder, every model under it is inspected, several at a time; a model that cannot be is no
-    reason to stop, and the exit code is that of the worst.
+    Of a folder every model under it is inspected, several at a time. One that cannot be is no reason
+    to stop, and the exit code is that of the worst.
 
     Each rule of a [policy] becomes a check: one that is broken is exit 1, one whose measurement was
     not made is inconclusive, exit 6. Weights that are NaN or infinite are exit 3.
@@ -88,22 +88,18 @@ def inspect(
         asked = request(data=data, data_root=data_root, arch=arch, image_size=image_size, normalisation=normalisation)
         rules = asked.settings.policy if policy is None else read_policy(policy)
         inspect_one = partial(inspect_model, asked=asked, rules=rules, device=device)
-        if not model.is_dir():
-            inspect_one(session, model, every_tensor=all_tensors or verbose)
+        if len(models) == 1 and not models[0].is_dir():
+            inspect_one(session, models[0], every_tensor=all_tensors or verbose)
             return
 
-        from sau_adapters.model_search import models_under
+        from sau_adapters.model_search import models_at
         from sau_cli.commands.inspect_folder import inspect_folder
 
-        found = models_under(model)
-        if not found.models:
-            passed_by = "; ".join(f"{one.path}: {one.reason}" for one in found.open_questions[:3])
-            told = f" (not examined: {passed_by})" if passed_by else ""
-            raise UsageError(f"{model} is a folder without models{told}; give a model, or a folder that has some")
+        found = models_at(models)
         if len(found.models) == 1 and not found.open_questions:
             inspect_one(session, found.models[0], every_tensor=all_tensors or verbose)
         else:
-            inspect_folder(session, model, found, inspect_one, jobs=jobs)
+            inspect_folder(session, models[0] if len(models) == 1 else None, found, inspect_one, jobs=jobs)
 
 
 def inspect_model(

@@ -74,9 +74,11 @@ def _results(report: Report) -> list[dict[str, Any]]:
     What ended a run is a result too: a dashboard shows results alone, and must not look clean.
     """
     if report.models:
-        folder, skipped = str(report.details.get("folder", "")), "skipped."
+        folder, skipped = report.details.get("folder"), "skipped."
         return [
-            _result(check) | {"ruleId": "file.skipped"} | _place(f"{folder}/{check.id.removeprefix(skipped)}")
+            _result(check)
+            | {"ruleId": "file.skipped"}
+            | _place(str(Path(folder or "", check.id.removeprefix(skipped))))
             for check in report.checks
             if check.id.startswith(skipped)
         ]
