@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -32,6 +31,7 @@ from sau_cli.commands.progress import ReadingView
 from sau_cli.commands.session import Session
 from sau_cli.commands.settings import read_policy
 from sau_cli.errors import ExitCode, UsageError
+from sau_cli.reporting.history import settings_line
 from sau_cli.reporting.json_document import plain
 from sau_cli.reporting.terminal import checks_table, table
 from sau_cli.results import Check, CheckStatus, Verdict, verdict_of
@@ -210,7 +210,7 @@ def _tables(facts: FileFacts, *, every_tensor: bool) -> list[Group]:
                 str(number),
                 step.step,
                 (step.input_sha256 or "trained from scratch")[:20],
-                json.dumps(dict(step.settings), sort_keys=True)[:SHOWN_TEXT],
+                settings_line(step.settings)[:SHOWN_TEXT],
             )
             for number, step in enumerate(facts.description.history[:SHOWN_STEPS], start=1)
         ]

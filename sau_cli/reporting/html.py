@@ -6,6 +6,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from sau_cli.reporting.history import settings_line
 from sau_cli.reporting.json_document import plain, to_json
 from sau_cli.reporting.markdown import sentence_of, shown_value
 from sau_cli.results import CheckStatus, Report, first_finding, subject
@@ -54,5 +55,8 @@ def _shown(report: Report) -> dict[str, Any]:
             for one in report.checks
         ],
         "file": file,
-        "history": (file.get("description") or {}).get("history") or [],
+        "history": [
+            step | {"settings": settings_line(step["settings"])}
+            for step in (file.get("description") or {}).get("history") or []
+        ],
     }
