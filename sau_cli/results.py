@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -128,3 +128,26 @@ def verdict_of(checks: tuple[Check, ...]) -> tuple[Verdict, ExitCode]:
     if CheckStatus.PASSED in statuses:
         return Verdict.PASSED, ExitCode.PASSED
     return Verdict.MEASURED, ExitCode.PASSED
+
+
+def first_finding(report: Report) -> str:
+    """The sentence that says most about why a model did not pass; nothing for one of which nothing is to be said."""
+    for status in (CheckStatus.FAILED, CheckStatus.INCONCLUSIVE):
+        found = next((check for check in report.checks if check.status is status), None)
+        if found is not None and not (report.error and status is CheckStatus.INCONCLUSIVE):
+            return f"{found.id}: {found.evidence}"
+    if report.error:
+        return report.error
+    noted = next((check for check in report.checks if check.severity and check.severity.rank), None)
+    return f"{noted.id}: {noted.evidence}" if noted else ""
+
+
+def subject(report: Report) -> str:
+    """The path of the model that a report is on; nothing where it is on none."""
+    return report.inputs[0].path if report.inputs else str(report.details.get("path", ""))
+
+
+def counted(reports: Sequence[Report]) -> str:
+    """How many of several models have which verdict, such as ``3 passed, 1 unsafe``."""
+    counts = {verdict: sum(one.verdict is verdict for one in reports) for verdict in Verdict}
+    return ", ".join(f"{number} {verdict.value}" for verdict, number in counts.items() if number)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +49,25 @@ class FoundModels:
     @property
     def open_questions(self) -> tuple[PassedBy, ...]:
         return tuple(one for one in self.passed_by if one.open_question)
+
+
+def models_at(paths: Sequence[Path]) -> FoundModels:
+    """Files as they are, and every model under each folder, once.
+
+    Raises:
+        UsageError: a folder has no models, or cannot be listed.
+    """
+    found = [models_under(path) if path.is_dir() else FoundModels(models=(path,), passed_by=()) for path in paths]
+    for path, one in zip(paths, found, strict=True):
+        if not one.models:
+            told = "; ".join(f"{left.path}: {left.reason}" for left in one.open_questions[:3])
+            raise UsageError(
+                f"{path} is a folder without models{f' (not examined: {told})' if told else ''}; give a model, or a "
+                "folder that has some"
+            )
+    models = dict.fromkeys(path for one in found for path in one.models)
+    passed_by = dict.fromkeys(left for one in found for left in one.passed_by)
+    return FoundModels(models=tuple(models), passed_by=tuple(passed_by))
 
 
 def models_under(folder: Path) -> FoundModels:

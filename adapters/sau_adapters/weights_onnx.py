@@ -8,14 +8,13 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from sau_adapters.files import ESCAPE
 from sau_adapters.weights_values import NumberFormat, blocks_of, in_blocks, non_finite, number_format
 from sau_cli.errors import NotEvaluable, UnsafeFile, reading
 from sau_cli.inspection.file_facts import NonFinite, TensorFacts
 
 if TYPE_CHECKING:
+    import numpy as np
     import onnx
 
 PREPROCESSING, INSIDE = "sau.preprocessing", "inside the graph"
@@ -97,6 +96,7 @@ def non_finite_in(path: Path) -> tuple[NonFinite, ...]:
 
 def _bytes_of(path: Path, tensor: onnx.TensorProto, form: NumberFormat) -> Iterator[bytes | np.ndarray]:
     """The values of a tensor as a file keeps them, wherever the graph keeps them, block by block."""
+    import numpy as np
     import onnx
 
     if tensor.data_location == onnx.TensorProto.EXTERNAL:

@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from sau_cli.inspection.file_facts import NonFinite
+
+if TYPE_CHECKING:
+    import numpy as np
 
 BLOCK = 1 << 22
 """Bytes that are looked at together; a multiple of every number's size."""
@@ -76,6 +78,8 @@ def non_finite(
         blocks: the tensor's bytes, each block whole numbers.
         mask: it may be a mask, whatever its name.
     """
+    import numpy as np
+
     nan = above = below = 0
     sign = ~(form.exponent | form.fraction)
     for block in blocks:

@@ -96,7 +96,9 @@ def calibrate(rows: Sequence[dict[str, Any]], tests: Sequence[str]) -> dict[str,
     """Fit on one half; measure on the other; print the table."""
     known = [row for row in rows if not row["untouched"]]
     weights, bias = fit(known, tests)
-    clean = np.array([_logit(one) for row in known if row["attack"] is None for one in scores(row, tests, weights, bias)])
+    clean = np.array(
+        [_logit(one) for row in known if row["attack"] is None for one in scores(row, tests, weights, bias)]
+    )
     threshold = float(expit(clean.mean() + norm.ppf(1 - FALSE_POSITIVES) * clean.std(ddof=1)))
     fresh = [row for row in rows if row["untouched"]]
     middle = [float(np.median(scores(row, tests, weights, bias))) for row in fresh]

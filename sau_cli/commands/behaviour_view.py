@@ -44,7 +44,9 @@ def examine(
     if wanted is Effort.QUICK and not (needs_data or accuracy):
         return (_not_examined("--effort quick looks at the file alone"),)
     try:
-        opened, images = _opened(session, model, asked, facts, needs_data=needs_data, gradients=wanted is not Effort.QUICK)
+        opened, images = _opened(
+            session, model, asked, facts, needs_data=needs_data, gradients=wanted is not Effort.QUICK
+        )
     except SauError as error:
         if effort is not None or needs_data:
             raise
@@ -105,7 +107,9 @@ def _opened_alone(session: Session, model: Path, asked: Request, facts: FileFact
         shape, names = (known.input.channels, known.input.height, known.input.width), known.class_names
     else:
         if normalisation is None:
-            raise UsageError("the file does not say how its images are normalised; add --normalisation, and better --data")
+            raise UsageError(
+                "the file does not say how its images are normalised; add --normalisation, and better --data"
+            )
         first = found.fitting[0] if found and found.fitting else None
         if first is None or first.classes is None:
             raise UsageError("the file does not tell its classes; add --data")
@@ -174,6 +178,12 @@ def _watching(view: ProgressView, effort: Effort) -> Callable[[int, int, str], N
     def watch(done: int, of: int, what: str) -> None:
         each = of // effort.seeds
         if done:
-            view.update(epoch=(done - 1) // each + 1, epochs=effort.seeds, batch=(done - 1) % each + 1, batches=each, measures=what)
+            view.update(
+                epoch=(done - 1) // each + 1,
+                epochs=effort.seeds,
+                batch=(done - 1) % each + 1,
+                batches=each,
+                measures=what,
+            )
 
     return watch

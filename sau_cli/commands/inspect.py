@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,7 @@ from sau_cli.commands.options import (
     ForceOption,
     ImageSizeOption,
     JsonOption,
-    ModelArgument,
+    ModelsArgument,
     NormalisationOption,
     PolicyOption,
     QuietOption,
@@ -35,6 +34,7 @@ from sau_cli.commands.session import Session
 from sau_cli.commands.settings import read_policy
 from sau_cli.errors import ExitCode, UsageError
 from sau_cli.inspection.effort import Effort
+from sau_cli.reporting.history import settings_line
 from sau_cli.reporting.json_document import plain
 from sau_cli.reporting.terminal import checks_table, table
 from sau_cli.results import Check, CheckStatus, Verdict, verdict_of
@@ -47,7 +47,7 @@ SHOWN_TENSORS, SHOWN_STEPS, SHOWN_TEXT = 12, 20, 1000
 
 
 def inspect(
-    model: ModelArgument,
+    models: ModelsArgument,
     *,
     data: DataOption = None,
     policy: PolicyOption = None,
@@ -84,8 +84,8 @@ def inspect(
     others, in tests that need no data and in tests on clean images. A model that behaves like a
     backdoored one is exit 1; seeds that disagree are exit 6. A clean bill is no proof.
 
-    Given a folder, every model under it is inspected, several at a time; a model that cannot be is no
-    reason to stop, and the exit code is that of the worst.
+    Of a folder every model under it is inspected, several at a time. One that cannot be is no reason
+    to stop, and the exit code is that of the worst.
 
     Each rule of a [policy] becomes a check: one that is broken is exit 1, one whose measurement was
     not made is inconclusive, exit 6. Weights that are NaN or infinite are exit 3.
@@ -103,22 +103,18 @@ def inspect(
         asked = request(data=data, data_root=data_root, arch=arch, image_size=image_size, normalisation=normalisation)
         rules = asked.settings.policy if policy is None else read_policy(policy)
         inspect_one = partial(inspect_model, asked=asked, rules=rules, effort=effort, device=device, seed=seed)
-        if not model.is_dir():
-            inspect_one(session, model, every_tensor=all_tensors or verbose)
+        if len(models) == 1 and not models[0].is_dir():
+            inspect_one(session, models[0], every_tensor=all_tensors or verbose)
             return
 
-        from sau_adapters.model_search import models_under
+        from sau_adapters.model_search import models_at
         from sau_cli.commands.inspect_folder import inspect_folder
 
-        found = models_under(model)
-        if not found.models:
-            passed_by = "; ".join(f"{one.path}: {one.reason}" for one in found.open_questions[:3])
-            told = f" (not examined: {passed_by})" if passed_by else ""
-            raise UsageError(f"{model} is a folder without models{told}; give a model, or a folder that has some")
+        found = models_at(models)
         if len(found.models) == 1 and not found.open_questions:
             inspect_one(session, found.models[0], every_tensor=all_tensors or verbose)
         else:
-            inspect_folder(session, model, found, inspect_one, jobs=jobs)
+            inspect_folder(session, models[0] if len(models) == 1 else None, found, inspect_one, jobs=jobs)
 
 
 def inspect_model(
@@ -214,7 +210,7 @@ def _tables(facts: FileFacts, *, every_tensor: bool) -> list[Group]:
                 str(number),
                 step.step,
                 (step.input_sha256 or "trained from scratch")[:20],
-                json.dumps(dict(step.settings), sort_keys=True)[:SHOWN_TEXT],
+                settings_line(step.settings)[:SHOWN_TEXT],
             )
             for number, step in enumerate(facts.description.history[:SHOWN_STEPS], start=1)
         ]

@@ -1,4 +1,4 @@
-"""``sau inspect FOLDER``: every model under it, several at a time, whatever becomes of one of them."""
+"""``sau inspect FOLDER``, or of several models: each, several at a time, whatever becomes of one of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ from rich.text import Text
 from sau_cli.commands.session import Session
 from sau_cli.errors import ExitCode, NotEvaluable
 from sau_cli.reporting.terminal import VERDICT_STYLES, table
-from sau_cli.results import Check, CheckStatus, Report, Verdict
+from sau_cli.results import Check, CheckStatus, Report, Verdict, counted, first_finding
 
 if TYPE_CHECKING:
     from sau_adapters.model_search import FoundModels, PassedBy
@@ -54,15 +54,18 @@ class Settled:
     report: Report
 
 
-def inspect_folder(session: Session, folder: Path, found: FoundModels, inspect: Inspect, *, jobs: int | None) -> None:
+def inspect_folder(
+    session: Session, folder: Path | None, found: FoundModels, inspect: Inspect, *, jobs: int | None
+) -> None:
     """Inspect every model that was found; each gets a report of its own within the session's.
 
     Args:
+        folder: that the models lie under, and are named in; None where they were given one by one.
         inspect: can be sent to another process.
         jobs: processes; None for one a core.
     """
     count = min(jobs or cores(), len(found.models))
-    session.details = {"folder": str(folder), "skipped": _listed(found.passed_by)}
+    session.details = {"folder": None if folder is None else str(folder), "skipped": _listed(found.passed_by)}
     session.checks = [
         Check(id=f"skipped.{_name(one.path, folder)}", status=CheckStatus.SKIPPED, evidence=one.reason)
         for one in found.open_questions
@@ -98,19 +101,7 @@ def worst(reports: Sequence[Report]) -> tuple[Verdict, ExitCode]:
     return next((one for one in verdicts if one is not Verdict.PASSED), Verdict.PASSED), code
 
 
-def first_finding(report: Report) -> str:
-    """The sentence that says most about why a model did not pass; nothing for one of which nothing is to be said."""
-    for status in (CheckStatus.FAILED, CheckStatus.INCONCLUSIVE):
-        found = next((check for check in report.checks if check.status is status), None)
-        if found is not None and not (report.error and status is CheckStatus.INCONCLUSIVE):
-            return f"{found.id}: {found.evidence}"
-    if report.error:
-        return report.error
-    noted = next((check for check in report.checks if check.severity and check.severity.rank), None)
-    return f"{noted.id}: {noted.evidence}" if noted else ""
-
-
-def folder_table(settled: Sequence[Settled], folder: Path) -> Group:
+def folder_table(settled: Sequence[Settled], folder: Path | None) -> Group:
     """One row a model, and one line on how they fared together."""
     rows = [
         (
@@ -118,17 +109,16 @@ def folder_table(settled: Sequence[Settled], folder: Path) -> Group:
             _format(one.report),
             Text(one.report.verdict.value, style=VERDICT_STYLES.get(one.report.verdict, "")),
             str(int(one.report.exit_code)),
-            _shortened(first_finding(one.report)),
+            _shortened(first_finding(one.report).removeprefix(f"{one.path} ")),
         )
         for one in settled
     ]
-    counts = {verdict: sum(one.report.verdict is verdict for one in settled) for verdict in Verdict}
-    told = ", ".join(f"{number} {verdict.value}" for verdict, number in counts.items() if number)
-    title = f"{len(settled)} models under {folder}: {told}"
+    told = counted([one.report for one in settled])
+    title = f"{len(settled)} models{f' under {folder}' if folder else ''}: {told}"
     return table(title, ("model", "format", "verdict", "exit", "first finding"), rows)
 
 
-def _check(one: Settled, folder: Path) -> Check:
+def _check(one: Settled, folder: Path | None) -> Check:
     """A model in the report of its folder."""
     report = one.report
     held = CheckStatus.FAILED if report.verdict in {Verdict.FAILED, Verdict.UNSAFE} else CheckStatus.INCONCLUSIVE
@@ -198,8 +188,10 @@ def _report(inspect: Inspect, path: Path, verbose: bool) -> Report:
 
 def _with_input(session: Session, path: Path) -> Session:
     """A session whose report names its file, also where the file could not be read as a model."""
-    if not session.inputs:
-        session.took(path)
+    session.details = {"path": str(path), **session.details}
+    with suppress(OSError):  # it may be gone by now
+        if not session.inputs:
+            session.took(path)
     return session
 
 
@@ -209,8 +201,8 @@ def _died(path: Path) -> Report:
     return replace(_with_input(session, path).report(NotEvaluable(sentence)), environment={})
 
 
-def _name(path: Path, folder: Path) -> str:
-    return path.relative_to(folder).as_posix()
+def _name(path: Path, folder: Path | None) -> str:
+    return (path if folder is None else path.relative_to(folder)).as_posix()
 
 
 def _format(report: Report) -> str:
@@ -226,7 +218,7 @@ def _listed(passed_by: Sequence[PassedBy]) -> list[dict[str, str]]:
     return [{"path": str(one.path), "reason": one.reason} for one in passed_by]
 
 
-def _passed_by_lines(found: FoundModels, folder: Path) -> Iterator[str]:
+def _passed_by_lines(found: FoundModels, folder: Path | None) -> Iterator[str]:
     """What was not examined: what may hold a model by name, the rest by number."""
     open_questions = found.open_questions
     for one in open_questions[:SHOWN_PASSED_BY]:
@@ -241,7 +233,7 @@ def _passed_by_lines(found: FoundModels, folder: Path) -> Iterator[str]:
 class _FolderView:
     """Shows how many models are done: a bar on a terminal, a line for each elsewhere."""
 
-    def __init__(self, session: Session, folder: Path, total: int) -> None:
+    def __init__(self, session: Session, folder: Path | None, total: int) -> None:
         self._session, self._folder, self._total, self._done = session, folder, total, 0
         self._progress = Progress(
             TextColumn("inspecting"),

@@ -19,6 +19,15 @@ ModelArgument: TypeAlias = Annotated[
         "or timm:NAME, torchvision:NAME, hf-hub:ORG/NAME where this machine's cache has it.",
     ),
 ]
+ModelsArgument: TypeAlias = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="MODEL...",
+        help="Safetensors (or the index of its shards), PyTorch weights (.pt, .pth, .bin, .ckpt), ONNX, a timm folder, "
+        "any folder with models in it; or timm:NAME, torchvision:NAME, hf-hub:ORG/NAME where this machine's cache has "
+        "it. May be several.",
+    ),
+]
 DataOption: TypeAlias = Annotated[
     str | None,
     typer.Option(

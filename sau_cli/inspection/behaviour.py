@@ -123,7 +123,9 @@ def examine_behaviour(
                 next_part("adversarial examples")
                 scores.append(adversarial_flow.adversarial_flow(classifier, pixels, some.labels, classes))
             if not all(bool(torch.isfinite(one.values).all()) for one in scores):
-                raise NotEvaluable("the network returns NaN or infinite logits on some images; its behaviour is unknown")
+                raise NotEvaluable(
+                    "the network returns NaN or infinite logits on some images; its behaviour is unknown"
+                )
             found.append(SeedEvidence(seed=number, scores=tuple(scores), triggers=tuple(triggers)))
         bounds = channel_bounds(classifier)
         classifier.to(memory_format=torch.contiguous_format)

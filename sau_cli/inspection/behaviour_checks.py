@@ -28,7 +28,9 @@ def behaviour_checks(found: Behaviour, verdict: BehaviourVerdict, class_names: S
     checks = [_test_check(found, place, class_names) for place in range(len(found.seeds[0].scores))]
     if found.images == 0:
         why = "no clean data was given, so no trigger was looked for; add --data"
-        checks += [Check(id=f"behaviour.{kind.value}", status=CheckStatus.SKIPPED, evidence=why) for kind in TriggerKind]
+        checks += [
+            Check(id=f"behaviour.{kind.value}", status=CheckStatus.SKIPPED, evidence=why) for kind in TriggerKind
+        ]
         checks.append(Check(id=f"behaviour.{FLOW}", status=CheckStatus.SKIPPED, evidence=why))
     checks.append(_bounds_check(found))
     checks.append(_score_check(found, verdict, class_names))
@@ -87,7 +89,9 @@ def _score_check(found: Behaviour, verdict: BehaviourVerdict, class_names: Seque
         f"Of {measured['clean_models']} clean models not calibrated on, {measured['called_backdoored']} were called "
         f"backdoored, and of {measured['backdoored_models']} backdoored ones {measured['found']}"
     )
-    examined = "" if len(found.classes) == found.of else f" Only {len(found.classes)} of {found.of} classes were examined."
+    examined = (
+        "" if len(found.classes) == found.of else f" Only {len(found.classes)} of {found.of} classes were examined."
+    )
     return Check(
         id="behaviour.score",
         status=status,

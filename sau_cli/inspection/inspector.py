@@ -61,8 +61,8 @@ def _finite_weights(facts: FileFacts) -> Check:
         id=check_id,
         status=CheckStatus.FAILED,
         value=nan + infinite,
-        evidence=f"{nan:,} weights are NaN and {infinite:,} infinite, in {found[0].tensor[:100]!r}{more}, so the model "
-        "computes nothing; ask for an intact file",
+        evidence=f"{nan:,} values are NaN and {infinite:,} infinite, in {found[0].tensor[:100]!r}{more}, so what the "
+        "model answers means nothing; ask for an intact file",
         severity=Severity.HIGH,
     )
 

@@ -119,7 +119,10 @@ def _drawing(kind: TriggerKind, shape: torch.Size) -> tuple[_Drawing, Callable[[
         drawing = _Drawing(
             start=torch.zeros(shape), allowed=lambda free: _sparse(free.clamp(-1, 1), count), change=lambda free: free
         )
-        return drawing, lambda slope, _: 0.5 * slope / slope.abs().flatten(1).amax(1).clamp_min(1e-12)[:, None, None, None]
+        return (
+            drawing,
+            lambda slope, _: 0.5 * slope / slope.abs().flatten(1).amax(1).clamp_min(1e-12)[:, None, None, None],
+        )
     drawing = _Drawing(
         start=torch.zeros(channels, COARSE, COARSE),
         allowed=lambda free: free.clamp(-HEIGHT, HEIGHT),
