@@ -46,4 +46,5 @@ def anomaly_index(values: Tensor, *, least_spread: float) -> Tensor:
     """
     middle = values.median()
     spread = 1.4826 * (values - middle).abs().median()
-    return (values - middle) / spread.clamp_min(least_spread)
+    index: Tensor = (values - middle) / spread.clamp_min(least_spread)
+    return index
