@@ -17,6 +17,7 @@ from sau_adapters.checkpoints import save_classifier
 from sau_adapters.cifar_networks import CIFAR_NETWORKS
 from sau_adapters.model_search import models_under
 from sau_cli.commands import inspect_folder
+from sau_cli.commands.session import Session
 from tests.cli.conftest import one_sentence
 from tests.conftest import ROOT
 from tests.support.files import hostile_zip
@@ -111,7 +112,7 @@ def assert_forms() -> None:
         assert "models/digits.safetensors" in text
         assert "file.pickle-code" in text
     assert page.count("<details class=") == 5
-    assert "| `file.non-finite-weights` | ❌ failed | 1 |" in markdown
+    assert "| `file.non-finite-weights` | ❌ failed, high | 1 |" in markdown
 
 
 def test_what_is_hidden_linked_or_of_sau_is_skipped_and_said(call, clean, tmp_path):
@@ -233,3 +234,25 @@ def test_what_was_found_comes_before_what_could_not_be_looked_at():
     assert order[:2] == [4, 1]
     assert order[-1] == 0
     assert order.index(3) < order.index(6)
+
+
+def interrupted(session, path) -> None:
+    """In place of an inspection: Ctrl-C at the second model."""
+    if path.name != "a.safetensors":
+        raise KeyboardInterrupt
+    session.took(path)
+
+
+def test_what_an_interrupted_run_did_not_reach_is_skipped(clean):
+    for name in ("a.safetensors", "b.safetensors"):
+        shutil.copy(clean, clean.with_name(name))
+    session = Session("inspect", json=None, quiet=True, verbose=False, force=False)
+    with pytest.raises(KeyboardInterrupt) as ended:
+        inspect_folder.inspect_folder(session, clean.parent, models_under(clean.parent), interrupted, jobs=1)
+    report = session.report(ended.value)
+    assert (report.verdict, report.exit_code) == ("interrupted", 130)
+    assert {check.id: check.status for check in report.checks} == {
+        "model.a.safetensors": "measured",
+        "skipped.b.safetensors": "skipped",
+        "skipped.digits.safetensors": "skipped",
+    }

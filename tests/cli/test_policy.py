@@ -67,7 +67,7 @@ def test_weights_that_are_no_numbers_are_not_evaluated_and_no_policy_passes_them
     save_file(state, "nan.safetensors")
     done = call("inspect", "nan.safetensors", "--data", "digits", "--json", "r.json", "--quiet")
     assert done.code == 3
-    assert done.err.startswith("not-evaluated: file.non-finite-weights: 1 values are NaN")
+    assert done.err.startswith("not-evaluated: file.non-finite-weights: 1 NaN and 0 infinite")
     found = checks()["file.non-finite-weights"]
     assert (found["status"], found["severity"], found["value"]) == ("failed", "high", 1)
     policy('allowed-formats = ["safetensors"]')
