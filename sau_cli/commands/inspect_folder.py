@@ -193,7 +193,6 @@ def _report(inspect: Inspect, path: Path, verbose: bool) -> Report:
 
 def _with_input(session: Session, path: Path) -> Session:
     """A session whose report names its file, also where the file could not be read as a model."""
-    session.details = {"path": str(path), **session.details}
     with suppress(OSError):  # it may be gone by now
         if not session.inputs:
             session.took(path)

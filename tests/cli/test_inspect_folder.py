@@ -256,3 +256,19 @@ def test_what_an_interrupted_run_did_not_reach_is_skipped(clean):
         "skipped.b.safetensors": "skipped",
         "skipped.digits.safetensors": "skipped",
     }
+
+
+def test_names_that_are_not_utf8_are_skipped_and_said(call, clean):
+    shutil.copy(clean, os.fsencode(clean.parent) + b"/\xff.pt")
+    Path(os.fsdecode(os.fsencode(clean.parent) + b"/\xfe")).mkdir()
+    done = call("inspect", "models", "--json", "r.json", *reports("html", "md", "sarif", "xml"))
+    assert done.code == 0, done.err
+    assert [check["id"] for check in read()["checks"] if check["status"] == "skipped"] == ["skipped.?", "skipped.?.pt"]
+
+
+def test_a_file_that_cannot_be_read_is_no_clean_dashboard(call, clean):
+    clean.write_bytes(clean.read_bytes()[:-10])
+    assert call("inspect", clean, *reports("sarif")).code == 3
+    (result,) = json.loads(Path("r.sarif").read_text())["runs"][0]["results"]
+    assert (result["ruleId"], result["level"]) == ("run.not-evaluated", "warning")
+    assert "cut short" in result["message"]["text"]
