@@ -11,7 +11,8 @@ import typer
 from rich.console import Group
 
 from sau_adapters.metadata import KEYS
-from sau_cli.commands.inputs import Request, data_source, open_model_and_data, request
+from sau_cli.commands.behaviour_view import examine
+from sau_cli.commands.inputs import Request, request
 from sau_cli.commands.options import (
     ArchOption,
     DataOption,
@@ -25,12 +26,14 @@ from sau_cli.commands.options import (
     PolicyOption,
     QuietOption,
     ReportOption,
+    SeedOption,
     VerboseOption,
 )
 from sau_cli.commands.progress import ReadingView
 from sau_cli.commands.session import Session
 from sau_cli.commands.settings import read_policy
 from sau_cli.errors import ExitCode, UsageError
+from sau_cli.inspection.effort import Effort
 from sau_cli.reporting.history import settings_line
 from sau_cli.reporting.json_document import plain
 from sau_cli.reporting.terminal import checks_table, table
@@ -48,6 +51,13 @@ def inspect(
     *,
     data: DataOption = None,
     policy: PolicyOption = None,
+    effort: Annotated[
+        Effort | None,
+        typer.Option(
+            help="How much goes into the model's behaviour: none, three seeds, or nine. "
+            "[default: standard, where that takes minutes at most]"
+        ),
+    ] = None,
     jobs: Annotated[
         int | None,
         typer.Option("--jobs", min=1, help="Models of a folder at a time. [default: one a core]"),
@@ -58,6 +68,7 @@ def inspect(
     image_size: ImageSizeOption = None,
     normalisation: NormalisationOption = None,
     device: DeviceOption = "auto",
+    seed: SeedOption = 0,
     json_: JsonOption = None,
     report: ReportOption = None,
     quiet: QuietOption = False,
@@ -67,8 +78,11 @@ def inspect(
     """Say what a model file is, and whether it is safe to open. No code from the file is run.
 
     The format is told by content, never by extension. Shown are the tensors, the architecture,
-    classes, size, dtype, SHA-256, metadata and history, and with --data the accuracy. Whether the
-    model behaves like a backdoored one is not examined, and the report says so.
+    classes, size, dtype, SHA-256, metadata and history, and with --data the accuracy.
+
+    Then its behaviour is examined, as far as it can be opened: how far one class stands out from the
+    others, in tests that need no data and in tests on clean images. A model that behaves like a
+    backdoored one is exit 1; seeds that disagree are exit 6. A clean bill is no proof.
 
     Of a folder every model under it is inspected, several at a time. One that cannot be is no reason
     to stop, and the exit code is that of the worst.
@@ -79,7 +93,8 @@ def inspect(
     \b
     Examples:
       sau inspect model.safetensors
-      sau inspect vendor.pth --tensors
+      sau inspect vendor.pth --data clean/ --normalisation none
+      sau inspect vendor.pth --effort quick --tensors
       sau inspect model.safetensors --data digits --policy policy.toml
       sau inspect model.safetensors --json - | jq .verdict
       sau inspect models/ --jobs 4 --report models.html
@@ -87,7 +102,7 @@ def inspect(
     with Session("inspect", json=json_, reports=report, quiet=quiet, verbose=verbose, force=force) as session:
         asked = request(data=data, data_root=data_root, arch=arch, image_size=image_size, normalisation=normalisation)
         rules = asked.settings.policy if policy is None else read_policy(policy)
-        inspect_one = partial(inspect_model, asked=asked, rules=rules, device=device)
+        inspect_one = partial(inspect_model, asked=asked, rules=rules, effort=effort, device=device, seed=seed)
         if len(models) == 1 and not models[0].is_dir():
             inspect_one(session, models[0], every_tensor=all_tensors or verbose)
             return
@@ -103,12 +118,21 @@ def inspect(
 
 
 def inspect_model(
-    session: Session, model: Path, asked: Request, *, rules: Policy | None, device: str, every_tensor: bool = False
+    session: Session,
+    model: Path,
+    asked: Request,
+    *,
+    rules: Policy | None,
+    effort: Effort | None,
+    device: str,
+    seed: int,
+    every_tensor: bool = False,
 ) -> None:
     """Inspect one model: what is found goes into the session, also where an error ends it.
 
     Args:
         rules: of a policy, each to become a check.
+        effort: None for what can be done in reasonable time.
         device: what measurements run on, as ``--device`` takes it.
         every_tensor: list all, not the first few.
     """
@@ -129,8 +153,10 @@ def inspect_model(
     for shown in _tables(facts, every_tensor=every_tensor):
         session.show(shown)
     try:
-        if facts.safe and not facts.non_finite and _has_data(asked, facts, rules):
-            session.checks.append(_accuracy(session, model, asked, chosen_device_name=device))
+        if facts.safe and not facts.non_finite:
+            accuracy = rules is not None and rules.min_acc is not None
+            found = examine(session, model, asked, facts, effort=effort, accuracy=accuracy, device=device, seed=seed)
+            session.checks[:] = [*(one for one in session.checks if one.id != "model.behaviour"), *found]
     finally:
         if rules is not None:
             session.checks.extend(judge_measures(session.checks, rules, unmeasured=CheckStatus.INCONCLUSIVE))
@@ -153,39 +179,13 @@ def _judge_file(facts: FileFacts, rules: Policy, checks: Sequence[Check]) -> tup
 
 
 def _worse(found: tuple[Verdict, ExitCode], checks: Sequence[Check]) -> tuple[Verdict, ExitCode]:
-    """The verdict on the file, or that of the policy's rules where there are any and they have more to say."""
+    """The verdict on the file, or that on the behaviour and of the policy's rules where they have more to say."""
     verdict, _ = found
-    judged = tuple(check for check in checks if check.id.startswith("policy."))
+    judged = tuple(one for one in checks if one.id.startswith("policy.") or one.id == "behaviour.score")
     if not judged or verdict is Verdict.UNSAFE:
         return found
     ruled = verdict_of(judged)
     return ruled if verdict is Verdict.MEASURED or ruled[0] is Verdict.FAILED else found
-
-
-def _has_data(asked: Request, facts: FileFacts, rules: Policy | None) -> bool:
-    """Whether accuracy is wanted, and there is something to measure it on."""
-    if asked.data is not None:
-        return True
-    if rules is None or rules.min_acc is None:
-        return False
-    try:
-        data_source(asked, facts.description)
-    except UsageError:
-        return False
-    return True
-
-
-def _accuracy(session: Session, model: Path, asked: Request, *, chosen_device_name: str) -> Check:
-    """Load the model, and measure its accuracy."""
-    from sau_cli.devices import chosen_device
-    from sau_cli.evaluation.metrics import evaluate
-
-    chosen = chosen_device(chosen_device_name)
-    opened, images = open_model_and_data(session, model, asked)
-    accuracy = evaluate(opened.classifier.to(chosen), images.for_testing).accuracy
-    session.environment = {"device": str(chosen)}
-    evidence = f"top-1 accuracy on {accuracy.total} images of {images.name}"
-    return Check(id="acc", status=CheckStatus.MEASURED, value=accuracy.value, ci95=accuracy.ci95, evidence=evidence)
 
 
 def _tables(facts: FileFacts, *, every_tensor: bool) -> list[Group]:
