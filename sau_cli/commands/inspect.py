@@ -32,7 +32,7 @@ from sau_cli.commands.options import (
 from sau_cli.commands.progress import ReadingView
 from sau_cli.commands.session import Session
 from sau_cli.commands.settings import read_policy
-from sau_cli.errors import ExitCode, UsageError
+from sau_cli.errors import ExitCode
 from sau_cli.inspection.effort import Effort
 from sau_cli.reporting.history import settings_line
 from sau_cli.reporting.json_document import plain
