@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from sau_cli.reporting.history import settings_line
 from sau_cli.reporting.json_document import plain, to_json
 from sau_cli.reporting.markdown import sentence_of, shown_value
-from sau_cli.results import CheckStatus, Report, first_finding, subject
+from sau_cli.results import CheckStatus, Report, first_finding, subject, weighed
 
 _WORDS = {
     CheckStatus.PASSED: "passed",
@@ -51,7 +51,7 @@ def _shown(report: Report) -> dict[str, Any]:
             {
                 "id": one.id,
                 "status": one.status.value,
-                "word": _WORDS[one.status],
+                "word": f"{_WORDS[one.status]}{weighed(one)}",
                 "value": shown_value(one),
                 "evidence": one.evidence,
             }
