@@ -32,7 +32,8 @@ class ClassScores:
         first, second = self.values.topk(2).values
         highest_other = first.expand_as(self.values).clone()
         highest_other[self.values.argmax()] = second
-        return (self.values - highest_other) / self.unit
+        lead: Tensor = (self.values - highest_other) / self.unit
+        return lead
 
 
 def anomaly_index(values: Tensor, *, least_spread: float) -> Tensor:
