@@ -1,8 +1,8 @@
 """One perturbation that sends all images to a class, for each class: the trigger, inverted.
 
 A backdoored model has a short cut to its target. Where a small change of every image does it for one class and for no
-other, that change is near the trigger. Two kinds are looked for: a few pixels of any colour, as patches are, and a
-smooth pattern over the whole image, as blended pictures, waves and low frequencies are.
+other, that change is near the trigger. Two kinds are looked for: a small square of any colours anywhere, and a smooth
+pattern over the whole image, as blended pictures, waves and low frequencies are.
 
 Source: Wang et al., "Neural Cleanse", 2019 (inversion for each class, anomaly index); Moosavi-Dezfooli et al.,
 "Universal adversarial perturbations", 2017. Here the size of the change is fixed and the margin is compared, which
@@ -17,7 +17,7 @@ from enum import StrEnum
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.nn.functional import avg_pool2d, interpolate
 
 from sau_cli.classifier import Classifier
 from sau_cli.inspection.class_scores import ClassScores
@@ -25,8 +25,10 @@ from sau_cli.inspection.climbing import in_range, margins
 
 STEPS, IMAGES = 10, 8
 """Steps of each search, and the images it sees; as many others are what is measured on."""
-PIXELS, FEWEST_PIXELS = 0.04, 9
-"""Share of the pixels that a patch may change, and their number at the least."""
+SIDE, SMALLEST = 0.15, 3
+"""Of the square that a patch may fill: share of the image's shorter side, and pixels at the least."""
+ANYWHERE = 2
+"""The first steps, in which a patch may still go anywhere."""
 COARSE, HEIGHT = 4, 0.2
 """A smooth pattern is drawn on so many points a side, and stays within this of the image."""
 AT_ONCE = 160
@@ -83,14 +85,14 @@ def _of(
     classifier: Classifier, images: Tensor, labels: Tensor, classes: Tensor, kind: TriggerKind, half: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     seen, unseen, true = images[:half], images[half:], labels[half:]
-    drawn, step = _drawing(kind, images.shape[1:])
+    drawn = _drawing(kind, images.shape[1:])
     free = drawn.start.to(images).expand(len(classes), *drawn.start.shape).clone()
     for number in range(STEPS):
         free.requires_grad_(True)
         logits = classifier(_changed(seen, drawn.change(free))).float()
         wins = margins(logits, classes.repeat_interleave(len(seen)))
         (slope,) = torch.autograd.grad(wins.sum(), free)
-        free = drawn.allowed(free.detach() + step(slope, number))
+        free = drawn.allowed(free.detach() + drawn.step(slope, number), number)
     change = drawn.change(free)
     with torch.no_grad():
         logits = classifier(_changed(unseen, change)).float()
@@ -107,34 +109,50 @@ def _changed(images: Tensor, changes: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Drawing:
-    """How a kind of change is parametrised: what it starts from, what is allowed, and the change in pixels."""
+    """How a kind of change is parametrised.
+
+    Attributes:
+        start: of one class's parameters.
+        step: the change of parameters along a slope (E, ...), in the step of this number.
+        allowed: parameters brought back to what is allowed after that step.
+        change: the change of pixels (E, C, H, W) that parameters mean.
+    """
 
     start: Tensor
-    allowed: Callable[[Tensor], Tensor]
+    step: Callable[[Tensor, int], Tensor]
+    allowed: Callable[[Tensor, int], Tensor]
     change: Callable[[Tensor], Tensor]
 
 
-def _drawing(kind: TriggerKind, shape: torch.Size) -> tuple[_Drawing, Callable[[Tensor, int], Tensor]]:
+def _drawing(kind: TriggerKind, shape: torch.Size) -> _Drawing:
     channels, height, width = shape
     if kind is TriggerKind.PATCH:
-        count = min(max(FEWEST_PIXELS, round(PIXELS * height * width)), height * width)
-        drawing = _Drawing(
-            start=torch.zeros(shape), allowed=lambda free: _sparse(free.clamp(-1, 1), count), change=lambda free: free
+        side = min(max(SMALLEST, round(SIDE * min(height, width))), height, width)
+
+        def patch(free: Tensor, number: int) -> Tensor:
+            within = free.clamp(-1, 1)
+            return within if number < ANYWHERE else _within_square(within, side)
+
+        return _Drawing(
+            start=torch.zeros(shape),
+            step=lambda slope, _: 0.5 * slope / slope.abs().flatten(1).amax(1).clamp_min(1e-12)[:, None, None, None],
+            allowed=patch,
+            change=lambda free: free,
         )
-        return (
-            drawing,
-            lambda slope, _: 0.5 * slope / slope.abs().flatten(1).amax(1).clamp_min(1e-12)[:, None, None, None],
-        )
-    drawing = _Drawing(
+    return _Drawing(
         start=torch.zeros(channels, COARSE, COARSE),
-        allowed=lambda free: free.clamp(-HEIGHT, HEIGHT),
+        step=lambda slope, number: 0.4 * HEIGHT * (1 - number / STEPS) * slope.sign(),
+        allowed=lambda free, _: free.clamp(-HEIGHT, HEIGHT),
         change=lambda free: interpolate(free, size=(height, width), mode="bicubic").clamp(-HEIGHT, HEIGHT),
     )
-    return drawing, lambda slope, number: 0.4 * HEIGHT * (1 - number / STEPS) * slope.sign()
 
 
-def _sparse(changes: Tensor, count: int) -> Tensor:
-    """Only the ``count`` pixels that change most: (E, C, H, W) to the same."""
-    size = changes.abs().sum(dim=1).flatten(1)
-    kept = torch.zeros_like(size).scatter_(1, size.topk(count, dim=1).indices, 1.0)
-    return changes * kept.reshape(len(changes), 1, *changes.shape[2:])
+def _within_square(changes: Tensor, side: int) -> Tensor:
+    """Only what lies in the square of each (E, C, H, W) that changes most."""
+    size = avg_pool2d(changes.abs().sum(dim=1, keepdim=True), side, stride=1)
+    at = size.flatten(1).argmax(dim=1)
+    rows, columns = at // size.shape[3], at % size.shape[3]
+    height, width = (torch.arange(extent, device=changes.device) for extent in changes.shape[2:])
+    inside_rows = (height >= rows[:, None]) & (height < rows[:, None] + side)
+    inside_columns = (width >= columns[:, None]) & (width < columns[:, None] + side)
+    return changes * (inside_rows[:, None, :, None] & inside_columns[:, None, None, :])

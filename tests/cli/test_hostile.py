@@ -311,7 +311,7 @@ def test_a_target_without_a_trigger(call, bad):
         ("inspect bad.safetensors --effort quick 2> /dev/full", 0),
         ("inspect nothing.safetensors 2> /dev/full", 2),
         (
-            "inspect bad.safetensors --effort quick --json - 2> /dev/full | head -c 9 >/dev/null; exit ${PIPESTATUS[0]}",
+            "inspect bad.safetensors --effort quick --json - 2> /dev/full | head -c 9 >/dev/null; exit ${PIPESTATUS[0]}",  # noqa: E501
             0,
         ),
         ("--help > /dev/full", 2),
