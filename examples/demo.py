@@ -26,12 +26,16 @@ from rich.table import Table
 LARGEST_ASR, LARGEST_ACC_DROP = 0.05, 0.03
 
 
-def run(command: str, folder: Path, report: str) -> dict[str, Any]:
-    """Run one ``sau`` command inside the folder and return its report."""
+def run(command: str, folder: Path, report: str, *, expected: tuple[int, ...] = (0,)) -> dict[str, Any]:
+    """Run one ``sau`` command inside the folder and return its report.
+
+    Args:
+        expected: exit codes that are no reason to stop.
+    """
     print(f"\n$ sau {command}", flush=True)
     words = [sys.executable, "-m", "sau_cli", *command.split(), "--json", report, "--force"]
     done = subprocess.run(words, cwd=folder, check=False)
-    if done.returncode:
+    if done.returncode not in expected:
         sys.exit(f"sau {command.split(maxsplit=1)[0]} ended with exit code {done.returncode}")
     return json.loads((folder / report).read_text(encoding="utf-8"))
 
@@ -53,7 +57,8 @@ def main() -> None:
     started = time.monotonic()
 
     run("attack --attack badnets --arch small_cnn --data digits --out model.safetensors", folder, "attack.json")
-    run("inspect model.safetensors", folder, "inspect.json")
+    # 1: it behaves like a backdoored model, as it is one; 6: the seeds disagree. A gate stops at both.
+    run("inspect model.safetensors", folder, "inspect.json", expected=(0, 1, 6))
     purified = run(
         "purify model.safetensors --clean-frac 0.1 --recipe paper --lr 2e-3 --batch-size 64 --epochs 100",
         folder,

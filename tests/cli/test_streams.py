@@ -29,7 +29,8 @@ def test_json_on_standard_output_is_one_document_and_nothing_else(sau, planted, 
     ]
     assert (report["command"], report["exit_code"], report["error"]) == ("purify", 0, None)
     assert set(report["inputs"][0]) == {"path", "sha256"}
-    assert all(set(check) == {"id", "status", "value", "threshold", "ci95", "evidence"} for check in report["checks"])
+    keys = {"id", "status", "value", "threshold", "ci95", "evidence", "severity"}
+    assert all(set(check) == keys for check in report["checks"])
     assert report["environment"]["packages"]["torch"]
     assert "\x1b" not in done.err
     assert "purify epoch 1/1" in done.err
