@@ -10,6 +10,7 @@ import typer
 from rich.console import Group
 
 from sau_adapters.metadata import KEYS
+from sau_cli.commands.chain_view import check_chain
 from sau_cli.commands.inputs import Request, open_model_and_data, request
 from sau_cli.commands.options import (
     ArchOption,
@@ -50,6 +51,9 @@ def inspect(
         ),
     ] = None,
     all_tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor, not the first few.")] = False,
+    public_key: Annotated[
+        Path | None, typer.Option(metavar="KEY.pem", help="Of ONNX: the key that its signature must be of.")
+    ] = None,
     data_root: DataRootOption = None,
     arch: ArchOption = None,
     image_size: ImageSizeOption = None,
@@ -66,6 +70,8 @@ def inspect(
     The format is told by content, never by extension. Shown are the tensors, the architecture,
     classes, size, dtype, SHA-256, metadata and history, and with --data the accuracy. Whether the
     model behaves like a backdoored one is not examined, and the report says so.
+
+    Of ONNX that sau export wrote, the chain is shown that it comes from; a link that is broken is exit 1.
 
     A [policy] may have allowed-formats, allowed-sha256 and min-acc; a rule that is broken is exit 1.
 
@@ -95,6 +101,9 @@ def inspect(
         session.checks.extend(judged)
         for shown in _tables(facts, every_tensor=all_tensors or verbose):
             session.show(shown)
+        chain = check_chain(session, model, facts, public_key=public_key)
+        session.checks.extend(chain)
+        judged += tuple(check for check in chain if check.status is CheckStatus.FAILED)
         if facts.safe and (data is not None or (rules is not None and rules.min_acc is not None)):
             measured = _accuracy_checks(session, model, asked, chosen_device_name=device, rules=rules)
             session.checks.extend(measured)
