@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
-import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from io import BytesIO, StringIO
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +22,14 @@ from sau_adapters import onnx_files, onnx_forms
 from sau_adapters.metadata import to_metadata
 from sau_adapters.onnx_forms import IMAGES, LOGITS, PROBABILITIES
 from sau_adapters.onnx_networks import ConvertedOnnx, OnnxNetwork
+from sau_adapters.silence import silenced
 from sau_adapters.weights_onnx import INSIDE, PREPROCESSING
 from sau_cli import __version__
 from sau_cli.classifier import Classifier
 from sau_cli.description import Description, HistoryStep, InputSpec
 from sau_cli.errors import NotEvaluable, reason_of
 from sau_cli.exporting.exporter import ProvenExport
-from sau_cli.exporting.verification import ExportedModel, Verification, VerificationLimits
+from sau_cli.exporting.verification import ExportedModel, Verification, VerificationLimits, loss_limits, provider_id
 from sau_cli.model_state import evaluating
 from sau_cli.results import Check, CheckStatus
 
@@ -65,7 +64,7 @@ class OnnxExporter:
         bake: take uint8 images (N, H, W, C) and give probabilities.
         smaller: half precision, or 8 bits.
         calibration: clean images (N, C, H, W) uint8 to quantise by.
-        form_limits: what a smaller form owes.
+        smaller_limits: what a smaller form owes; by default, what is usual for it.
         external_above: bytes of weights from which they are kept in a file beside the graph.
     """
 
@@ -76,12 +75,18 @@ class OnnxExporter:
     bake: bool = False
     smaller: Smaller | None = None
     calibration: Tensor | None = None
-    form_limits: VerificationLimits | None = None
+    smaller_limits: VerificationLimits | None = None
     external_above: int = onnx_files.EXTERNAL_ABOVE
 
     @property
-    def ways(self) -> tuple[str, ...]:
-        """Of PyTorch's two exporters, each simplified if that keeps every check passing."""
+    def form_limits(self) -> VerificationLimits | None:
+        """What a smaller form owes; a baked graph of the same precision owes what the graph does."""
+        return None if self.smaller is None else self.smaller_limits or loss_limits(self.smaller)
+
+    def ways(self, classifier: Classifier) -> tuple[str, ...]:
+        """Of PyTorch's two exporters, each simplified if that keeps every check passing; a large one never is."""
+        if sum(tensor.nbytes for tensor in classifier.state_dict().values()) > self.external_above:
+            return ("dynamo", "torchscript")
         return ("dynamo, simplified", "dynamo", "torchscript, simplified", "torchscript")
 
     @property
@@ -106,8 +111,6 @@ class OnnxExporter:
         program = _exported if exporter == "dynamo" else _traced
         model = program(classifier, self.opset, dynamic_size=self.dynamic_size)
         if onnx_files.weights_size(model) > self.external_above:
-            if simplified:
-                raise NotEvaluable(f"a graph of over {self.external_above:,} bytes is not simplified, to save memory")
             onnx_files.write_external(model, path)
             return
         proto = onnx_ir.to_proto(model)
@@ -166,7 +169,7 @@ class OnnxExporter:
                     why = str(error)
             if why is not None:
                 sentence = f"not run on {name}: {why}"
-                checks.append(Check(id=f"export.provider.{name}", status=CheckStatus.SKIPPED, evidence=sentence))
+                checks.append(Check(id=provider_id(name), status=CheckStatus.SKIPPED, evidence=sentence))
         checks.append(_free_batch(runners["CPUExecutionProvider"]))
         logits = None
         if self.bake and PROBABILITIES in _outputs(path):
@@ -224,8 +227,8 @@ class GraphWriter:
     description: Description
     metadata: Mapping[str, str] = field(default_factory=dict)
 
-    @property
-    def ways(self) -> tuple[str, ...]:
+    def ways(self, classifier: Classifier) -> tuple[str, ...]:  # noqa: ARG002 (there is one)
+        """Back into the graph."""
         return ("written back",)
 
     @property
@@ -304,7 +307,22 @@ def _exported(classifier: Classifier, opset: int, *, dynamic_size: bool) -> onnx
     if program is None:
         raise NotEvaluable("the exporter returned nothing; nothing was written")
     model: onnx_ir.Model = program.model
+    _name_axes(model)
     return model
+
+
+def _name_axes(model: onnx_ir.Model) -> None:
+    """Call free axes of the input what they are, in place of the exporter's ``s33``, wherever they are named."""
+    (images,) = model.graph.inputs
+    names = {
+        str(size): name
+        for size, name in zip(images.shape or (), ("batch", "channels", "height", "width"), strict=False)
+        if not isinstance(size, int)
+    }
+    values = [*model.graph.inputs, *(value for node in model.graph for value in node.outputs)]
+    for value in values:
+        if value.shape is not None and not value.shape.frozen:
+            value.shape = onnx_ir.Shape([names.get(str(size), size) for size in value.shape])
 
 
 def _traced(classifier: Classifier, opset: int, *, dynamic_size: bool) -> onnx_ir.Model:
@@ -334,7 +352,7 @@ def _example(classifier: Classifier) -> Tensor:
 def _exporting(classifier: Classifier) -> Iterator[None]:
     """Around an exporter. Raises NotEvaluable in place of whatever it raises."""
     try:
-        with evaluating(classifier), _silenced(), torch.no_grad():
+        with evaluating(classifier), silenced(), torch.no_grad():
             yield
     except NotEvaluable:
         raise
@@ -351,20 +369,6 @@ def _interrupted(error: BaseException) -> bool:
     """Whether Ctrl-C is at the bottom of what the exporter raised."""
     below = error.__cause__ or error.__context__
     return isinstance(error, KeyboardInterrupt) or (below is not None and _interrupted(below))
-
-
-@contextmanager
-def _silenced() -> Iterator[None]:
-    """Keep the exporter's own talk off the streams, which belong to the command."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def _preprocessing(spec: InputSpec, *, baked: bool, dynamic_size: bool) -> dict[str, Any]:

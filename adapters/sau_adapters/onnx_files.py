@@ -64,9 +64,9 @@ def files_of(path: Path) -> tuple[Path, ...]:
     return (path, beside) if beside.is_file() else (path,)
 
 
-def hashes_of(path: Path) -> dict[str, str]:
-    """The SHA-256 of each of :func:`files_of`, by name."""
-    return {one.name: sha256_of(one) for one in files_of(path)}
+def hashes_of(path: Path, *, known: str | None = None) -> dict[str, str]:
+    """The SHA-256 of each of :func:`files_of`, by name; that of the graph may be known already."""
+    return {one.name: known if known and one == path else sha256_of(one) for one in files_of(path)}
 
 
 def move(path: Path, to: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +11,7 @@ import onnx
 from onnx import TensorProto, helper
 from torch import Tensor
 
+from sau_adapters.silence import silenced
 from sau_cli.errors import NotEvaluable, reason_of
 
 IMAGES, LOGITS, PROBABILITIES = "images", "logits", "probabilities"
@@ -39,7 +38,7 @@ def half(model: onnx.ModelProto) -> onnx.ModelProto:
     Raises:
         NotEvaluable: the tool cannot.
     """
-    with _told_of("converted to fp16"), warnings.catch_warnings(action="ignore"):
+    with _told_of("converted to fp16"):
         import onnx_ir
         from onnx_ir.passes.common import TopologicalSortPass
         from onnxruntime.transformers.float16 import convert_float_to_float16
@@ -74,7 +73,7 @@ def quantised(source: Path, out: Path, images: Tensor, *, method: str) -> None:
         NotEvaluable: the tools cannot.
         OSError: a file could not be written.
     """
-    with _told_of("quantised"), warnings.catch_warnings(action="ignore"):
+    with _told_of("quantised"):
         from onnxruntime.quantization import CalibrationMethod, QuantFormat, quantize_static
         from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -138,14 +137,11 @@ def up_to_logits(model: onnx.ModelProto) -> onnx.ModelProto:
 
 @contextmanager
 def _told_of(what: str) -> Iterator[None]:
-    """Around somebody else's tool: its talk is kept off the streams, and what it raises becomes a sentence."""
-    level = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
+    """Around somebody else's tool: what it says is lost, and what it raises becomes a sentence."""
     try:
-        yield
+        with silenced():
+            yield
     except (OSError, MemoryError, KeyboardInterrupt):
         raise
     except Exception as error:
         raise NotEvaluable(f"the graph could not be {what} ({reason_of(error)}); nothing was written") from error
-    finally:
-        logging.disable(level)

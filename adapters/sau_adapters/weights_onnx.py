@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,7 +42,10 @@ def read_header(path: Path) -> tuple[tuple[TensorFacts, ...], dict[str, str]]:
 
     with reading(path, "an ONNX file"):
         model = onnx.load(str(path), load_external_data=False)
-        for one in _tensors(model.graph):
+        for one in (
+            *_tensors(model.graph),
+            *(one for function in model.functions for one in _constants(function.node)),
+        ):
             _check_tensor(path, one)
         tensors = tuple(
             TensorFacts(name=one.name, dtype=onnx.TensorProto.DataType.Name(one.data_type), shape=tuple(one.dims))
@@ -65,7 +68,11 @@ def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
     yield from graph.initializer
     for sparse in graph.sparse_initializer:
         yield from (sparse.values, sparse.indices)
-    for node in graph.node:
+    yield from _constants(graph.node)
+
+
+def _constants(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
+    for node in nodes:
         for attribute in node.attribute:
             yield from (attribute.t, *attribute.tensors)
             for inner in (attribute.g, *attribute.graphs):

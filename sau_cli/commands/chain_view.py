@@ -36,7 +36,7 @@ def check_chain(session: Session, model: Path, facts: FileFacts, *, public_key: 
     signed = signature_path(path).is_file()
     if told is None and billed is None and not signed and "sau.history" not in facts.metadata:
         return ()
-    files = hashes_of(path)
+    files = hashes_of(path, known=facts.sha256)
     rows = chain_links(files=files, told=told, description=facts.description)
     session.show(table("Chain", ("", "SHA-256", "told by"), [(one.what, one.sha256[:20], one.told_by) for one in rows]))
     checks = chain_checks(

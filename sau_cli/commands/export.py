@@ -65,8 +65,6 @@ class Quantisation(StrEnum):
 
 
 RANDOM_IMAGES, CALIBRATION_IMAGES = 256, 256
-LOSSES = {"fp16": (0.005, 0.005, 0.99), "int8": (0.02, 0.01, 0.95)}
-"""Of smaller forms: how much ACC may fall, how much an ASR may rise, and the least agreement."""
 
 
 def export(
@@ -158,6 +156,8 @@ def export(
         smaller = _smaller(precision, quantize)
         if smaller is None and (max_acc_drop or max_asr_rise):
             raise UsageError("--max-acc-drop and --max-asr-rise are of fp16 and int8; add --precision or --quantize")
+        drop = None if max_acc_drop is None else parse_fraction(max_acc_drop, "--max-acc-drop")
+        rise = None if max_asr_rise is None else parse_fraction(max_asr_rise, "--max-asr-rise")
         if target is not None and not trigger:
             raise UsageError("--target says where a trigger sends images, and there is none; add --trigger")
         if largest_size is not None and not dynamic_size:
@@ -173,7 +173,7 @@ def export(
         from sau_cli.exporting.exporter import ExportRejected
         from sau_cli.exporting.exporter import export as write_proven
         from sau_cli.exporting.speed import measure_speed
-        from sau_cli.exporting.verification import VerificationLimits
+        from sau_cli.exporting.verification import VerificationLimits, loss_limits
 
         beside = [provenance_files.statement_path(out), provenance_files.bill_path(out), onnx_files.data_path(out)]
         rejected = out.with_name(f"{out.stem}.rejected.onnx")
@@ -201,7 +201,7 @@ def export(
             bake=bake_preprocessing,
             smaller=None if smaller is None else Smaller(smaller),
             calibration=None if learning is None or quantize is None else _some(learning),
-            form_limits=None if smaller is None else _loss_limits(smaller, max_acc_drop, max_asr_rise),
+            smaller_limits=None if smaller is None else loss_limits(smaller, accuracy_drop=drop, asr_rise=rise),
         )
         session.environment = {"device": "cpu"}
         session.details = {"data": name, "opset": opset}
@@ -319,19 +319,6 @@ def _sizes(classifier: Classifier, largest: str | None) -> tuple[tuple[int, int]
     except NotEvaluable:
         return ((height, width),)
     return ((height, width), lying)
-
-
-def _loss_limits(smaller: str, max_acc_drop: str | None, max_asr_rise: str | None) -> Any:
-    from sau_cli.exporting.verification import VerificationLimits
-
-    drop, rise, agreement = LOSSES[smaller]
-    return VerificationLimits(
-        atol=None,
-        margin=None,
-        agreement=agreement,
-        accuracy_drop=drop if max_acc_drop is None else parse_fraction(max_acc_drop, "--max-acc-drop"),
-        asr_rise=rise if max_asr_rise is None else parse_fraction(max_asr_rise, "--max-asr-rise"),
-    )
 
 
 def _settings(limits: Any, exporter: OnnxExporter, data: str) -> dict[str, Any]:

@@ -66,19 +66,18 @@ class Exporter(Protocol):
     """Writes a classifier in another format; ``sau_adapters.export_onnx.OnnxExporter`` is one.
 
     Attributes:
-        ways: of writing the graph; tried in turn until one is proven.
         forms: of a proven graph, smaller or of another input; tried in turn. Empty where the graph is what is wanted.
         form_limits: what the forms owe.
     """
-
-    @property
-    def ways(self) -> Sequence[str]: ...
 
     @property
     def forms(self) -> Sequence[str]: ...
 
     @property
     def form_limits(self) -> VerificationLimits | None: ...
+
+    def ways(self, classifier: Classifier) -> Sequence[str]:
+        """Ways of writing the graph; they are tried in turn until one is proven."""
 
     def write(self, classifier: Classifier, path: Path, way: str) -> None:
         """Write the file. Raises NotEvaluable for a network that cannot be exported in this way."""
@@ -134,7 +133,9 @@ def export(
     def transform(form: str) -> None:
         exporter.transform(path, form)
 
-    way, opened, verification = _first_proven(exporter.ways, write, path, exporter, expected, limits, attempts)
+    way, opened, verification = _first_proven(
+        exporter.ways(classifier), write, path, exporter, expected, limits, attempts
+    )
     form, graph = "", None
     if exporter.forms:
         graph, form_limits = verification, exporter.form_limits or limits

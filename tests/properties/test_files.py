@@ -31,7 +31,7 @@ def originals(tmp_path_factory) -> list[bytes]:
     torch.save(classifier.network.state_dict(), folder / "b.pt")
     torch.save(classifier.network.state_dict(), folder / "c.pt", _use_new_zipfile_serialization=False)
     exporter = OnnxExporter()
-    exporter.write(classifier, folder / "d.onnx", exporter.ways[0])
+    exporter.write(classifier, folder / "d.onnx", exporter.ways(classifier)[0])
     add_metadata(folder / "d.onnx", exporter.entries(classifier.description))
     return [path.read_bytes() for path in sorted(folder.iterdir())]
 

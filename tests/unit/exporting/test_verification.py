@@ -73,7 +73,10 @@ def test_limits_are_the_callers():
 
 def test_a_failed_export_carries_its_figures(tmp_path):
     class Broken:
-        ways, forms, form_limits = ("one", "other"), (), None
+        forms, form_limits = (), None
+
+        def ways(self, classifier):
+            return "one", "other"
 
         def write(self, classifier, path, way):
             path.write_bytes(b"")
