@@ -308,13 +308,13 @@ def check_learns_the_same(checkpoint: Checkpoint, classifier: Classifier, images
     if checkpoint.format is not WeightsFormat.ONNX:
         return
     from sau_adapters.export_onnx import GraphWriter
-    from sau_cli.exporting.verification import verify
+    from sau_cli.exporting.verification import compare, expected_answers
     from sau_cli.images import uniform_share
 
     if len(images) > MOST_IMAGES:
         images = images.take(uniform_share(images, MOST_IMAGES / len(images), seed=0))
     received = GraphWriter(description=classifier.description).open(checkpoint.path)
-    failed = verify(classifier, received, images).failed
+    failed = compare(expected_answers(classifier, images), received).failed
     if failed is not None:
         raise NotEvaluable(
             f"{checkpoint.path} does not convert to PyTorch exactly ({failed.evidence}), so it cannot be learned from; "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
@@ -133,6 +134,41 @@ def written_whole(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def written_together(path: Path) -> Iterator[Path]:
+    """A place for ``path`` in a folder of its own, and for files beside it; all are moved out when the block ends well.
+
+    What is in folders within stays behind. ``path`` itself comes last, so that it is never there without the others.
+
+    Raises:
+        UsageError: the file system refuses (disk full, no permission).
+    """
+    target = Path(os.path.realpath(path))
+    folder = target.with_name(f".{target.stem[:100]}.{os.getpid()}.{id(target):x}.part")
+    moved: list[Path] = []
+    try:
+        folder.mkdir()
+        staged = folder / target.name
+        yield staged
+        files = sorted((one for one in folder.iterdir() if one.is_file()), key=lambda one: one == staged)
+        for file in files:
+            file.chmod(0o666 & ~_umask())
+            with file.open("rb+") as opened:
+                os.fsync(opened.fileno())
+        for file in files:
+            new = not (target.parent / file.name).exists()
+            file.replace(target.parent / file.name)
+            moved += [target.parent / file.name] if new else []
+    except OSError as error:
+        for one in moved:
+            one.unlink(missing_ok=True)
+        raise UsageError(
+            f"{shortened(path)} could not be written ({error.strerror or error}); nothing was left there"
+        ) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _umask() -> int:

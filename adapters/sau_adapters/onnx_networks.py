@@ -27,6 +27,8 @@ _DTYPES: dict[str, type[np.generic]] = {
     "tensor(double)": np.float64,
     "tensor(uint8)": np.uint8,
 }
+_OPTIONS = {"CUDAExecutionProvider": {"use_tf32": "0"}}
+"""Of providers; TF32 keeps 10 bits of a number, which is no float32."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +56,9 @@ class GraphInput:
 class OnnxNetwork(nn.Module):
     """A graph in onnxruntime: images (N, C, H, W) to logits (N, K). It has no parameters.
 
+    Args:
+        provider: the execution provider of onnxruntime; CUDA's where it is usable, else the CPU's, if none is named.
+
     Attributes:
         input: what the graph takes.
 
@@ -62,17 +67,21 @@ class OnnxNetwork(nn.Module):
         NotEvaluable: onnxruntime cannot run it, or it is no classifier of images.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, provider: str | None = None) -> None:
         super().__init__()
         read_header(path)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
+        options.intra_op_num_threads = torch.get_num_threads()
+        wanted = ("CUDAExecutionProvider" if provider is None else provider, "CPUExecutionProvider")
         usable = set(onnxruntime.get_available_providers())
-        providers = [one for one in ("CUDAExecutionProvider", "CPUExecutionProvider") if one in usable]
+        providers = [(one, _OPTIONS.get(one, {})) for one in dict.fromkeys(wanted) if one in usable]
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
         except Exception as error:  # onnxruntime raises its own kinds
             raise NotEvaluable(f"{path} cannot be run by onnxruntime ({reason_of(error)}); export it again") from error
+        if provider is not None and provider not in self._session.get_providers():
+            raise NotEvaluable(f"{provider} is installed, but does not work on this machine")
         self.input = _input_of(path, self._session)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -81,7 +90,9 @@ class OnnxNetwork(nn.Module):
         if take.channels_last:
             pixels = pixels.permute(0, 2, 3, 1)
         array = pixels.numpy()
-        array = (array * 255).round().astype(np.uint8) if take.dtype is np.uint8 else array.astype(take.dtype)
+        if take.dtype is np.uint8:
+            array = (array * 255).round()
+        array = array.astype(take.dtype, copy=False)
         said = np.concatenate([self._run(part) for part in np.split(array, range(BATCH, len(array), BATCH))])
         logits = torch.from_numpy(said).to(images.device)
         return logits.float() if logits.is_floating_point() else logits

@@ -108,6 +108,44 @@ def data_source(asked: Request, description: Description | None) -> str:
     return source
 
 
+def names_data(asked: Request, description: Description | None) -> bool:
+    """Whether :func:`data_source` has an answer."""
+    try:
+        data_source(asked, description)
+    except UsageError:
+        return False
+    return True
+
+
+def received(session: Session, path: Path) -> Checkpoint:
+    """Read a model file, and record it as an input."""
+    from sau_adapters.checkpoints import read_checkpoint
+
+    with ReadingView(session) as reading:
+        checkpoint = read_checkpoint(path, watch=reading.update)
+    session.took(path, checkpoint.sha256)
+    return checkpoint
+
+
+def open_model_alone(asked: Request, checkpoint: Checkpoint) -> OpenedModel:
+    """Open a model without any data: what the file does not tell must come from flags.
+
+    Raises:
+        NotEvaluable: the architecture, the input size or the normalisation is not known.
+    """
+    from sau_adapters.checkpoints import as_classifier
+
+    told = checkpoint.description
+    named = told is not None and not told.architecture.startswith("user:")
+    classifier = as_classifier(
+        checkpoint,
+        architecture=asked.arch or (None if named else asked.settings.arch),
+        normalisation=asked.normalised(told=told is not None),
+        image_shape=None if asked.pixels is None else (3, *asked.pixels),
+    )
+    return OpenedModel(checkpoint=checkpoint, classifier=classifier)
+
+
 def open_data(asked: Request, description: Description | None) -> ImageData:
     """Open the data of :func:`data_source`, its classes in the order of the model's.
 
@@ -129,18 +167,22 @@ def open_data(asked: Request, description: Description | None) -> ImageData:
 
 
 def open_model_and_data(
-    session: Session, path: Path, asked: Request, *, data: ImageData | None = None, to_learn: bool = False
+    session: Session,
+    path: Path,
+    asked: Request,
+    *,
+    data: ImageData | None = None,
+    checkpoint: Checkpoint | None = None,
+    to_learn: bool = False,
 ) -> tuple[OpenedModel, ImageData]:
-    """Open a model, and the data that goes with it, unless it is open already.
+    """Open a model, and the data that goes with it, unless they are open already.
 
     The data tells the input size where the file does not. With ``to_learn``, gradients are wanted.
     """
-    from sau_adapters.checkpoints import as_classifier, check_learns_the_same, read_checkpoint
+    from sau_adapters.checkpoints import as_classifier, check_learns_the_same
     from sau_cli.images import check_fits
 
-    with ReadingView(session) as reading:
-        checkpoint = read_checkpoint(path, watch=reading.update)
-    session.took(path, checkpoint.sha256)
+    checkpoint = checkpoint or received(session, path)
     told = checkpoint.description
     normalisation = asked.normalised(told=told is not None)
     if data is None:

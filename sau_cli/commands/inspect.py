@@ -12,6 +12,7 @@ from rich.console import Group
 
 from sau_adapters.metadata import KEYS
 from sau_cli.commands.behaviour_view import examine
+from sau_cli.commands.chain_view import check_chain
 from sau_cli.commands.inputs import Request, request
 from sau_cli.commands.options import (
     ArchOption,
@@ -63,6 +64,9 @@ def inspect(
         typer.Option("--jobs", min=1, help="Models of a folder at a time. [default: one a core]"),
     ] = None,
     all_tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor, not the first few.")] = False,
+    public_key: Annotated[
+        Path | None, typer.Option(metavar="KEY.pem", help="Of ONNX: the key that its signature must be of.")
+    ] = None,
     data_root: DataRootOption = None,
     arch: ArchOption = None,
     image_size: ImageSizeOption = None,
@@ -90,6 +94,8 @@ def inspect(
     Each rule of a [policy] becomes a check: one that is broken is exit 1, one whose measurement was
     not made is inconclusive, exit 6. Weights that are NaN or infinite are exit 3.
 
+    Of ONNX that sau export wrote, the chain is shown that it comes from; a link that is broken is exit 1.
+
     \b
     Examples:
       sau inspect model.safetensors
@@ -102,7 +108,9 @@ def inspect(
     with Session("inspect", json=json_, reports=report, quiet=quiet, verbose=verbose, force=force) as session:
         asked = request(data=data, data_root=data_root, arch=arch, image_size=image_size, normalisation=normalisation)
         rules = asked.settings.policy if policy is None else read_policy(policy)
-        inspect_one = partial(inspect_model, asked=asked, rules=rules, effort=effort, device=device, seed=seed)
+        inspect_one = partial(
+            inspect_model, asked=asked, rules=rules, effort=effort, device=device, seed=seed, public_key=public_key
+        )
         if len(models) == 1 and not models[0].is_dir():
             inspect_one(session, models[0], every_tensor=all_tensors or verbose)
             return
@@ -126,6 +134,7 @@ def inspect_model(
     effort: Effort | None,
     device: str,
     seed: int,
+    public_key: Path | None = None,
     every_tensor: bool = False,
 ) -> None:
     """Inspect one model: what is found goes into the session, also where an error ends it.
@@ -134,6 +143,7 @@ def inspect_model(
         rules: of a policy, each to become a check.
         effort: None for what can be done in reasonable time.
         device: what measurements run on, as ``--device`` takes it.
+        public_key: that a signature of ONNX must be of.
         every_tensor: list all, not the first few.
     """
     from sau_adapters.checkpoints import file_facts
@@ -152,6 +162,7 @@ def inspect_model(
         session.checks.extend(_judge_file(facts, rules, session.checks))
     for shown in _tables(facts, every_tensor=every_tensor):
         session.show(shown)
+    session.checks.extend(check_chain(session, model, facts, public_key=public_key))
     try:
         if facts.safe and not facts.non_finite:
             accuracy = rules is not None and rules.min_acc is not None
@@ -181,7 +192,13 @@ def _judge_file(facts: FileFacts, rules: Policy, checks: Sequence[Check]) -> tup
 def _worse(found: tuple[Verdict, ExitCode], checks: Sequence[Check]) -> tuple[Verdict, ExitCode]:
     """The verdict on the file, or that on the behaviour and of the policy's rules where they have more to say."""
     verdict, _ = found
-    judged = tuple(one for one in checks if one.id.startswith("policy.") or one.id == "behaviour.score")
+    judged = tuple(
+        one
+        for one in checks
+        if one.id.startswith("policy.")
+        or one.id == "behaviour.score"
+        or (one.id.startswith("chain.") and one.status is CheckStatus.FAILED)
+    )
     if not judged or verdict is Verdict.UNSAFE:
         return found
     ruled = verdict_of(judged)

@@ -125,6 +125,18 @@ def test_onnx_files_that_lie_or_reach_outside(call, changes):
     assert json.loads(Path("r.json").read_text())["verdict"] == "unsafe"
 
 
+def test_onnx_files_that_reach_outside_from_within_a_function(call):
+    model = onnx.load(an_onnx_file())
+    tensor = helper.make_tensor("w", TensorProto.FLOAT, [2], [0.0, 1.0])
+    tensor.ClearField("float_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../secret")
+    node = helper.make_node("Constant", [], ["y"], value=tensor)
+    model.functions.append(helper.make_function("d", "F", [], ["y"], [node], [helper.make_opsetid("", 18)]))
+    onnx.save(model, "x.onnx")
+    assert call("inspect", "x.onnx").code == 4
+
+
 def test_onnx_files_that_do_neither(call):
     assert call("inspect", "--effort", "quick", an_onnx_file(location="beside.bin")).code == 0
     one_sentence(call("inspect", "--effort", "quick", an_onnx_file(data_type=99)), 3)

@@ -74,10 +74,12 @@ def test_the_adapters_know_no_commands():
 
 def test_every_import_is_a_declared_dependency():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    declared = {re.split(r"[><=]", one)[0] for one in project["dependencies"]}
+    extras = [one for extra in project["optional-dependencies"].values() for one in extra]
+    declared = {re.split(r"[><=]", one)[0] for one in [*project["dependencies"], *extras]}
     files = [path for folder in ("sau_cli", "adapters") for path in (ROOT / folder).rglob("*.py")]
     used = {name.partition(".")[0] for path in files for name in imports_of(path)}
     renamed = {"PIL": "pillow", "sklearn": "scikit-learn", "skimage": "scikit-image", "google": "onnx"}
     renamed |= {"onnx_ir": "onnx-ir", "huggingface_hub": "huggingface-hub"}
+    renamed |= {"cyclonedx": "cyclonedx-python-lib", "model_signing": "model-signing"}
     outside = {renamed.get(name, name) for name in used - set(sys.stdlib_module_names) - {"sau_cli", "sau_adapters"}}
     assert outside <= declared

@@ -15,6 +15,7 @@ from sau_adapters.checkpoints import as_classifier, file_facts, read_checkpoint,
 from sau_adapters.cifar_networks import CIFAR_NETWORKS
 from sau_adapters.export_onnx import OnnxExporter
 from sau_adapters.metadata import from_metadata, to_metadata
+from sau_adapters.onnx_files import add_metadata
 from sau_cli.description import Description, InputSpec
 from sau_cli.errors import NotEvaluable, SauError
 from tests.support.toys import describe
@@ -29,7 +30,9 @@ def originals(tmp_path_factory) -> list[bytes]:
     save_classifier(folder / "a.safetensors", classifier, classifier.description, force=False)
     torch.save(classifier.network.state_dict(), folder / "b.pt")
     torch.save(classifier.network.state_dict(), folder / "c.pt", _use_new_zipfile_serialization=False)
-    OnnxExporter().write(classifier, folder / "d.onnx")
+    exporter = OnnxExporter()
+    exporter.write(classifier, folder / "d.onnx", exporter.ways(classifier)[0])
+    add_metadata(folder / "d.onnx", exporter.entries(classifier.description))
     return [path.read_bytes() for path in sorted(folder.iterdir())]
 
 

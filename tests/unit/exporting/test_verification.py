@@ -3,11 +3,14 @@ import torch
 
 from sau_cli.errors import NotEvaluable
 from sau_cli.exporting.exporter import ExportRejected, export
-from sau_cli.exporting.verification import VerificationLimits, verify
+from sau_cli.exporting.verification import ExportedModel, VerificationLimits, verify
 from sau_cli.results import CheckStatus
 from tests.support.toys import BrightnessNet, describe, flat_images
 
 CLASSIFIER, DATA = describe(BrightnessNet(10)), flat_images()
+
+
+BATCHES = {f"export.batch-{size}" for size in (1, 2, 7, 40)}
 
 
 def faithful(images):
@@ -26,7 +29,10 @@ def test_a_faithful_model_passes_with_its_figures():
 
 
 def test_a_model_that_is_a_little_off_fails_on_its_logits_alone():
-    assert failed(lambda images: faithful(images) + 0.05) == {"export.logits"}
+    assert failed(lambda images: faithful(images) + 0.05) == {
+        "export.logits",
+        *BATCHES,
+    }
 
 
 def test_a_model_that_answers_otherwise_fails_on_agreement_and_accuracy():
@@ -67,15 +73,21 @@ def test_limits_are_the_callers():
 
 def test_a_failed_export_carries_its_figures(tmp_path):
     class Broken:
-        def write(self, classifier, path):
+        forms, form_limits = (), None
+
+        def ways(self, classifier):
+            return "one", "other"
+
+        def write(self, classifier, path, way):
             path.write_bytes(b"")
 
         def open(self, path):
-            return lambda images: faithful(images) + 1
+            return ExportedModel(runners={"": lambda images: faithful(images) + 1})
 
-        def stamp(self, path, verification):
+        def stamp(self, path, proven, description):
             raise AssertionError("a failed file is never stamped")
 
     with pytest.raises(ExportRejected, match="export.logits") as caught:
         export(CLASSIFIER, tmp_path / "x", exporter=Broken(), data=DATA)
     assert caught.value.verification.largest_difference == pytest.approx(1)
+    assert [(one.way, one.outcome) for one in caught.value.attempts] == [("one", "rejected"), ("other", "rejected")]

@@ -1,0 +1,71 @@
+"""The chain that an ONNX file comes from, shown and checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sau_cli.commands.session import Session
+from sau_cli.errors import NotEvaluable
+from sau_cli.reporting.terminal import table
+from sau_cli.results import Check, CheckStatus
+
+if TYPE_CHECKING:
+    from sau_cli.inspection.file_facts import FileFacts
+
+
+def check_chain(session: Session, model: Path, facts: FileFacts, *, public_key: Path | None) -> tuple[Check, ...]:
+    """Show where an ONNX file comes from, and check every link; nothing of other formats, or where nothing is told.
+
+    Raises:
+        UsageError: a public key that is none, or no library to use it.
+    """
+    from sau_adapters.model_zoos import weights_of
+    from sau_adapters.onnx_files import hashes_of
+    from sau_adapters.provenance_files import bill_hashes, hashes_beside, read_statement
+    from sau_adapters.signatures import signature_path
+    from sau_cli.exporting.provenance import chain_checks, chain_links, origins_of
+
+    if facts.format != "onnx":
+        return ()
+    path = weights_of(model)
+    try:
+        told, billed = read_statement(path), bill_hashes(path)
+    except NotEvaluable as error:
+        return (Check(id="chain.file", status=CheckStatus.FAILED, evidence=str(error)),)
+    signed = signature_path(path).is_file()
+    if told is None and billed is None and not signed and "sau.history" not in facts.metadata:
+        return ()
+    files = hashes_of(path, known=facts.sha256)
+    rows = chain_links(files=files, told=told, description=facts.description)
+    session.show(table("Chain", ("", "SHA-256", "told by"), [(one.what, one.sha256[:20], one.told_by) for one in rows]))
+    checks = chain_checks(
+        files=files,
+        metadata=facts.metadata,
+        description=facts.description,
+        told=told,
+        beside={} if told is None else hashes_beside(path, origins_of(told)),
+    )
+    if billed is not None:
+        changed = [name for name, sha256 in files.items() if sha256 not in billed]
+        sentence = f"the bill of materials is not about {', '.join(changed)}, whose SHA-256 is another"
+        status = CheckStatus.FAILED if changed else CheckStatus.PASSED
+        evidence = sentence if changed else "the bill of materials is about this file"
+        checks = (*checks, Check(id="chain.bill", status=status, evidence=evidence))
+    return (*checks, _signature(path, signed=signed, public_key=public_key))
+
+
+def _signature(path: Path, *, signed: bool, public_key: Path | None) -> Check:
+    from sau_adapters.signatures import broken_signature
+
+    name = "chain.signature"
+    if public_key is None:
+        evidence = "signed; add --public-key to see by whom" if signed else "the file is not signed"
+        return Check(id=name, status=CheckStatus.SKIPPED, evidence=evidence)
+    if not signed:
+        return Check(
+            id=name, status=CheckStatus.FAILED, evidence="the file is not signed, and --public-key asks for it"
+        )
+    broken = broken_signature(path, public_key=public_key)
+    status = CheckStatus.FAILED if broken else CheckStatus.PASSED
+    return Check(id=name, status=status, evidence=broken or "the signature holds, by the key that was given")
