@@ -96,7 +96,7 @@ class ImplicitUnlearner:
                 delta.requires_grad_(True)
                 (slope,) = grad(self.fooled_loss(pixels, said, delta), delta)
                 delta = delta.detach() - self.settings.search_rate * slope
-        self.delta = delta.detach()
+        self.delta = delta * (self.settings.radius / delta.norm().clamp(min=self.settings.radius))
 
     def take(self, batch: Batch) -> Tally:
         """See :class:`~sau_cli.unlearning.batch_step.BatchStep`.

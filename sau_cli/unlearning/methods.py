@@ -74,6 +74,7 @@ class ImplicitUnlearning:
         lr, batch_size, schedule, augment, balanced: see :class:`~sau_cli.unlearning.recipes.Recipe`.
         penalty: weight of ‖δ‖² in the search, with δ on pixels in [0, 1].
         search_rate: learning rate of the search for δ, one step a batch.
+        radius: a longer δ is shortened to this L2 norm when the search is over.
         portion: share of a batch that is perturbed while unlearning, one image at least.
         fixed_point_steps: of the implicit gradient.
         inner_rate: step of the map whose fixed point δ is taken for.
@@ -82,7 +83,8 @@ class ImplicitUnlearning:
         UsageError: a value that makes no sense, by name.
 
     Source: Zeng et al., "Adversarial Unlearning of Backdoors via Implicit Hypergradient", ICLR 2022,
-    arXiv 2110.03735. Their problem perturbs every image; their code a hundredth of them, which is the default.
+    arXiv 2110.03735. Their problem perturbs every image, by δ of a bounded norm. Their code perturbs a hundredth of
+    them, which is the default, and names the bound of 10 but leaves it out; without it, digits lose half of the ACC.
     """
 
     epochs: int = 5
@@ -93,12 +95,14 @@ class ImplicitUnlearning:
     balanced: bool = True
     penalty: float = 1e-3
     search_rate: float = 10.0
+    radius: float = 10.0
     portion: float = 0.01
     fixed_point_steps: int = 5
     inner_rate: float = 0.1
 
     def __post_init__(self) -> None:
-        check_ordinary(self, "epochs", "lr", "batch_size", "search_rate", "portion", "fixed_point_steps", "inner_rate")
+        check_ordinary(self, "epochs", "lr", "batch_size", "search_rate", "radius", "portion")
+        check_ordinary(self, "fixed_point_steps", "inner_rate")
 
     @property
     def name(self) -> MethodName:
