@@ -4,12 +4,12 @@
     python examples/reproduce/reproduce.py --scale cpu --jobs 2 --data-root DATA
     python examples/reproduce/reproduce.py --scale paper --devices cuda:0,cuda:1 --data-root DATA --time-limit 8h
 
-Needs matplotlib beside sau (in the group dev of pyproject.toml). ``quick`` takes under a minute on 2 cores and ends
-with ``12 cells: 12 done``; times of the others are in README.md. Every step is a ``sau`` command that is printed and
-can be run again by hand. What is done is skipped, by a hash of a cell's settings, and what was interrupted goes on. A
-model is planted once for all cells that differ in the defence. What cannot be is reported as impossible, with the
-reason; what crashes is recorded with its error; neither is ever a result. Exit codes: 0 all done or impossible, 1
-something crashed, 2 a mistake in the settings, 6 the time was up, 130 interrupted; 6 and 130 go on by the same command.
+Needs Linux or macOS, and matplotlib beside sau (in the group dev of pyproject.toml). ``quick`` ends with
+``2 cells: 2 done``. Every step is a ``sau`` command that is printed and can be run again by hand. What is done is
+skipped, by a hash of a cell's settings, and what was interrupted goes on. A model is planted once for all cells that
+differ in the defence. What cannot be is reported as impossible, with the reason; what crashes is recorded with its
+error; neither is ever a result. Exit codes: 0 all done or impossible, 1 something crashed, 2 a mistake in the settings,
+6 the time was up, 130 interrupted; after 6 and 130 the same command goes on.
 """
 
 from __future__ import annotations
@@ -46,7 +46,6 @@ KNOWN = {
     "defences": {"flags", "flags_on"},
     "grid": {"data", "networks", "attacks", "clean", "defences", "seeds", "attack_flags", "evaluate"},
 }
-OUR_BUG = 70
 
 
 class SettingsError(Exception):
@@ -55,15 +54,15 @@ class SettingsError(Exception):
 
 @dataclass(frozen=True)
 class Planted:
-    """A poisoned model: what makes it, and where it is to lie. ``words`` have no paths, device or data root in them."""
+    """A poisoned model and what makes it; ``images`` is the table of its data."""
 
     label: str
     words: tuple[str, ...]
-    data: str
+    images: dict[str, Any]
 
     @property
     def key(self) -> str:
-        return f"{self.label}-{digest(self.words)}"
+        return f"{self.label}-{digest(self.words, self.images)}"
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ class Cell:
     planted: Planted
     axes: dict[str, Any]
     purify: tuple[str, ...]
-    clean_data: str
+    clean_images: dict[str, Any]
     evaluate: tuple[str, ...]
 
     @property
@@ -83,12 +82,14 @@ class Cell:
 
     @property
     def key(self) -> str:
-        settings = (*self.planted.words, "|", *self.purify, self.clean_data, "|", *self.evaluate)
-        return f"{self.label}-{digest(settings)}"
+        settings = (self.planted.words, self.planted.images, self.purify, self.clean_images, self.evaluate)
+        return f"{self.label}-{digest(*settings)}"
 
 
-def digest(words: tuple[str, ...]) -> str:
-    return hashlib.sha256(json.dumps([sau_cli.__version__, *words]).encode()).hexdigest()[:10]
+def digest(*parts: Any) -> str:
+    """Of settings alone: no folder, device or number of workers is in it."""
+    told = json.dumps([sau_cli.__version__, *parts], sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()[:10]
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -151,16 +152,18 @@ def _cell(settings: dict[str, Any], grid: dict[str, Any], axes: dict[str, Any]) 
         *(word for name in names for word in ("--attack", name)),
         *(word for target in targets for word in ("--target", target)),
         *("--arch", axes["network"]),
-        *map(str, (*data.get("flags", ()), *grid.get("attack_flags", ()), *attack.get("flags", ()))),
+        *map(str, (*grid.get("attack_flags", ()), *attack.get("flags", ()))),
         *seed,
     )
-    label = "-".join(str(axes[axis]) for axis in ("data", "network", "attack", "seed"))
+    images = {"data": axes["data"]} | {key: value for key, value in data.items() if key != "clean_from"}
+    label = "-".join(map(str, (images.get("path", images["data"]), axes["network"], axes["attack"], axes["seed"])))
+    source = data.get("clean_from", axes["data"])
     own = defence.get("flags_on", {}).get(axes["data"], ())
     return Cell(
-        planted=Planted(label=re.sub(r"[^\w.-]+", "-", label), words=(*words, axes["data"]), data=axes["data"]),
+        planted=Planted(label=re.sub(r"[^\w.-]+", "-", label), words=words, images=images),
         axes=axes,
         purify=("--clean-frac", str(axes["clean"]), *map(str, (*defence.get("flags", ()), *own)), *seed),
-        clean_data=data.get("clean_from", axes["data"]),
+        clean_images={"data": source} | table("data", source),
         evaluate=(*map(str, grid.get("evaluate", ())), *seed),
     )
 
@@ -181,7 +184,6 @@ class ImpossibleError(Exception):
 class Run:
     """The work: workers take from it what can be done next."""
 
-    settings: dict[str, Any]
     out: Path
     data_root: Path | None
     pending: list[Cell]
@@ -209,8 +211,10 @@ class Run:
                 else:
                     self.record(task, self.measure(task, device))
             except StoppedError:
+                if isinstance(task, Cell):
+                    self.pending.append(task)
                 return
-            except (CrashedError, ImpossibleError, OSError, ValueError, KeyError) as error:
+            except Exception as error:  # noqa: BLE001 (whatever it is, it is recorded, and the rest runs)
                 if isinstance(task, Cell):
                     self.record(task, {"error": str(error) or repr(error)}, error)
                 else:
@@ -242,20 +246,18 @@ class Run:
     def is_planted(self, planted: Planted) -> bool:
         return (self.folder(planted) / "done").exists()
 
-    def data_words(self, name: str) -> tuple[str, ...]:
-        if name not in self.settings["data"]:
-            raise ImpossibleError(f"clean_from names {name!r}, which data does not have")
-        table = self.settings["data"][name]
-        if "path" in table:
-            return ("--data", str((self.data_root or Path()) / table["path"]))
-        root = () if self.data_root is None else ("--data-root", str(self.data_root))
-        return ("--data", table.get("data", name), *root)
+    def data_words(self, images: dict[str, Any]) -> tuple[str, ...]:
+        root = self.data_root or Path()
+        where = ("--data", str(root / images["path"]) if "path" in images else images["data"])
+        if "path" not in images and self.data_root is not None:
+            where = (*where, "--data-root", str(root))
+        return (*where, *map(str, images.get("flags", ())))
 
     def plant(self, planted: Planted, device: str) -> None:
         folder = self.folder(planted)
         folder.mkdir(parents=True, exist_ok=True)
-        where = (*self.data_words(planted.data), "-o", str(folder / "model.safetensors"))
-        words = (*planted.words[:-1], *where, "--resume", "--force")
+        where = (*self.data_words(planted.images), "-o", str(folder / "model.safetensors"))
+        words = (*planted.words, *where, "--resume", "--force")
         seconds = self.sau(words, folder / "attack.json", device)
         (folder / "done").write_text(json.dumps({"command": shown(words), "seconds": seconds}), encoding="utf-8")
 
@@ -268,10 +270,10 @@ class Run:
         folder = self.out / "cells" / cell.key
         folder.mkdir(parents=True, exist_ok=True)
         purified = folder / "purified.safetensors"
-        purify = ("purify", str(model), *self.data_words(cell.clean_data), *cell.purify, "-o", str(purified))
+        purify = ("purify", str(model), *self.data_words(cell.clean_images), *cell.purify, "-o", str(purified))
         purify = (*purify, "--resume", "--force")
         seconds = {"purify": self.sau(purify, folder / "purify.json", device)}
-        evaluate = ("evaluate", str(purified), "-r", str(model), *self.data_words(cell.planted.data))
+        evaluate = ("evaluate", str(purified), "-r", str(model), *self.data_words(cell.planted.images))
         evaluate = (*evaluate, *(word for one in triggers for word in ("-t", str(one))), *cell.evaluate, "--force")
         seconds["evaluate"] = self.sau(evaluate, folder / "evaluate.json", device)
         planted = json.loads((model.parent / "done").read_text(encoding="utf-8"))
@@ -401,7 +403,7 @@ def main() -> int:
             print(f"{states[cell.key]:10} {cell.label}")
         return 0
     out.mkdir(parents=True, exist_ok=True)
-    code = 0 if given.table else run(given, settings, cells, states, out)
+    code = 0 if given.table else run(given, cells, states, out)
     documents = [
         json.loads((out / "cells" / f"{cell.key}.json").read_text(encoding="utf-8"))
         for cell in cells
@@ -415,9 +417,7 @@ def main() -> int:
     return code or int(counts["crashed"] > 0)
 
 
-def run(
-    given: argparse.Namespace, settings: dict[str, Any], cells: list[Cell], states: dict[str, str], out: Path
-) -> int:
+def run(given: argparse.Namespace, cells: list[Cell], states: dict[str, str], out: Path) -> int:
     """Do what is to do; 0, or the exit code of an early end."""
     lock = (out / "lock").open("w")
     os.set_inheritable(lock.fileno(), True)
@@ -429,7 +429,6 @@ def run(
     again = {"to do", "impossible", "crashed"} if given.retry else {"to do"}
     devices = [device.strip() for device in given.devices.split(",") for _ in range(max(1, given.jobs))]
     work = Run(
-        settings=settings,
         out=out,
         data_root=given.data_root,
         pending=[cell for cell in cells if states[cell.key] in again],
@@ -454,7 +453,7 @@ def run(
         if until is not None and time.monotonic() > until and not ended:
             stop(6, tell=True)
     lock.close()
-    return ended[0] if ended and work.pending else 0
+    return (ended or [130])[0] if work.pending else 0
 
 
 if __name__ == "__main__":

@@ -165,9 +165,9 @@ def plot(documents: list[Document], path: Path) -> None:
     handles.append(
         plt.Line2D([], [], color="grey", marker="o", markerfacecolor="none", linestyle="", label="before, hollow")
     )
-    figure.tight_layout(rect=(0, 0.12, 1, 1))
-    figure.legend(handles=handles, loc="lower center", ncols=min(6, len(handles)), fontsize=8, frameon=False)
-    figure.savefig(path, dpi=130)
+    figure.tight_layout(rect=(0, 0.14, 1, 1))
+    figure.legend(handles=handles, loc="lower center", ncols=min(4 * columns, len(handles)), fontsize=8, frameon=False)
+    figure.savefig(path, dpi=130, bbox_inches="tight")
     plt.close(figure)
 
 
