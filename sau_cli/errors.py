@@ -44,9 +44,17 @@ class NotEvaluable(SauError):
 
 
 class UnsafeFile(SauError):
-    """A file is refused: code in a pickle, a lying header, a path that escapes its folder."""
+    """A file is refused: code in a pickle, a lying header, a path that escapes its folder.
+
+    Attributes:
+        finding: the id of the check that it is in a report.
+    """
 
     exit_code = ExitCode.UNSAFE
+
+    def __init__(self, sentence: str, *, finding: str = "file.header") -> None:
+        super().__init__(sentence)
+        self.finding = finding
 
 
 class VerificationFailed(SauError):

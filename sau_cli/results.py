@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -38,6 +38,20 @@ class CheckStatus(StrEnum):
     SKIPPED = "skipped"
 
 
+class Severity(StrEnum):
+    """How bad a finding is, in order; ``high`` and above refuses a file."""
+
+    INFO = "info"
+    LOW = "low"
+    HIGH = "high"
+    CRITICAL = "critical"
+
+    @property
+    def rank(self) -> int:
+        """The higher, the worse."""
+        return tuple(Severity).index(self)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
     """One thing that was looked at.
@@ -46,6 +60,7 @@ class Check:
         id: stable and unique in the report, such as ``asr.badnets`` or ``limit.max-asr.badnets``.
         value, threshold: what was found and what was allowed, where there are such.
         evidence: a sentence.
+        severity: of what was found, in checks of a file; ``info`` where nothing is wrong.
     """
 
     id: str
@@ -54,6 +69,7 @@ class Check:
     value: float | int | str | None = None
     threshold: float | int | str | None = None
     ci95: tuple[float, float] | None = None
+    severity: Severity | None = None
 
 
 class Verdict(StrEnum):
@@ -84,6 +100,7 @@ class Report:
     Attributes:
         outputs: files that were written, by role.
         details: what belongs to this command alone.
+        models: of a folder, a whole report on each model in it.
         error: the sentence that ended the command, if one did; the checks made before it are kept.
     """
 
@@ -96,6 +113,7 @@ class Report:
     environment: Mapping[str, Any]
     outputs: Mapping[str, InputFile]
     details: Mapping[str, Any]
+    models: tuple[Report, ...] = ()
     error: str | None = None
     schema_version: str = SCHEMA_VERSION
 
@@ -110,3 +128,26 @@ def verdict_of(checks: tuple[Check, ...]) -> tuple[Verdict, ExitCode]:
     if CheckStatus.PASSED in statuses:
         return Verdict.PASSED, ExitCode.PASSED
     return Verdict.MEASURED, ExitCode.PASSED
+
+
+def first_finding(report: Report) -> str:
+    """The sentence that says most about why a model did not pass; nothing for one of which nothing is to be said."""
+    for status in (CheckStatus.FAILED, CheckStatus.INCONCLUSIVE):
+        found = next((check for check in report.checks if check.status is status), None)
+        if found is not None and not (report.error and status is CheckStatus.INCONCLUSIVE):
+            return f"{found.id}: {found.evidence}"
+    if report.error:
+        return report.error
+    noted = next((check for check in report.checks if check.severity and check.severity.rank), None)
+    return f"{noted.id}: {noted.evidence}" if noted else ""
+
+
+def subject(report: Report) -> str:
+    """The path of the model that a report is on; nothing where it is on none."""
+    return report.inputs[0].path if report.inputs else str(report.details.get("path", ""))
+
+
+def counted(reports: Sequence[Report]) -> str:
+    """How many of several models have which verdict, such as ``3 passed, 1 unsafe``."""
+    counts = {verdict: sum(one.verdict is verdict for one in reports) for verdict in Verdict}
+    return ", ".join(f"{number} {verdict.value}" for verdict, number in counts.items() if number)

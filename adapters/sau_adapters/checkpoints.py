@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
 
@@ -16,7 +16,8 @@ from sau_adapters.model_zoos import described_by_zoo, weights_of
 from sau_adapters.tables import NORMALISATIONS, Normalisation, WeightsFormat
 from sau_cli.description import Description, InputSpec
 from sau_cli.errors import NotEvaluable, UnsafeFile, UsageError
-from sau_cli.inspection.file_facts import FileFacts, Finding, Recognition, Severity, TensorFacts
+from sau_cli.inspection.file_facts import FileFacts, Finding, NonFinite, Recognition, TensorFacts
+from sau_cli.results import Severity
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -39,6 +40,7 @@ class Checkpoint:
         state: none for ONNX, whose weights are a part of its graph.
         description: from the file's metadata; None where it says nothing.
         notes: sentences on how the weights were found in the file.
+        metadata: as written in the file by whoever made it; not to be trusted.
     """
 
     path: Path
@@ -47,6 +49,7 @@ class Checkpoint:
     state: Mapping[str, Tensor]
     description: Description | None
     notes: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
     def prefix(self, network: nn.Module) -> Prefix:
         """What names of the weights begin with beside the network's own, such as ``module.``; often nothing."""
@@ -111,32 +114,32 @@ def file_facts(model: Path, *, watch: Watch | None = None) -> FileFacts:
     metadata: dict[str, str] = {}
     findings: tuple[Finding, ...] = ()
     notes: tuple[str, ...] = ()
-    match weights_format:
-        case WeightsFormat.SAFETENSORS:
-            try:
+    non_finite: tuple[NonFinite, ...] | None = None
+    unread = ""
+    try:
+        match weights_format:
+            case WeightsFormat.SAFETENSORS:
                 tensors, metadata = weights_safetensors.read_header(path)
-            except UnsafeFile as error:
-                findings = (Finding(id="file.header", severity=Severity.HIGH, sentence=str(error)),)
-        case WeightsFormat.SHARDED:
-            try:
+                non_finite = weights_safetensors.non_finite_in(path)
+            case WeightsFormat.SHARDED:
                 tensors, metadata = weights_sharded.read_header(path)
                 sha256 = weights_sharded.sha256_of_all(path, watch=watch)
-            except UnsafeFile as error:
-                findings = (Finding(id="file.header", severity=Severity.HIGH, sentence=str(error)),)
-        case WeightsFormat.PYTORCH:
-            findings = weights_pytorch.findings(path)
-            if not findings:
-                try:
-                    tensors, notes = weights_pytorch.tensors_of(path)
-                except UnsafeFile as error:
-                    findings = (Finding(id="file.pickle-code", severity=Severity.HIGH, sentence=str(error)),)
-        case WeightsFormat.ONNX:
-            try:
+                non_finite = weights_sharded.non_finite_in(path)
+            case WeightsFormat.PYTORCH:
+                findings = weights_pytorch.findings(path)
+                if not findings:
+                    state, notes = weights_pytorch.read_weights(path, mapped=True)
+                    tensors, non_finite = weights_pytorch.tensors_of(state), weights_pytorch.non_finite_in(state)
+            case WeightsFormat.ONNX:
                 tensors, metadata = weights_onnx.read_header(path)
-            except UnsafeFile as error:
-                findings = (Finding(id="file.header", severity=Severity.HIGH, sentence=str(error)),)
-        case _ as never:
-            assert_never(never)
+                try:
+                    non_finite = weights_onnx.non_finite_in(path)
+                except NotEvaluable as error:  # its tensors lie in another file, and what is here can still be told
+                    unread = str(error)
+            case _ as never:
+                assert_never(never)
+    except UnsafeFile as error:
+        findings = (Finding(id=error.finding, severity=Severity.HIGH, sentence=str(error)),)
     trainable = weights_format is not WeightsFormat.ONNX
     return FileFacts(
         path=str(path),
@@ -149,6 +152,8 @@ def file_facts(model: Path, *, watch: Watch | None = None) -> FileFacts:
         findings=findings,
         recognition=_looked_into({one.name: one.shape for one in tensors}) if tensors and trainable else None,
         notes=notes,
+        non_finite=non_finite,
+        unread=unread,
     )
 
 
@@ -202,6 +207,7 @@ def read_checkpoint(model: Path, *, watch: Watch | None = None) -> Checkpoint:
         state=state,
         description=description,
         notes=notes,
+        metadata=metadata,
     )
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 from sau_cli.errors import NotEvaluable, UnsafeFile, UsageError
 
 BLOCK = 1 << 22
+ESCAPE = "file.path-escape"
+"""The finding of a file that names others outside its own folder."""
 Watch = Callable[[int, int], None]
 """Told how many bytes are read, and of how many."""
 
@@ -56,7 +58,8 @@ def check_unpacked_size(path: Path, *, times: int = 200) -> None:
         unpacked = sum(member.file_size for member in archive.infolist())
     if unpacked > times * path.stat().st_size + 64_000_000:
         raise UnsafeFile(
-            f"{path} unpacks from {path.stat().st_size:,} to {unpacked:,} bytes, as a zip bomb does; do not open it"
+            f"{path} unpacks from {path.stat().st_size:,} to {unpacked:,} bytes, as a zip bomb does; do not open it",
+            finding="file.zip-bomb",
         )
 
 

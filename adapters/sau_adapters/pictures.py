@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 
 import torch
@@ -54,3 +56,26 @@ def _block(trigger: Trigger, images: Tensor) -> Image.Image:
             shown = Image.fromarray(picture.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy())
             block.paste(shown.resize((width, height), Image.Resampling.NEAREST), (SIDE + column * (width + GAP), top))
     return block
+
+
+def recovered_trigger(kind: str, change: Tensor, success: float, image: Tensor) -> dict[str, str | float]:
+    """What a search found, for reports: its kind, the share of images that it sends to the class, and a PNG in base64.
+
+    The picture shows an image, the image with the change, and the change alone around grey.
+
+    Args:
+        change: (C, H, W) float in [-1, 1].
+        image: (C, H, W) uint8.
+    """
+    changed = (image / 255 + change).clamp(0, 1).mul(255).round().to(torch.uint8)
+    alone = (change * 127.5 + 127.5).clamp(0, 255).to(torch.uint8)
+    parts = [
+        Image.fromarray(one.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()) for one in (image, changed, alone)
+    ]
+    width, height = parts[0].size
+    whole = Image.new("RGB", (3 * width + 4, height), "white")
+    for place, part in enumerate(parts):
+        whole.paste(part, (place * (width + 2), 0))
+    stream = BytesIO()
+    whole.save(stream, format="PNG")
+    return {"kind": kind, "success": round(success, 4), "png": b64encode(stream.getvalue()).decode("ascii")}

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sau_adapters.files import ESCAPE
+from sau_adapters.weights_values import NumberFormat, blocks_of, in_blocks, non_finite, number_format
 from sau_cli.errors import NotEvaluable, UnsafeFile, reading
-from sau_cli.inspection.file_facts import TensorFacts
+from sau_cli.inspection.file_facts import NonFinite, TensorFacts
 
 if TYPE_CHECKING:
+    import numpy as np
     import onnx
 
 PREPROCESSING, INSIDE = "sau.preprocessing", "inside the graph"
@@ -42,7 +45,7 @@ def read_header(path: Path) -> tuple[tuple[TensorFacts, ...], dict[str, str]]:
 
     with reading(path, "an ONNX file"):
         model = onnx.load(str(path), load_external_data=False)
-        for one in _tensors(model.graph):
+        for one in _tensors(model):
             _check_tensor(path, one)
         tensors = tuple(
             TensorFacts(name=one.name, dtype=onnx.TensorProto.DataType.Name(one.data_type), shape=tuple(one.dims))
@@ -60,16 +63,83 @@ def normalises(metadata: Mapping[str, str]) -> bool:
     return isinstance(told, dict) and told.get("normalisation") == INSIDE
 
 
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    """All that the graph holds: initialisers, values of constants, and those of graphs within nodes."""
+def external_files(path: Path) -> tuple[Path, ...]:
+    """The files beside a graph in which it keeps tensors, whether they are there or not; raises as read_header."""
+    import onnx
+
+    with reading(path, "an ONNX file"):
+        model = onnx.load(str(path), load_external_data=False)
+    outside = onnx.TensorProto.EXTERNAL
+    names = dict.fromkeys(_external(one)["location"] for one in _tensors(model) if one.data_location == outside)
+    return tuple(path.parent / name for name in names)
+
+
+def non_finite_in(path: Path) -> tuple[NonFinite, ...]:
+    """Tensors with NaN or infinities, one at a time, of a graph that :func:`read_header` has checked.
+
+    Raises:
+        NotEvaluable: tensors in another file are not all there.
+    """
+    import onnx
+
+    found = []
+    with reading(path, "an ONNX file"):
+        model = onnx.load(str(path), load_external_data=False)
+        for one in _tensors(model):
+            form = number_format(onnx.TensorProto.DataType.Name(one.data_type))
+            if form is None or not prod(one.dims):
+                continue
+            # A graph's constants have no telling names, and may be masks.
+            found.append(non_finite(one.name, _bytes_of(path, one, form), form, elements=prod(one.dims), mask=True))
+    return tuple(one for one in found if one is not None)
+
+
+def _bytes_of(path: Path, tensor: onnx.TensorProto, form: NumberFormat) -> Iterator[bytes | np.ndarray]:
+    """The values of a tensor as a file keeps them, wherever the graph keeps them, block by block."""
+    import numpy as np
+    import onnx
+
+    if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        where = _external(tensor)
+        beside = path.parent / where["location"]
+        size = prod(tensor.dims) * np.dtype(form.bits).itemsize
+        start = int(where.get("offset", 0))
+        if not beside.is_file() or beside.stat().st_size < start + size:
+            raise NotEvaluable(f"{path} keeps {tensor.name[:100]!r} in {beside.name[:100]}, which is not there whole")
+        yield from blocks_of(beside, start, size)
+    elif tensor.HasField("raw_data"):
+        yield from in_blocks(np.frombuffer(tensor.raw_data, np.uint8))
+    elif tensor.int32_data:  # the bits of numbers of 16 and 8 bits, each in a number of its own
+        yield np.asarray(tensor.int32_data, np.int64).astype(form.bits)
+    else:
+        yield np.asarray(tensor.double_data or tensor.float_data, "<f8" if tensor.double_data else "<f4")
+
+
+def _external(tensor: onnx.TensorProto) -> dict[str, str]:
+    return {"location": ""} | {entry.key: entry.value for entry in tensor.external_data}
+
+
+def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """All that a file holds: of its graph, and of the functions that the graph calls."""
+    yield from _in_graph(model.graph)
+    for function in model.functions:
+        yield from _in_nodes(function.node)
+
+
+def _in_graph(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Initialisers, values of constants, and those of graphs within nodes."""
     yield from graph.initializer
     for sparse in graph.sparse_initializer:
         yield from (sparse.values, sparse.indices)
-    for node in graph.node:
+    yield from _in_nodes(graph.node)
+
+
+def _in_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
+    for node in nodes:
         for attribute in node.attribute:
             yield from (attribute.t, *attribute.tensors)
             for inner in (attribute.g, *attribute.graphs):
-                yield from _tensors(inner)
+                yield from _in_graph(inner)
 
 
 def _check_tensor(path: Path, tensor: onnx.TensorProto) -> None:
@@ -80,9 +150,11 @@ def _check_tensor(path: Path, tensor: onnx.TensorProto) -> None:
     if min(tensor.dims, default=0) < 0:
         raise UnsafeFile(f"{path} has a tensor {tensor.name[:100]!r} of a negative size; do not use it")
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
-        where = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+        where = _external(tensor)["location"]
         inside = path.parent.resolve()
         if Path(where).is_absolute() or inside not in (inside / where).resolve().parents:
-            raise UnsafeFile(f"{path} reads tensors from {where[:100]!r}, outside its own folder; do not use it")
+            raise UnsafeFile(
+                f"{path} reads tensors from {where[:100]!r}, outside its own folder; do not use it", finding=ESCAPE
+            )
     elif elements > 16 * path.stat().st_size:
         raise UnsafeFile(f"{path} announces {elements} elements of {tensor.name[:100]!r}, more than it can hold")

@@ -13,13 +13,16 @@ import warnings
 import zipfile
 from collections import deque
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext, suppress
 from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self
 
-from sau_adapters.files import check_unpacked_size
+from sau_adapters.files import ESCAPE, check_unpacked_size
+from sau_adapters.weights_values import in_blocks, non_finite, number_format
 from sau_cli.errors import NotEvaluable, UnsafeFile, reading, reason_of
-from sau_cli.inspection.file_facts import Finding, Severity, TensorFacts
+from sau_cli.inspection.file_facts import Finding, NonFinite, TensorFacts
+from sau_cli.results import Severity
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,6 +36,8 @@ DEEPEST = 10
 """Wrappers inside wrappers."""
 MOST_OPCODES = 1_000_000
 """Of a pickle; one with a state dict has some twenty for each tensor."""
+ARCHIVE, CODE = "file.archive", "file.pickle-code"
+"""The findings of an archive that readers take differently, and of a pickle that asks for more than weights."""
 _OLD_STYLE_MAGIC = 0x1950A86A20F9469CFC6C
 _LEFT_OUT = (
     "argparse.Namespace",
@@ -54,11 +59,7 @@ _HARMLESS = re.compile(
 )
 
 
-_TORCHSCRIPT = Finding(
-    id="file.torchscript",
-    severity=Severity.HIGH,
-    sentence="it is a TorchScript archive, which is a program; ask for the weights (a state dict or safetensors)",
-)
+_TORCHSCRIPT = "it is a TorchScript archive, which is a program; ask for the weights (a state dict or safetensors)"
 
 
 class _LeftOut:
@@ -105,23 +106,9 @@ def findings(path: Path) -> tuple[Finding, ...]:
     damage: NotEvaluable | None = None
     try:
         with reading(path, "a PyTorch file"):
-            if not zipfile.is_zipfile(path):
-                if _head(path) == b"PK\x03\x04":
-                    raise NotEvaluable(f"{path} is cut short: the archive has no directory; get the file again")
-                with path.open("rb") as file:
-                    named.extend(_globals_of(file, path))
-            else:
-                check_unpacked_size(path, times=2)  # torch stores what it saves without packing it
-                with zipfile.ZipFile(path) as archive:
-                    members = archive.namelist()
-                    if any(name.endswith("constants.pkl") or "/code/" in name for name in members):
-                        return (_TORCHSCRIPT,)
-                    for member in members:
-                        if member.endswith(".pkl"):
-                            with archive.open(member) as inside:
-                                named.extend(_globals_of(inside, path))
+            _list_globals(path, named)
     except UnsafeFile as error:
-        return (Finding(id="file.zip-bomb", severity=Severity.HIGH, sentence=str(error)),)
+        return (Finding(id=error.finding, severity=Severity.HIGH, sentence=str(error)),)
     except MemoryError:  # a length in the pickle that there is not
         damage = NotEvaluable(f"{path} is a damaged PyTorch file (a length in it is a lie); get the file again")
     except NotEvaluable as error:
@@ -136,15 +123,51 @@ def findings(path: Path) -> tuple[Finding, ...]:
     )
     return (
         Finding(
-            id="file.pickle-code",
+            id=CODE,
             severity=Severity.CRITICAL,
             sentence=f"its pickle asks for {listed}, which is code; ask for weights only (a state dict or safetensors)",
         ),
     )
 
 
-def read_weights(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+def _list_globals(path: Path, named: list[str]) -> None:
+    """Add to ``named`` what every pickle in the file asks for, as far as the file can be read.
+
+    Raises:
+        NotEvaluable: it is damaged.
+        UnsafeFile: it is a program, or an archive with tricks.
+    """
+    archived = zipfile.is_zipfile(path)
+    begins_as_archive = _head(path) == b"PK\x03\x04"
+    if begins_as_archive and not archived:
+        raise NotEvaluable(f"{path} is cut short: the archive has no directory; get the file again")
+    if not begins_as_archive:
+        with path.open("rb") as file, suppress(Exception) if archived else nullcontext():
+            named.extend(_globals_of(file, path))
+        if archived and all(_is_harmless(name) for name in named):
+            raise UnsafeFile(
+                f"{path} begins as one file and ends as a zip archive, and readers differ in which they take; "
+                "do not use it",
+                finding=ARCHIVE,
+            )
+        return
+    check_unpacked_size(path, times=2)  # torch stores what it saves without packing it
+    with zipfile.ZipFile(path) as archive:
+        members = archive.namelist()
+        _check_members(path, members)
+        if any(name.endswith("constants.pkl") or "/code/" in name for name in members):
+            raise UnsafeFile(_TORCHSCRIPT, finding="file.torchscript")
+        for member in members:
+            if member.endswith(".pkl"):
+                with archive.open(member) as inside:
+                    named.extend(_globals_of(inside, path))
+
+
+def read_weights(path: Path, *, mapped: bool = False) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """The state dict, out of its wrapper, on the CPU; and sentences on how it was found.
+
+    Args:
+        mapped: leave the values in the file until they are looked at, where it keeps them as they are.
 
     Raises:
         UnsafeFile: the file holds code.
@@ -158,24 +181,48 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     left_out: list[Any] = [(_LeftOut, name) for name in _LEFT_OUT]
     try:
         with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals(left_out):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and _is_plain(path))
     except pickle.UnpicklingError as error:
         if "global" in str(error).lower():
-            raise UnsafeFile(f"{path} asks for more than weights, and is refused; ask for a state dict") from error
+            raise UnsafeFile(
+                f"{path} asks for more than weights, and is refused; ask for a state dict", finding=CODE
+            ) from error
         raise NotEvaluable(f"{path} is no file of weights that torch wrote; ask for a state dict") from error
     except Exception as error:  # a damaged file makes torch raise nearly anything
         raise NotEvaluable(f"{path} is a damaged PyTorch file ({reason_of(error)}); get the file again") from error
     return _state_dict(content, path)
 
 
-def tensors_of(path: Path) -> tuple[tuple[TensorFacts, ...], tuple[str, ...]]:
-    """Names, dtypes and shapes of the state dict, and notes. Reads the weights; raises as :func:`read_weights`."""
-    state, notes = read_weights(path)
-    facts = tuple(
-        TensorFacts(name=name, dtype=str(tensor.dtype).removeprefix("torch."), shape=tuple(tensor.shape))
-        for name, tensor in state.items()
+def tensors_of(state: Mapping[str, Tensor]) -> tuple[TensorFacts, ...]:
+    """Names, dtypes and shapes of a state dict."""
+    return tuple(
+        TensorFacts(name=name, dtype=_dtype(tensor), shape=tuple(tensor.shape)) for name, tensor in state.items()
     )
-    return facts, notes
+
+
+def non_finite_in(state: Mapping[str, Tensor]) -> tuple[NonFinite, ...]:
+    """Tensors with NaN or infinities, one at a time."""
+    import torch
+
+    found = []
+    for name, tensor in state.items():
+        form = number_format(_dtype(tensor))
+        if form is not None and tensor.numel():
+            flat = tensor.detach().resolve_conj().resolve_neg().contiguous().view(-1).view(torch.uint8)
+            found.append(non_finite(name, in_blocks(flat.numpy()), form, elements=tensor.numel()))
+    return tuple(one for one in found if one is not None)
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _is_plain(path: Path) -> bool:
+    """Whether a file is an archive that keeps its members as they are, so that they can be read in place."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return all(one.compress_type == zipfile.ZIP_STORED for one in archive.infolist())
 
 
 def _globals_of(file: IO[bytes], path: Path) -> Iterator[str]:
@@ -221,6 +268,24 @@ def _globals_of(file: IO[bytes], path: Path) -> Iterator[str]:
                     pickles_left = 4
                 case _:
                     pushed.append(argument if isinstance(argument, str) else None)
+
+
+def _check_members(path: Path, members: list[str]) -> None:
+    """Raises UnsafeFile for an archive that names a place outside itself, or has a member twice."""
+    for member in members:
+        parts = member.replace("\\", "/").split("/")
+        if ".." in parts or not parts[0] or parts[0].endswith(":"):
+            raise UnsafeFile(
+                f"{path} is an archive with {member[:100]!r} in it, which is a place outside of it; do not unpack it",
+                finding=ESCAPE,
+            )
+    if len(set(members)) < len(members):
+        twice = next(member for member in members if members.count(member) > 1)
+        raise UnsafeFile(
+            f"{path} is an archive in which {twice[:100]!r} stands twice, and readers differ in which one they take; "
+            "do not use it",
+            finding=ARCHIVE,
+        )
 
 
 def _head(path: Path) -> bytes:

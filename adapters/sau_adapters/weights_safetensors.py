@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import suppress
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
 from sau_adapters.files import check_readable, check_writable, written_whole
+from sau_adapters.weights_values import blocks_of, non_finite, number_format
 from sau_cli.errors import NotEvaluable, UnsafeFile, UsageError, reading, reason_of
-from sau_cli.inspection.file_facts import TensorFacts
+from sau_cli.inspection.file_facts import NonFinite, TensorFacts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,6 +61,22 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
     with reading(path, "weights"):
         return load_file(path, device="cpu"), metadata
+
+
+def non_finite_in(path: Path) -> tuple[NonFinite, ...]:
+    """Tensors with NaN or infinities, read as a stream, of a file whose header :func:`read_header` has checked."""
+    found = []
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    for name, entry in header.items():
+        form = None if name == "__metadata__" else number_format(entry["dtype"])
+        if form is None:
+            continue
+        start, end = entry["data_offsets"]
+        blocks = blocks_of(path, 8 + length + start, end - start)
+        found.append(non_finite(name, blocks, form, elements=prod(entry["shape"])))
+    return tuple(one for one in found if one is not None)
 
 
 def write_described(path: Path, tensors: Mapping[str, Tensor], key: str, about: object, *, force: bool) -> None:

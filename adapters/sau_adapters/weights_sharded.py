@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sau_adapters import weights_safetensors
-from sau_adapters.files import Watch, sha256_of
+from sau_adapters.files import ESCAPE, Watch, sha256_of
 from sau_cli.errors import NotEvaluable, UnsafeFile
-from sau_cli.inspection.file_facts import TensorFacts
+from sau_cli.inspection.file_facts import NonFinite, TensorFacts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,7 +42,9 @@ def shards_of(path: Path) -> dict[Path, set[str]]:
     shards: dict[Path, set[str]] = {}
     for tensor, file in placed.items():
         if file in {"", ".", ".."} or Path(file).name != file or "\\" in file or "\0" in file:
-            raise UnsafeFile(f"{path} names the file {file[:100]!r}, which is not beside it; do not use it")
+            raise UnsafeFile(
+                f"{path} names the file {file[:100]!r}, which is not beside it; do not use it", finding=ESCAPE
+            )
         shards.setdefault(path.with_name(file), set()).add(tensor)
     if len(shards) > MOST_FILES:
         raise UnsafeFile(f"{path} names {len(shards):,} files, which no model has; do not use it")
@@ -54,7 +56,7 @@ def shards_of(path: Path) -> dict[Path, set[str]]:
         if missing:
             raise NotEvaluable(f"{path} names {shard.name[:100]}, which is missing beside it; get all the files")
         if shard.resolve().parent != path.resolve().parent:
-            raise UnsafeFile(f"{shard} is a link out of its folder; do not use it")
+            raise UnsafeFile(f"{shard} is a link out of its folder; do not use it", finding=ESCAPE)
     return dict(sorted(shards.items()))
 
 
@@ -78,6 +80,11 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         part, _ = weights_safetensors.read_weights(shard)
         state.update(part)
     return state, metadata
+
+
+def non_finite_in(path: Path) -> tuple[NonFinite, ...]:
+    """Tensors with NaN or infinities in any of the files, read as a stream."""
+    return tuple(one for shard in shards_of(path) for one in weights_safetensors.non_finite_in(shard))
 
 
 def sha256_of_all(path: Path, *, watch: Watch | None = None) -> str:

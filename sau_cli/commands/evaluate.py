@@ -22,6 +22,7 @@ from sau_cli.commands.options import (
     JsonOption,
     ModelArgument,
     NormalisationOption,
+    PolicyOption,
     QuietOption,
     ReportOption,
     SeedOption,
@@ -29,18 +30,21 @@ from sau_cli.commands.options import (
     VerboseOption,
 )
 from sau_cli.commands.session import Session
+from sau_cli.commands.settings import read_policy
 from sau_cli.commands.stopping import parse_duration
 from sau_cli.errors import UsageError
 from sau_cli.evaluation.limits import at_least, at_most, parse_fraction
 from sau_cli.reporting.json_document import plain
 from sau_cli.reporting.terminal import checks_table
-from sau_cli.results import Check
+from sau_cli.results import Check, CheckStatus
 
 if TYPE_CHECKING:
+    from sau_adapters.checkpoints import Checkpoint
     from sau_cli.attacks.triggers import Trigger
     from sau_cli.classifier import Classifier
     from sau_cli.evaluation.metrics import Evaluation
     from sau_cli.images import LabelledImages
+    from sau_cli.inspection.policy import Policy
 
 
 def evaluate(
@@ -109,6 +113,7 @@ def evaluate(
     budget: Annotated[
         str | None, typer.Option(metavar="TIME", help="Stop the drill in time, such as 90s, 15m or 1h30m: exit 6.")
     ] = None,
+    policy: PolicyOption = None,
     data_root: DataRootOption = None,
     arch: ArchOption = None,
     image_size: ImageSizeOption = None,
@@ -124,7 +129,8 @@ def evaluate(
     """Measure ACC, ASR, R-ACC and DER on test images, with 95 % intervals. Limits make it a gate.
 
     The test part of the data is used; all of it where there is no split. A low ASR says that this
-    trigger no longer works; it says nothing of other triggers.
+    trigger no longer works; it says nothing of other triggers. Rules of a [policy] that can be judged
+    by what is measured here are judged; of the others the report says why not.
 
     \b
     Examples:
@@ -141,14 +147,17 @@ def evaluate(
             name: None if text is None else parse_fraction(text, f"--{name}")
             for name, text in (("max-asr", max_asr), ("min-acc", min_acc), ("max-acc-drop", max_acc_drop))
         }
+        asked = request(data=data, data_root=data_root, arch=arch, image_size=image_size, normalisation=normalisation)
+        rules = asked.settings.policy if policy is None else read_policy(policy)
+        _check_no_looser(limits, rules)
         if limits["max-asr"] is not None and not trigger:
             raise UsageError("--max-asr needs a trigger to measure; add --trigger")
         if drill is not None:
-            beside = (reference, trigger, max_asr, min_acc, max_acc_drop, relearn)
+            beside = (reference, trigger, max_asr, min_acc, max_acc_drop, policy, relearn)
             if any(beside) or confident or reactivate:
                 raise UsageError(
-                    "--drill plants triggers of its own and judges no limits; leave --reference, --trigger, limits, "
-                    "--reactivate and --relearn to a command without it"
+                    "--drill plants triggers of its own and judges no limits; leave --reference, --trigger, --policy, "
+                    "limits, --reactivate and --relearn to a command without it"
                 )
         elif budget is not None or clean_frac is not None:
             raise UsageError("--budget and --clean-frac are of a drill, and there is none; add --drill")
@@ -156,17 +165,25 @@ def evaluate(
             raise UsageError("--reactivate and --relearn bring a trigger's backdoor back; add --trigger")
         if target is not None and not trigger and drill is None:
             raise UsageError("--target says where a trigger sends images, and there is none; add --trigger")
-        if confident and not any(limit is not None for limit in limits.values()):
+        if confident and rules is None and not any(limit is not None for limit in limits.values()):
             raise UsageError("--confident says how limits are judged, and there is none; add --max-asr or another")
         if limits["max-acc-drop"] is not None and reference is None:
             raise UsageError("--max-acc-drop needs a model to compare with; add --reference")
-        asked = request(data=data, data_root=data_root, arch=arch, image_size=image_size, normalisation=normalisation)
 
         seconds = None if budget is None else parse_duration(budget)
         share = None if clean_frac is None else parse_fraction(clean_frac, "--clean-frac")
-        if drill is not None:
-            from sau_cli.devices import chosen_device
 
+        from sau_cli.devices import chosen_device
+
+        if drill is not None:
+            if rules is not None:
+                session.checks.append(
+                    Check(
+                        id="policy",
+                        status=CheckStatus.SKIPPED,
+                        evidence="a drill judges the defence and not the model; sau evaluate without --drill judges it",
+                    )
+                )
             run_drill(
                 session,
                 model,
@@ -182,7 +199,6 @@ def evaluate(
 
         from sau_adapters.triggers import file_of, open_trigger
         from sau_cli.attacks.targets import parse_target
-        from sau_cli.devices import chosen_device
         from sau_cli.evaluation.metrics import evaluate as measure
 
         chosen = chosen_device(device)
@@ -208,6 +224,8 @@ def evaluate(
         session.details = {"data": images.name, "evaluation": plain(evaluation)}
         session.checks.extend(evaluation_checks(evaluation))
         judged = _judged(evaluation, limits, confident=confident)
+        if rules is not None:
+            judged += _judged_by_policy(opened.checkpoint, session.checks, rules, confident=confident)
         session.checks.extend(judged)
         session.show(evaluation_table(evaluation, title=f"{evaluation.images} test images of {images.name}"))
         if judged:
@@ -256,6 +274,43 @@ def _see_whether_it_lasts(
     }
     session.checks.extend(lasting_checks(names, woken, taught))
     session.show(lasting_table(names, woken, taught, images=len(measured_on)))
+
+
+def _check_no_looser(limits: dict[str, float | None], rules: Policy | None) -> None:
+    """Raises UsageError for a flag that allows what the policy forbids."""
+    if rules is None:
+        return
+    for flag, rule, ruled in (
+        ("max-asr", "max-asr", rules.max_asr),
+        ("max-acc-drop", "max-drop", rules.max_drop),
+        ("min-acc", "min-acc", rules.min_acc),
+    ):
+        asked = limits[flag]
+        if asked is None or ruled is None:
+            continue
+        if asked < ruled if rule == "min-acc" else asked > ruled:
+            raise UsageError(
+                f"--{flag} {asked:g} allows what the policy's {rule} = {ruled:g} forbids; leave one of the two out"
+            )
+
+
+def _judged_by_policy(
+    checkpoint: Checkpoint, checks: Sequence[Check], rules: Policy, *, confident: bool
+) -> tuple[Check, ...]:
+    """Each rule as a check; one that nothing here tells of is skipped, with its reason."""
+    from sau_cli.inspection.policy import JudgedFile, judge_file, judge_measures
+
+    file = JudgedFile(
+        format=checkpoint.format.value,
+        sha256=checkpoint.sha256,
+        metadata=checkpoint.metadata,
+        description=checkpoint.description,
+        worst=None,
+    )
+    return (
+        *judge_file(file, rules),
+        *judge_measures(checks, rules, unmeasured=CheckStatus.SKIPPED, confident=confident),
+    )
 
 
 def _judged(evaluation: Evaluation, limits: dict[str, float | None], *, confident: bool) -> tuple[Check, ...]:

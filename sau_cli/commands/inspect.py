@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +11,8 @@ import typer
 from rich.console import Group
 
 from sau_adapters.metadata import KEYS
-from sau_cli.commands.inputs import Request, open_model_and_data, request
+from sau_cli.commands.behaviour_view import examine
+from sau_cli.commands.inputs import Request, request
 from sau_cli.commands.options import (
     ArchOption,
     DataOption,
@@ -19,18 +21,23 @@ from sau_cli.commands.options import (
     ForceOption,
     ImageSizeOption,
     JsonOption,
-    ModelArgument,
+    ModelsArgument,
     NormalisationOption,
+    PolicyOption,
     QuietOption,
     ReportOption,
+    SeedOption,
     VerboseOption,
 )
 from sau_cli.commands.progress import ReadingView
 from sau_cli.commands.session import Session
 from sau_cli.commands.settings import read_policy
+from sau_cli.errors import ExitCode
+from sau_cli.inspection.effort import Effort
+from sau_cli.reporting.history import settings_line
 from sau_cli.reporting.json_document import plain
 from sau_cli.reporting.terminal import checks_table, table
-from sau_cli.results import Check, CheckStatus, verdict_of
+from sau_cli.results import Check, CheckStatus, Verdict, verdict_of
 
 if TYPE_CHECKING:
     from sau_cli.inspection.file_facts import FileFacts, Recognition
@@ -40,14 +47,20 @@ SHOWN_TENSORS, SHOWN_STEPS, SHOWN_TEXT = 12, 20, 1000
 
 
 def inspect(
-    model: ModelArgument,
+    models: ModelsArgument,
     *,
     data: DataOption = None,
-    policy: Annotated[
-        Path | None,
+    policy: PolicyOption = None,
+    effort: Annotated[
+        Effort | None,
         typer.Option(
-            "--policy", metavar="P", help="TOML file with a [policy] table to judge by. [default: that of sau.toml]"
+            help="How much goes into the model's behaviour: none, three seeds, or nine. "
+            "[default: standard, where that takes minutes at most]"
         ),
+    ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option("--jobs", min=1, help="Models of a folder at a time. [default: one a core]"),
     ] = None,
     all_tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor, not the first few.")] = False,
     data_root: DataRootOption = None,
@@ -55,6 +68,7 @@ def inspect(
     image_size: ImageSizeOption = None,
     normalisation: NormalisationOption = None,
     device: DeviceOption = "auto",
+    seed: SeedOption = 0,
     json_: JsonOption = None,
     report: ReportOption = None,
     quiet: QuietOption = False,
@@ -64,63 +78,113 @@ def inspect(
     """Say what a model file is, and whether it is safe to open. No code from the file is run.
 
     The format is told by content, never by extension. Shown are the tensors, the architecture,
-    classes, size, dtype, SHA-256, metadata and history, and with --data the accuracy. Whether the
-    model behaves like a backdoored one is not examined, and the report says so.
+    classes, size, dtype, SHA-256, metadata and history, and with --data the accuracy.
 
-    A [policy] may have allowed-formats, allowed-sha256 and min-acc; a rule that is broken is exit 1.
+    Then its behaviour is examined, as far as it can be opened: how far one class stands out from the
+    others, in tests that need no data and in tests on clean images. A model that behaves like a
+    backdoored one is exit 1; seeds that disagree are exit 6. A clean bill is no proof.
+
+    Of a folder every model under it is inspected, several at a time. One that cannot be is no reason
+    to stop, and the exit code is that of the worst.
+
+    Each rule of a [policy] becomes a check: one that is broken is exit 1, one whose measurement was
+    not made is inconclusive, exit 6. Weights that are NaN or infinite are exit 3.
 
     \b
     Examples:
       sau inspect model.safetensors
-      sau inspect vendor.pth --tensors
+      sau inspect vendor.pth --data clean/ --normalisation none
+      sau inspect vendor.pth --effort quick --tensors
       sau inspect model.safetensors --data digits --policy policy.toml
       sau inspect model.safetensors --json - | jq .verdict
+      sau inspect models/ --jobs 4 --report models.html
     """
     with Session("inspect", json=json_, reports=report, quiet=quiet, verbose=verbose, force=force) as session:
         asked = request(data=data, data_root=data_root, arch=arch, image_size=image_size, normalisation=normalisation)
         rules = asked.settings.policy if policy is None else read_policy(policy)
+        inspect_one = partial(inspect_model, asked=asked, rules=rules, effort=effort, device=device, seed=seed)
+        if len(models) == 1 and not models[0].is_dir():
+            inspect_one(session, models[0], every_tensor=all_tensors or verbose)
+            return
 
-        from sau_adapters.checkpoints import file_facts
-        from sau_cli.inspection.inspector import inspect as inspect_file
-        from sau_cli.inspection.inspector import inspection_verdict
-        from sau_cli.inspection.policy import judge_file
+        from sau_adapters.model_search import models_at
+        from sau_cli.commands.inspect_folder import inspect_folder
 
-        with ReadingView(session) as reading:
-            facts = file_facts(model, watch=reading.update)
-        session.took(model, facts.sha256)
-        session.checks.extend(inspect_file(facts))
-        session.verdict = inspection_verdict(facts)
-        session.details = {"file": plain(facts), "parameters": facts.parameters}
-        judged = () if rules is None else judge_file(facts, rules)
-        session.checks.extend(judged)
-        for shown in _tables(facts, every_tensor=all_tensors or verbose):
-            session.show(shown)
-        if facts.safe and (data is not None or (rules is not None and rules.min_acc is not None)):
-            measured = _accuracy_checks(session, model, asked, chosen_device_name=device, rules=rules)
-            session.checks.extend(measured)
-            judged += measured
-        if facts.safe and any(check.status is not CheckStatus.MEASURED for check in judged):
-            session.verdict = verdict_of(judged)
-        session.show(checks_table(session.checks))
+        found = models_at(models)
+        if len(found.models) == 1 and not found.open_questions:
+            inspect_one(session, found.models[0], every_tensor=all_tensors or verbose)
+        else:
+            inspect_folder(session, models[0] if len(models) == 1 else None, found, inspect_one, jobs=jobs)
 
 
-def _accuracy_checks(
-    session: Session, model: Path, asked: Request, *, chosen_device_name: str, rules: Policy | None
-) -> tuple[Check, ...]:
-    """Load the model, measure its accuracy, and judge it where the policy has a limit."""
-    from sau_cli.devices import chosen_device
-    from sau_cli.evaluation.limits import at_least
-    from sau_cli.evaluation.metrics import evaluate
+def inspect_model(
+    session: Session,
+    model: Path,
+    asked: Request,
+    *,
+    rules: Policy | None,
+    effort: Effort | None,
+    device: str,
+    seed: int,
+    every_tensor: bool = False,
+) -> None:
+    """Inspect one model: what is found goes into the session, also where an error ends it.
 
-    chosen = chosen_device(chosen_device_name)
-    opened, images = open_model_and_data(session, model, asked)
-    accuracy = evaluate(opened.classifier.to(chosen), images.for_testing).accuracy
-    session.environment = {"device": str(chosen)}
-    evidence = f"top-1 accuracy on {accuracy.total} images of {images.name}"
-    found = Check(id="acc", status=CheckStatus.MEASURED, value=accuracy.value, ci95=accuracy.ci95, evidence=evidence)
-    if rules is None or rules.min_acc is None:
-        return (found,)
-    return found, at_least("policy.min-acc", accuracy, rules.min_acc, confident=False, what="ACC")
+    Args:
+        rules: of a policy, each to become a check.
+        effort: None for what can be done in reasonable time.
+        device: what measurements run on, as ``--device`` takes it.
+        every_tensor: list all, not the first few.
+    """
+    from sau_adapters.checkpoints import file_facts
+    from sau_cli.inspection.inspector import inspect as inspect_file
+    from sau_cli.inspection.inspector import inspection_verdict
+    from sau_cli.inspection.policy import judge_measures
+
+    with ReadingView(session) as reading:
+        facts = file_facts(model, watch=reading.update)
+    session.took(model, facts.sha256)
+    session.checks.extend(inspect_file(facts))
+    session.verdict = inspection_verdict(facts)
+    session.details = {"file": plain(facts), "parameters": facts.parameters}
+    if rules is not None:
+        session.checks.extend(_judge_file(facts, rules, session.checks))
+    for shown in _tables(facts, every_tensor=every_tensor):
+        session.show(shown)
+    try:
+        if facts.safe and not facts.non_finite:
+            accuracy = rules is not None and rules.min_acc is not None
+            found = examine(session, model, asked, facts, effort=effort, accuracy=accuracy, device=device, seed=seed)
+            session.checks[:] = [*(one for one in session.checks if one.id != "model.behaviour"), *found]
+    finally:
+        if rules is not None:
+            session.checks.extend(judge_measures(session.checks, rules, unmeasured=CheckStatus.INCONCLUSIVE))
+    session.verdict = _worse(inspection_verdict(facts), session.checks)
+    session.show(checks_table(session.checks))
+
+
+def _judge_file(facts: FileFacts, rules: Policy, checks: Sequence[Check]) -> tuple[Check, ...]:
+    from sau_cli.inspection.policy import JudgedFile, judge_file
+
+    worst = max((check.severity for check in checks if check.severity), key=lambda one: one.rank)
+    file = JudgedFile(
+        format=facts.format,
+        sha256=facts.sha256,
+        metadata=facts.metadata,
+        description=facts.description,
+        worst=worst,
+    )
+    return judge_file(file, rules)
+
+
+def _worse(found: tuple[Verdict, ExitCode], checks: Sequence[Check]) -> tuple[Verdict, ExitCode]:
+    """The verdict on the file, or that on the behaviour and of the policy's rules where they have more to say."""
+    verdict, _ = found
+    judged = tuple(one for one in checks if one.id.startswith("policy.") or one.id == "behaviour.score")
+    if not judged or verdict is Verdict.UNSAFE:
+        return found
+    ruled = verdict_of(judged)
+    return ruled if verdict is Verdict.MEASURED or ruled[0] is Verdict.FAILED else found
 
 
 def _tables(facts: FileFacts, *, every_tensor: bool) -> list[Group]:
@@ -146,7 +210,7 @@ def _tables(facts: FileFacts, *, every_tensor: bool) -> list[Group]:
                 str(number),
                 step.step,
                 (step.input_sha256 or "trained from scratch")[:20],
-                json.dumps(dict(step.settings), sort_keys=True)[:SHOWN_TEXT],
+                settings_line(step.settings)[:SHOWN_TEXT],
             )
             for number, step in enumerate(facts.description.history[:SHOWN_STEPS], start=1)
         ]

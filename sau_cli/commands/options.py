@@ -19,6 +19,15 @@ ModelArgument: TypeAlias = Annotated[
         "or timm:NAME, torchvision:NAME, hf-hub:ORG/NAME where this machine's cache has it.",
     ),
 ]
+ModelsArgument: TypeAlias = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="MODEL...",
+        help="Safetensors (or the index of its shards), PyTorch weights (.pt, .pth, .bin, .ckpt), ONNX, a timm folder, "
+        "any folder with models in it; or timm:NAME, torchvision:NAME, hf-hub:ORG/NAME where this machine's cache has "
+        "it. May be several.",
+    ),
+]
 DataOption: TypeAlias = Annotated[
     str | None,
     typer.Option(
@@ -57,6 +66,12 @@ NormalisationOption: TypeAlias = Annotated[
         metavar="NAME|M/S",
         help="none, cifar10, cifar100, tiny-imagenet, mnist, imagenet, or means/deviations such as "
         ".5,.5,.5/.2,.2,.2 on pixels in 0 to 1. [default: what the model's metadata or sau.toml names]",
+    ),
+]
+PolicyOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--policy", metavar="P", help="TOML file with a [policy] table to judge by. [default: that of sau.toml]"
     ),
 ]
 TargetOption: TypeAlias = Annotated[

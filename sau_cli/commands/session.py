@@ -69,6 +69,7 @@ class Session:
         self.details: dict[str, Any] = {}
         self.environment: dict[str, Any] = {}
         self.verdict: tuple[Verdict, ExitCode] | None = None
+        self.models: list[Report] = []
         self.team = ALONE
         self._json = json
         self._reports = dict.fromkeys(reports or (), ReportFormat.JSON)
@@ -148,7 +149,8 @@ class Session:
             _to_nowhere(sys.stderr)
             self.quiet = True
 
-    def _finish(self, error: BaseException | None) -> ExitCode:
+    def report(self, error: BaseException | None = None) -> Report:
+        """What was found, and the error that ended it if one did; a check that failed keeps its exit code."""
         verdict, code = self.verdict or verdict_of(tuple(self.checks))
         sentence = None
         if error is not None:
@@ -158,7 +160,7 @@ class Session:
                 verdict, code = Verdict.FAILED, ExitCode.LIMIT_FAILED
             else:
                 verdict, code = _VERDICTS[error_code], error_code
-        report = Report(
+        return Report(
             tool_version=__version__,
             command=self.command,
             inputs=tuple(self.inputs),
@@ -168,17 +170,23 @@ class Session:
             environment=_environment() | self.environment,
             outputs=self.outputs,
             details=self.details,
+            models=tuple(self.models),
             error=sentence,
         )
-        if sentence is not None:
+
+    def _finish(self, error: BaseException | None) -> ExitCode:
+        report = self.report(error)
+        if report.error is not None:
             who = "error: " if self.team.leads else f"error in process {self.team.rank}: "
-            self._say(Text.assemble((who, "bold red"), printable(sentence)))
+            self._say(Text.assemble((who, "bold red"), printable(report.error)))
+        elif report.exit_code and self.quiet:
+            self._say(printable(_short(report)))
         try:
             self._write(report)
         except UsageError as unwritten:
             self._say(Text.assemble(("error: ", "bold red"), printable(str(unwritten))))
-            return code or ExitCode.USAGE
-        return code
+            return report.exit_code or ExitCode.USAGE
+        return report.exit_code
 
     def _write(self, report: Report) -> None:
         for path, form in self._reports.items():
@@ -199,6 +207,14 @@ class Session:
         except OSError as error:
             _to_nowhere(sys.stdout)
             raise UsageError(f"standard output could not be written to ({error.strerror}); name a file") from error
+
+
+def _short(report: Report) -> str:
+    """One line on what kept a run from passing, for those who asked for quiet."""
+    statuses = (CheckStatus.FAILED, CheckStatus.INCONCLUSIVE)
+    held = [check for status in statuses for check in report.checks if check.status is status]
+    more = f" (and {len(held) - 1} more)" if held[1:] else ""
+    return f"{report.verdict.value}: {held[0].id}: {held[0].evidence}{more}" if held else report.verdict.value
 
 
 _STARTS = (b'"tool_version"', b"sarif-schema", b"<!doctype html>", b"## sau ", b"<testsuites")

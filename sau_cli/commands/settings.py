@@ -8,8 +8,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from sau_adapters.tables import WeightsFormat
 from sau_cli.errors import UsageError, reason_of
 from sau_cli.inspection.policy import Policy, parse_policy
+
+FORMATS = tuple(one.value for one in WeightsFormat)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +57,7 @@ def read_policy(path: Path) -> Policy:
     table = _parsed(path).get("policy")
     if not isinstance(table, dict):
         raise UsageError(f"--policy {path} has no [policy] table; add one")
-    return parse_policy(table, path.name)
+    return parse_policy(table, path.name, formats=FORMATS)
 
 
 def _parsed(path: Path) -> dict[str, Any]:
@@ -83,5 +86,5 @@ def _checked(table: dict[str, Any], path: Path) -> Settings:
             raise UsageError(f"{path.name} sets {key} to {value!r}; give it as the flag --{key} takes it")
     return Settings(
         **{known[key]: value for key, value in table.items()},
-        policy=None if policy is None else parse_policy(policy, path.name),
+        policy=None if policy is None else parse_policy(policy, path.name, formats=FORMATS),
     )

@@ -4,19 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from math import prod
 
 from sau_cli.description import Description
-
-
-class Severity(StrEnum):
-    """How bad a finding is; ``high`` and above refuses the file."""
-
-    INFO = "info"
-    LOW = "low"
-    HIGH = "high"
-    CRITICAL = "critical"
+from sau_cli.results import Severity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +30,15 @@ class TensorFacts:
     @property
     def elements(self) -> int:
         return prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NonFinite:
+    """How many values of a tensor are NaN, and how many infinite where no model has them on purpose."""
+
+    tensor: str
+    nan: int
+    infinite: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +96,8 @@ class FileFacts:
         description: what the metadata says of the classifier; None where it says nothing.
         recognition: of the architecture, by the tensors; None where they are not known.
         notes: sentences on how the weights were found in the file.
+        non_finite: tensors that hold NaN or infinities; None where the values were not looked at.
+        unread: why not, where a file that is safe to open was not looked at.
     """
 
     path: str
@@ -108,6 +110,8 @@ class FileFacts:
     findings: tuple[Finding, ...] = field(default=())
     recognition: Recognition | None = None
     notes: tuple[str, ...] = ()
+    non_finite: tuple[NonFinite, ...] | None = None
+    unread: str = ""
 
     @property
     def parameters(self) -> int | None:
@@ -117,4 +121,4 @@ class FileFacts:
     @property
     def safe(self) -> bool:
         """No finding that refuses the file."""
-        return all(finding.severity not in {Severity.HIGH, Severity.CRITICAL} for finding in self.findings)
+        return all(finding.severity.rank < Severity.HIGH.rank for finding in self.findings)

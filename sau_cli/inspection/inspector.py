@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from sau_cli.errors import ExitCode
-from sau_cli.inspection.file_facts import FileFacts, Severity
-from sau_cli.results import Check, CheckStatus, Verdict
+from sau_cli.inspection.file_facts import FileFacts
+from sau_cli.results import Check, CheckStatus, Severity, Verdict
 
 
 def inspect(facts: FileFacts) -> tuple[Check, ...]:
@@ -19,21 +19,23 @@ def inspect(facts: FileFacts) -> tuple[Check, ...]:
             status=CheckStatus.PASSED,
             value=facts.format,
             evidence=f"the content is {facts.format}, whatever the extension says",
+            severity=Severity.INFO,
         )
     ]
     for finding in facts.findings:
-        refused = finding.severity in {Severity.HIGH, Severity.CRITICAL}
+        refused = finding.severity.rank >= Severity.HIGH.rank
         status = CheckStatus.FAILED if refused else CheckStatus.MEASURED
-        checks.append(Check(id=finding.id, status=status, value=finding.severity.value, evidence=finding.sentence))
+        checks.append(Check(id=finding.id, status=status, evidence=finding.sentence, severity=finding.severity))
     if facts.safe:
         checks.append(
             Check(
                 id="file.safe-to-open",
                 status=CheckStatus.PASSED,
                 evidence="reading this file runs no code from it, and its header agrees with its content",
+                severity=Severity.INFO,
             )
         )
-    checks.append(_architecture(facts))
+    checks += [_finite_weights(facts), _architecture(facts)]
     checks.append(
         Check(
             id="model.behaviour",
@@ -42,6 +44,27 @@ def inspect(facts: FileFacts) -> tuple[Check, ...]:
         )
     )
     return tuple(checks)
+
+
+def _finite_weights(facts: FileFacts) -> Check:
+    """Whether every weight is an ordinary number; a model with others answers NaN, or the same class to all."""
+    check_id, found = "file.non-finite-weights", facts.non_finite
+    if found is None:
+        why = facts.unread or "the file is not safe to open, so the values of its weights were not looked at"
+        return Check(id=check_id, status=CheckStatus.SKIPPED, evidence=why, severity=Severity.INFO)
+    if not found:
+        told = "no weight is NaN or infinite"
+        return Check(id=check_id, status=CheckStatus.PASSED, value=0, evidence=told, severity=Severity.INFO)
+    nan, infinite = sum(one.nan for one in found), sum(one.infinite for one in found)
+    more = f" and {len(found) - 1} more tensors" if len(found) > 1 else ""
+    return Check(
+        id=check_id,
+        status=CheckStatus.FAILED,
+        value=nan + infinite,
+        evidence=f"{nan:,} values are NaN and {infinite:,} infinite, in {found[0].tensor[:100]!r}{more}, so what the "
+        "model answers means nothing; ask for an intact file",
+        severity=Severity.HIGH,
+    )
 
 
 def _architecture(facts: FileFacts) -> Check:
@@ -72,7 +95,9 @@ def _architecture(facts: FileFacts) -> Check:
 
 
 def inspection_verdict(facts: FileFacts) -> tuple[Verdict, ExitCode]:
-    """Unsafe, or measured: behaviour was not examined, so never more than that."""
+    """Unsafe; not to be evaluated, with weights that are no numbers; or measured, and never more than that."""
     if not facts.safe:
         return Verdict.UNSAFE, ExitCode.UNSAFE
+    if facts.non_finite:
+        return Verdict.NOT_EVALUATED, ExitCode.NOT_EVALUATED
     return Verdict.MEASURED, ExitCode.PASSED

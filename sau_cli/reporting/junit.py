@@ -4,21 +4,30 @@ from __future__ import annotations
 
 from junitparser import Error, Failure, JUnitXml, Skipped, TestCase, TestSuite
 
-from sau_cli.results import Check, CheckStatus, Report
+from sau_cli.results import Check, CheckStatus, Report, subject
 
 
 def to_junit(report: Report) -> str:
-    """The document, ending in a newline. What could not be settled is an error, what was not examined is skipped."""
-    suite = TestSuite(f"sau {report.command}")
+    """The document, ending in a newline. What could not be settled is an error, what was not examined is skipped.
+
+    A folder is a suite, and so is each model in it.
+    """
+    document = JUnitXml("sau")
+    document.add_testsuite(_suite(report, f"sau {report.command}"))
+    for one in report.models:
+        document.add_testsuite(_suite(one, _xml(f"sau {report.command} {subject(one)}")))
+    return str(document.tostring().decode()) + "\n"
+
+
+def _suite(report: Report, name: str) -> TestSuite:
+    suite = TestSuite(name)
     for check in report.checks:
         suite.add_testcase(_case(check, report.command))
     if report.error:
         case = TestCase("the whole run", classname=f"sau.{report.command}")
         case.result = [Error(_xml(report.error), type_=report.verdict.value)]
         suite.add_testcase(case)
-    document = JUnitXml("sau")
-    document.add_testsuite(suite)
-    return str(document.tostring().decode()) + "\n"
+    return suite
 
 
 def _case(check: Check, command: str) -> TestCase:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sau_cli.reporting.terminal import percent
-from sau_cli.results import Check, CheckStatus, Report, Verdict
+from sau_cli.results import Check, CheckStatus, Report, Verdict, counted, first_finding, subject
 
 MARKS = {
     CheckStatus.PASSED: "✅ passed",
@@ -28,18 +28,57 @@ SENTENCES = {
 
 def to_markdown(report: Report) -> str:
     """The document, ending in a newline."""
-    lines = [f"## sau {report.command}: {report.verdict.value}", "", SENTENCES[report.verdict]]
+    lines = [f"## sau {report.command}: {report.verdict.value}", "", sentence_of(report)]
     if report.error:
         lines += ["", f"> {cell(report.error)}"]
-    if report.checks:
-        lines += ["", *_table(("check", "status", "value", "evidence"), [_row(check) for check in report.checks])]
-    if report.inputs:
-        lines += ["", *_table(("input", "SHA-256"), [(cell(one.path), f"`{one.sha256}`") for one in report.inputs])]
+    if report.models:
+        lines += ["", *_table(("model", "format", "verdict", "exit code", "first finding"), _models(report))]
+        lines += _details(report)
+        skipped = [check for check in report.checks if check.status is CheckStatus.SKIPPED]
+        if skipped:
+            lines += ["", *_table(("check", "status", "value", "evidence"), [_row(check) for check in skipped])]
+    else:
+        if report.checks:
+            lines += ["", *_table(("check", "status", "value", "evidence"), [_row(check) for check in report.checks])]
+        if report.inputs:
+            rows = [(cell(one.path), code(one.sha256)) for one in report.inputs]
+            lines += ["", *_table(("input", "SHA-256"), rows)]
     if report.outputs:
-        written = [(role, cell(one.path), f"`{one.sha256}`") for role, one in report.outputs.items()]
+        written = [(role, cell(one.path), code(one.sha256)) for role, one in report.outputs.items()]
         lines += ["", *_table(("output", "path", "SHA-256"), written)]
     lines += ["", f"sau {report.tool_version}, exit code {int(report.exit_code)}"]
     return "\n".join(lines) + "\n"
+
+
+def _models(report: Report) -> list[tuple[str, ...]]:
+    return [
+        (
+            cell(subject(one)),
+            cell(str((one.details.get("file") or {}).get("format", ""))),
+            one.verdict.value,
+            str(int(one.exit_code)),
+            cell(first_finding(one)),
+        )
+        for one in report.models
+    ]
+
+
+def _details(report: Report) -> list[str]:
+    """What was found in each model that did not come through; a summary of a job has no room for the others."""
+    lines = []
+    for one in report.models:
+        told = [check for check in one.checks if check.status in {CheckStatus.FAILED, CheckStatus.INCONCLUSIVE}]
+        if told:
+            lines += ["", f"### {cell(subject(one))}: {one.verdict.value}", ""]
+            lines += _table(("check", "status", "value", "evidence"), [_row(check) for check in told])
+    return lines
+
+
+def sentence_of(report: Report) -> str:
+    """What the verdict means."""
+    if report.models:
+        return f"{len(report.models)} models: {counted(report.models)}. The verdict is that of the worst."
+    return SENTENCES[report.verdict]
 
 
 def shown_value(check: Check) -> str:
@@ -63,8 +102,18 @@ def cell(text: str) -> str:
     return "".join(f"\\{one}" if one in "\\|`*_[]!#" else one for one in escaped)
 
 
+def code(text: str) -> str:
+    """Text in a code span, safe in a table: there nothing is Markdown but the end of the span and of the cell.
+
+    >>> print(code("a_b|c`d"))
+    `a_b\\|c'd`
+    """
+    flat = "".join(one if one.isprintable() else " " for one in text).replace("`", "'")
+    return f"`{flat.replace('|', chr(92) + '|')}`"
+
+
 def _row(check: Check) -> tuple[str, str, str, str]:
-    return f"`{cell(check.id)}`", MARKS[check.status], cell(shown_value(check)), cell(check.evidence)
+    return code(check.id), MARKS[check.status], cell(shown_value(check)), cell(check.evidence)
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from sau_cli.errors import ExitCode
 from sau_cli.reporting.json_document import plain
-from sau_cli.results import Check, CheckStatus, Report
+from sau_cli.results import Check, CheckStatus, Report, subject
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 _KINDS = {
@@ -26,8 +26,8 @@ _KINDS = {
 
 def to_sarif(report: Report) -> str:
     """The document, ending in a newline."""
-    places = [{"uri": uri_of(one.path)} for one in report.inputs]
-    errors = [{"level": "error", "message": {"text": report.error}}] if report.error else []
+    reports = (report, *report.models)
+    artifacts = {one.path: one.sha256 for one in report.inputs}
     run = {
         "tool": {
             "driver": {
@@ -35,22 +35,24 @@ def to_sarif(report: Report) -> str:
                 "version": report.tool_version,
                 "rules": [
                     {"id": name, "shortDescription": {"text": name}}
-                    for name in dict.fromkeys(check.id for check in report.checks)
+                    for name in dict.fromkeys(one["ruleId"] for each in reports for one in _results(each))
                 ],
             }
         },
         "invocations": [
             {
-                "executionSuccessful": report.exit_code in {ExitCode.PASSED, ExitCode.LIMIT_FAILED} and not errors,
+                "executionSuccessful": report.exit_code in {ExitCode.PASSED, ExitCode.LIMIT_FAILED}
+                and not any(one.error for one in reports),
                 "exitCode": int(report.exit_code),
-                "toolExecutionNotifications": errors,
+                "toolExecutionNotifications": [
+                    {"level": "error", "message": {"text": one.error}} | _located(one) for one in reports if one.error
+                ],
             }
         ],
         "artifacts": [
-            {"location": place, "hashes": {"sha-256": one.sha256}}
-            for place, one in zip(places, report.inputs, strict=True)
+            {"location": {"uri": uri_of(path)}, "hashes": {"sha-256": sha256}} for path, sha256 in artifacts.items()
         ],
-        "results": [_result(check, places) for check in report.checks],
+        "results": [one for each in reports for one in _results(each)],
         "properties": {"command": report.command, "verdict": report.verdict.value},
     }
     return json.dumps({"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}, indent=2, allow_nan=False) + "\n"
@@ -66,14 +68,45 @@ def uri_of(path: str) -> str:
     return where.as_uri() if where.is_absolute() else quote(where.as_posix())
 
 
-def _result(check: Check, places: list[dict[str, str]]) -> dict[str, Any]:
-    failed = check.status is CheckStatus.FAILED
+def _results(report: Report) -> list[dict[str, Any]]:
+    """A result for each check; of a folder only for what was skipped in it, as its models have their own.
+
+    What ended a run is a result too: a dashboard shows results alone, and must not look clean.
+    """
+    if report.models:
+        folder, skipped = report.details.get("folder"), "skipped."
+        return [
+            _result(check)
+            | {"ruleId": "file.skipped"}
+            | _place(str(Path(folder or "", check.id.removeprefix(skipped))))
+            for check in report.checks
+            if check.id.startswith(skipped)
+        ]
+    place = _located(report)
+    results = [_result(check) | place for check in report.checks]
+    if report.error and place:
+        told = {"ruleId": f"run.{report.verdict.value}", "kind": "fail", "level": "warning"}
+        results.append(told | {"message": {"text": report.error}} | place)
+    return results
+
+
+def _located(report: Report) -> dict[str, Any]:
+    """Where a report's results are: the model; nowhere for a folder, whose models have places."""
+    return {} if report.models or not subject(report) else _place(subject(report))
+
+
+def _place(path: str) -> dict[str, Any]:
+    return {"locations": [{"physicalLocation": {"artifactLocation": {"uri": uri_of(path)}}}]}
+
+
+def _result(check: Check) -> dict[str, Any]:
     told = {"status": check.status, "value": check.value, "threshold": check.threshold, "ci95": check.ci95}
     return {
         "ruleId": check.id,
         "kind": _KINDS[check.status],
-        "level": "error" if failed else "none",
+        "level": "error" if check.status is CheckStatus.FAILED else "none",
         "message": {"text": check.evidence},
-        "locations": [{"physicalLocation": {"artifactLocation": place}} for place in places[:1]],
-        "properties": {key: value for key, value in plain(told).items() if value is not None},
+        "properties": {
+            key: value for key, value in plain(told | {"severity": check.severity}).items() if value is not None
+        },
     }

@@ -8,7 +8,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from sau_cli.results import Check, CheckStatus, Measure
+from sau_cli.results import Check, CheckStatus, Measure, Verdict
 
 _MARKS = {
     CheckStatus.PASSED: Text("passed", style="green"),
@@ -16,6 +16,16 @@ _MARKS = {
     CheckStatus.INCONCLUSIVE: Text("inconclusive", style="yellow"),
     CheckStatus.MEASURED: Text("measured"),
     CheckStatus.SKIPPED: Text("not examined", style="yellow"),
+}
+
+
+VERDICT_STYLES = {
+    Verdict.PASSED: "green",
+    Verdict.FAILED: "bold red",
+    Verdict.UNSAFE: "bold red",
+    Verdict.ERROR: "bold red",
+    Verdict.INCONCLUSIVE: "yellow",
+    Verdict.NOT_EVALUATED: "yellow",
 }
 
 

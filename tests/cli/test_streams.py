@@ -25,7 +25,7 @@ def test_json_on_standard_output_is_one_document_and_nothing_else(sau, planted, 
     report = strictly(done.out)
     assert list(report) == [
         *("tool_version", "command", "inputs", "verdict", "exit_code", "checks", "environment", "outputs", "details"),
-        *("error", "schema_version"),
+        *("models", "error", "schema_version"),
     ]
     assert (report["command"], report["exit_code"], report["error"]) == ("purify", 0, None)
     assert set(report["inputs"][0]) == {"path", "sha256"}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import pickle
 import struct
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from sau_adapters.checkpoints import as_classifier, file_facts, read_checkpoint
 from sau_adapters.cifar_networks import CIFAR_NETWORKS
 from sau_adapters.model_folders import weights_in
 from sau_cli.errors import NotEvaluable, UnsafeFile, UsageError
+from tests.support.files import TouchesAFile
 
 STATE = CIFAR_NETWORKS["small_cnn"](10, 3).state_dict()
 PLAIN = {"normalisation": ((0.0,), (1.0,)), "image_shape": (3, 32, 32)}
@@ -179,3 +182,45 @@ def test_a_tensor_of_a_hundred_dimensions_is_refused(tmp_path):
     path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
     with pytest.raises(UnsafeFile, match="100 dimensions"):
         read_checkpoint(path)
+
+
+def finding_of(path: Path) -> str:
+    (finding,) = file_facts(path).findings
+    return finding.id
+
+
+def saved_members(path: Path) -> dict[str, bytes]:
+    torch.save({"w": torch.ones(3)}, path)
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def test_an_archive_with_a_member_twice_or_outside_of_itself(tmp_path):
+    members = saved_members(tmp_path / "m.pt")
+    with warnings.catch_warnings(action="ignore"), zipfile.ZipFile(tmp_path / "m.pt", "a") as archive:
+        archive.writestr(next(name for name in members if name.endswith("data.pkl")), b"\x80\x02}.")
+    assert finding_of(tmp_path / "m.pt") == "file.archive"
+    for name in ("../evil", "/etc/evil", "C:\\evil", "a\\..\\..\\evil"):
+        saved_members(tmp_path / "m.pt")
+        with zipfile.ZipFile(tmp_path / "m.pt", "a") as archive:
+            archive.writestr(name, b"")
+        assert finding_of(tmp_path / "m.pt") == "file.path-escape", name
+
+
+@pytest.mark.parametrize("harmful", [False, True])
+def test_a_pickle_in_front_of_an_archive(tmp_path, harmful):
+    """torch reads the pickle, and a list of the archive's members would not show what that one asks for."""
+    saved_members(tmp_path / "m.pt")
+    front = pickle.dumps(TouchesAFile(tmp_path / "was-run") if harmful else {}, protocol=2)
+    (tmp_path / "m.pt").write_bytes(front + (tmp_path / "m.pt").read_bytes())
+    assert finding_of(tmp_path / "m.pt") == ("file.pickle-code" if harmful else "file.archive")
+    assert not (tmp_path / "was-run").exists()
+
+
+def test_packed_archives_are_read_too(tmp_path):
+    members = saved_members(tmp_path / "m.pt")
+    with zipfile.ZipFile(tmp_path / "m.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    facts = file_facts(tmp_path / "m.pt")
+    assert (facts.safe, facts.non_finite) == (True, ())

@@ -1,0 +1,189 @@
+"""Open a model to see how it behaves: its accuracy where data is given, and the behaviour tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sau_cli.commands.inputs import OpenedModel, Request, data_source, open_model_and_data
+from sau_cli.commands.progress import ProgressView, ReadingView
+from sau_cli.commands.session import Session
+from sau_cli.errors import NotEvaluable, SauError, UsageError
+from sau_cli.inspection.effort import Effort
+from sau_cli.results import Check, CheckStatus
+
+if TYPE_CHECKING:
+    from sau_cli.classifier import Classifier
+    from sau_cli.images import ImageData, LabelledImages
+    from sau_cli.inspection.file_facts import FileFacts
+
+
+def examine(
+    session: Session,
+    model: Path,
+    asked: Request,
+    facts: FileFacts,
+    *,
+    effort: Effort | None,
+    accuracy: bool,
+    device: str,
+    seed: int,
+) -> tuple[Check, ...]:
+    """Accuracy and behaviour, as far as they can be had; what cannot is a skipped check with its reason.
+
+    Args:
+        effort: None for what can be done in reasonable time with what is known.
+        accuracy: to be measured also where ``effort`` is quick. Data that the command names is used at any effort.
+
+    Raises:
+        SauError: what was asked for in so many words cannot be done.
+    """
+    wanted = Effort.STANDARD if effort is None else effort
+    needs_data = asked.data is not None
+    if wanted is Effort.QUICK and not (needs_data or accuracy):
+        return (_not_examined("--effort quick looks at the file alone"),)
+    try:
+        opened, images = _opened(
+            session, model, asked, facts, needs_data=needs_data, gradients=wanted is not Effort.QUICK
+        )
+    except SauError as error:
+        if effort is not None or needs_data:
+            raise
+        return (_not_examined(str(error)),)
+    from sau_cli.devices import chosen_device
+
+    chosen = chosen_device(device)
+    session.environment = {"device": str(chosen)}
+    classifier = opened.to(chosen)
+    checks = () if images is None else (_accuracy(classifier, images),)
+    if wanted is Effort.QUICK:
+        return *checks, _not_examined("--effort quick looks at the file and the accuracy alone")
+    session.checks.extend(checks)  # not to be lost if what follows fails
+    try:
+        return _behaviour(session, classifier, None if images is None else images.for_testing, wanted, effort, seed)
+    except NotEvaluable as error:
+        if effort is not None:
+            raise
+        return (_not_examined(str(error)),)
+
+
+def _not_examined(why: str) -> Check:
+    told = f"whether the model behaves like a backdoored one was not examined: {why}"
+    return Check(id="model.behaviour", status=CheckStatus.SKIPPED, evidence=told)
+
+
+def _opened(
+    session: Session, model: Path, asked: Request, facts: FileFacts, *, needs_data: bool, gradients: bool
+) -> tuple[Classifier, ImageData | None]:
+    """The model, with data where some is named and can be opened."""
+    try:
+        data_source(asked, facts.description)
+    except UsageError:
+        if needs_data:
+            raise
+        return _opened_alone(session, model, asked, facts), None
+    try:
+        opened, images = open_model_and_data(session, model, asked, to_learn=gradients)
+    except UsageError as error:
+        if needs_data:
+            raise
+        session.show(f"going on without data: {error}")
+        return _opened_alone(session, model, asked, facts), None
+    return opened.classifier, images
+
+
+def _opened_alone(session: Session, model: Path, asked: Request, facts: FileFacts) -> Classifier:
+    """The model without data: what data would have told comes from flags, metadata and tensors.
+
+    Raises:
+        UsageError: something is missing.
+    """
+    from sau_adapters.checkpoints import as_classifier, read_checkpoint
+
+    known, found = facts.description, facts.recognition
+    normalisation = asked.normalised(told=known is not None)
+    if known is not None:
+        shape, names = (known.input.channels, known.input.height, known.input.width), known.class_names
+    else:
+        if normalisation is None:
+            raise UsageError(
+                "the file does not say how its images are normalised; add --normalisation, and better --data"
+            )
+        first = found.fitting[0] if found and found.fitting else None
+        if first is None or first.classes is None:
+            raise UsageError("the file does not tell its classes; add --data")
+        size = asked.pixels or ((first.size, first.size) if first.size else None)
+        if size is None:
+            raise UsageError("the file does not tell the size of its images; add --image-size, or better --data")
+        shape, names = (first.channels or 3, *size), tuple(str(number) for number in range(first.classes))
+    with ReadingView(session) as reading:
+        checkpoint = read_checkpoint(model, watch=reading.update)
+    classifier = as_classifier(
+        checkpoint,
+        architecture=asked.arch or (None if known is not None else asked.settings.arch),
+        normalisation=normalisation,
+        image_shape=shape,
+        class_names=names,
+        to_learn=True,
+    )
+    return OpenedModel(checkpoint=checkpoint, classifier=classifier).classifier
+
+
+def _accuracy(classifier: Classifier, images: ImageData) -> Check:
+    from sau_cli.evaluation.metrics import evaluate
+
+    accuracy = evaluate(classifier, images.for_testing).accuracy
+    evidence = f"top-1 accuracy on {accuracy.total} images of {images.name}"
+    return Check(id="acc", status=CheckStatus.MEASURED, value=accuracy.value, ci95=accuracy.ci95, evidence=evidence)
+
+
+def _behaviour(
+    session: Session,
+    classifier: Classifier,
+    images: LabelledImages | None,
+    wanted: Effort,
+    asked: Effort | None,
+    seed: int,
+) -> tuple[Check, ...]:
+    from sau_adapters.pictures import recovered_trigger
+    from sau_cli.inspection.behaviour import AFFORDABLE, cost, examine_behaviour
+    from sau_cli.inspection.behaviour_checks import behaviour_checks, behaviour_details
+    from sau_cli.inspection.calibration import judge
+
+    names = classifier.description.class_names
+    operations = cost(classifier, with_data=images is not None, effort=wanted)
+    if asked is None and operations > AFFORDABLE and classifier.mean.device.type == "cpu":
+        return (
+            _not_examined(
+                f"that takes some {operations / 1e12:,.0f} trillion operations on this network, many minutes on a CPU; "
+                "add --effort standard to spend them"
+            ),
+        )
+    with ProgressView(session, "behaviour") as view:
+        found = examine_behaviour(classifier, images, effort=wanted, seed=seed, watch=_watching(view, wanted))
+    verdict = judge(found)
+    details = behaviour_details(found, verdict, names)
+    if images is not None:
+        place = found.classes.tolist().index(verdict.suspect)
+        details["recovered"] = [
+            recovered_trigger(kind, one.changes[place], float(one.success[place]), images.images[0])
+            for kind, one in found.seeds[0].triggers
+        ]
+    session.details = {**session.details, "behaviour": details}
+    return behaviour_checks(found, verdict, names)
+
+
+def _watching(view: ProgressView, effort: Effort) -> Callable[[int, int, str], None]:
+    def watch(done: int, of: int, what: str) -> None:
+        each = of // effort.seeds
+        if done:
+            view.update(
+                epoch=(done - 1) // each + 1,
+                epochs=effort.seeds,
+                batch=(done - 1) % each + 1,
+                batches=each,
+                measures=what,
+            )
+
+    return watch

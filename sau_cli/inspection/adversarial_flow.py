@@ -1,0 +1,42 @@
+"""Where adversarial examples flow: the classes that images end in when they are pushed away from their own.
+
+Unlearning starts from this: adversarial examples of a backdoored model have much in common with triggered images, and
+many of them end in the target class.
+
+Source: Wei et al., "Shared Adversarial Unlearning", NeurIPS 2023, section 3; Mu et al., "Progressive Backdoor Erasing
+via Connecting Backdoor and Adversarial Attacks", CVPR 2023.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from sau_cli.classifier import Classifier
+from sau_cli.inspection.class_scores import ClassScores
+
+TEST = "adversarial-flow"
+STEPS, IMAGES, EPSILON = 4, 64, 0.1
+
+
+def adversarial_flow(classifier: Classifier, images: Tensor, labels: Tensor, classes: Tensor) -> ClassScores:
+    """The share of fooled images that end in each class, after a few signed-gradient steps in an L∞ ball.
+
+    Args:
+        classifier: in eval mode and frozen.
+        images: (n, C, H, W) float in [0, 1], on the classifier's device, with (n,) labels.
+        classes: (E,) int64, those to examine.
+    """
+    delta = torch.zeros_like(images)
+    for _ in range(STEPS):
+        delta.requires_grad_(True)
+        loss = cross_entropy(classifier((images + delta).clamp(0, 1)).float(), labels, reduction="sum")
+        (slope,) = torch.autograd.grad(loss, delta)
+        delta = (delta.detach() + 2 * EPSILON / STEPS * slope.sign()).clamp(-EPSILON, EPSILON)
+    with torch.no_grad():
+        said = classifier((images + delta).clamp(0, 1)).argmax(dim=1)
+    fooled = said[said != labels]
+    counted = torch.bincount(fooled, minlength=classifier.description.classes).float()
+    shares = counted / max(1, len(fooled))
+    return ClassScores(test=TEST, values=shares[classes.to(shares.device)].cpu(), unit=1.0)

@@ -1,0 +1,158 @@
+"""Run every behaviour test on a classifier, from several seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from sau_cli.classifier import Classifier, check_finite_weights
+from sau_cli.errors import NotEvaluable
+from sau_cli.images import LabelledImages, as_pixels, check_fits
+from sau_cli.inspection import adversarial_flow, maximum_margins, universal_triggers
+from sau_cli.inspection.channel_bounds import ChannelBounds, channel_bounds
+from sau_cli.inspection.class_scores import ClassScores
+from sau_cli.inspection.effort import Effort
+from sau_cli.inspection.universal_triggers import TriggerKind, UniversalTriggers
+from sau_cli.model_state import evaluating, frozen
+from sau_cli.precision import Precision, fast_layout
+from sau_cli.seeding import random_stream
+
+FEWEST_CLASSES = 4
+"""With fewer classes, none can be told to stand out."""
+MOST_CLASSES = 50
+"""So many are examined: the number of classes decides the time."""
+AFFORDABLE = 3e13
+"""Floating-point operations that a command spends unasked: minutes on two cores of a CPU, seconds on a GPU."""
+FEWEST_IMAGES = 2 * universal_triggers.IMAGES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SeedEvidence:
+    """What the tests found from one seed.
+
+    Attributes:
+        scores: of each test, over the classes examined.
+        triggers: by kind; empty without data.
+    """
+
+    seed: int
+    scores: tuple[ClassScores, ...]
+    triggers: tuple[tuple[TriggerKind, UniversalTriggers], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Behaviour:
+    """What the tests found.
+
+    Attributes:
+        classes: (E,) int64, those that were examined.
+        of: how many the classifier has.
+        bounds: None where the network's channels could not be examined.
+        images: how many were used; 0 without data.
+    """
+
+    classes: Tensor
+    of: int
+    seeds: tuple[SeedEvidence, ...]
+    bounds: ChannelBounds | None
+    images: int
+
+
+def examine_behaviour(
+    classifier: Classifier,
+    images: LabelledImages | None,
+    *,
+    effort: Effort,
+    seed: int = 0,
+    watch: Callable[[int, int, str], None] = lambda done, of, what: None,
+) -> Behaviour:
+    """Run the tests that need no data, and those that need some where there is some.
+
+    Args:
+        classifier: on the device to work on; left as it was.
+        images: clean images with their true labels; None for none. Sixteen at the least, and those of one seed differ
+            from those of another.
+        watch: told how many parts are done, of how many, and what comes next.
+
+    Raises:
+        NotEvaluable: too few classes or images, images that do not fit, weights or logits that are not finite.
+    """
+    known = classifier.description
+    if known.classes < FEWEST_CLASSES:
+        raise NotEvaluable(
+            f"the model has {known.classes} classes; behaviour tests compare one class with the others and need "
+            f"{FEWEST_CLASSES} at the least"
+        )
+    check_finite_weights(classifier)
+    if images is not None:
+        check_fits(images, known)
+        if len(images) < FEWEST_IMAGES:
+            raise NotEvaluable(f"{len(images)} clean images are too few for behaviour tests; give {FEWEST_IMAGES}")
+    classes = _examined(known.classes, seed)
+    tests = 1 if images is None else 2 + len(TriggerKind)
+    done = 0
+
+    def next_part(what: str) -> None:
+        nonlocal done
+        watch(done, tests * effort.seeds, what)
+        done += 1
+
+    found = []
+    with evaluating(classifier), frozen(classifier):
+        classifier.to(memory_format=fast_layout(Precision.FP32, classifier.mean.device))
+        for number in range(seed, seed + effort.seeds):
+            next_part("maximum margins")
+            scores = [maximum_margins.maximum_margins(classifier, classes, random_stream(number, "noise"))]
+            triggers: list[tuple[TriggerKind, UniversalTriggers]] = []
+            if images is not None:
+                order = torch.randperm(len(images), generator=random_stream(number, "images behaviour is tested on"))
+                some = images.take(order[: adversarial_flow.IMAGES]).to(classifier.mean.device)
+                pixels = as_pixels(some.images)
+                for kind in TriggerKind:
+                    next_part(f"searching {kind.value.replace('-', ' ')} triggers")
+                    few = slice(FEWEST_IMAGES)
+                    trigger = universal_triggers.universal_triggers(
+                        classifier, pixels[few], some.labels[few], classes, kind
+                    )
+                    triggers.append((kind, trigger))
+                    scores.append(trigger.scores)
+                next_part("adversarial examples")
+                scores.append(adversarial_flow.adversarial_flow(classifier, pixels, some.labels, classes))
+            if not all(bool(torch.isfinite(one.values).all()) for one in scores):
+                raise NotEvaluable(
+                    "the network returns NaN or infinite logits on some images; its behaviour is unknown"
+                )
+            found.append(SeedEvidence(seed=number, scores=tuple(scores), triggers=tuple(triggers)))
+        bounds = channel_bounds(classifier)
+        classifier.to(memory_format=torch.contiguous_format)
+    return Behaviour(
+        classes=classes,
+        of=known.classes,
+        seeds=tuple(found),
+        bounds=bounds,
+        images=0 if images is None else min(len(images), effort.seeds * adversarial_flow.IMAGES),
+    )
+
+
+def _examined(classes: int, seed: int) -> Tensor:
+    """All classes; a random choice where there are too many. (E,) ascending."""
+    order = torch.randperm(classes, generator=random_stream(seed, "classes whose behaviour is tested"))
+    return order[:MOST_CLASSES].sort().values
+
+
+def cost(classifier: Classifier, *, with_data: bool, effort: Effort) -> float:
+    """How many floating-point operations the tests will take, give or take a tenth."""
+    spec = classifier.description.input
+    blank = torch.zeros(1, spec.channels, spec.height, spec.width, device=classifier.mean.device)
+    with evaluating(classifier), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        classifier(blank)
+    examined = min(classifier.description.classes, MOST_CLASSES)
+    passes = examined * maximum_margins.STARTS * maximum_margins.STEPS
+    if with_data:
+        passes += len(TriggerKind) * examined * universal_triggers.STEPS * universal_triggers.IMAGES
+        passes += adversarial_flow.STEPS * adversarial_flow.IMAGES
+    return 2.0 * counter.get_total_flops() * passes * effort.seeds  # as much again for the way back to the pixels

@@ -1,0 +1,123 @@
+"""What the behaviour tests found, as checks and sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from sau_cli.inspection.adversarial_flow import TEST as FLOW
+from sau_cli.inspection.behaviour import Behaviour
+from sau_cli.inspection.calibration import BehaviourVerdict
+from sau_cli.inspection.maximum_margins import TEST as MARGINS
+from sau_cli.inspection.maximum_margins import p_value
+from sau_cli.inspection.universal_triggers import TriggerKind
+from sau_cli.results import Check, CheckStatus
+
+_OF = {
+    MARGINS: "the largest margin that an image climbed from noise reaches",
+    TriggerKind.PATCH.value: "how well a patch on any image leads there",
+    TriggerKind.SMOOTH.value: "how well a smooth pattern over any image leads there",
+    FLOW: "the share of adversarial examples that end there",
+}
+
+
+def behaviour_checks(found: Behaviour, verdict: BehaviourVerdict, class_names: Sequence[str]) -> tuple[Check, ...]:
+    """One check for each test, then the verdict. The tests' own are measurements: only the score judges."""
+    checks = [_test_check(found, place, class_names) for place in range(len(found.seeds[0].scores))]
+    if found.images == 0:
+        why = "no clean data was given, so no trigger was looked for; add --data"
+        checks += [
+            Check(id=f"behaviour.{kind.value}", status=CheckStatus.SKIPPED, evidence=why) for kind in TriggerKind
+        ]
+        checks.append(Check(id=f"behaviour.{FLOW}", status=CheckStatus.SKIPPED, evidence=why))
+    checks.append(_bounds_check(found))
+    checks.append(_score_check(found, verdict, class_names))
+    return tuple(checks)
+
+
+def _test_check(found: Behaviour, place: int, class_names: Sequence[str]) -> Check:
+    every = [one.scores[place] for one in found.seeds]
+    test = every[0].test
+    mean = torch.stack([one.anomaly for one in every]).mean(dim=0)
+    at = int(mean.argmax())
+    told = f"class {class_names[int(found.classes[at])]!r} stands out most in {_OF[test]}: anomaly index {mean[at]:.1f}"
+    if test == MARGINS:
+        largest = max(p_value(one.values) for one in every)
+        return Check(
+            id=f"behaviour.{test}",
+            status=CheckStatus.MEASURED,
+            value=round(largest, 6),
+            evidence=f"{told}; the value is the p-value of that, the highest of {len(every)} seeds",
+        )
+    return Check(id=f"behaviour.{test}", status=CheckStatus.MEASURED, value=round(float(mean[at]), 3), evidence=told)
+
+
+def _bounds_check(found: Behaviour) -> Check:
+    bounds = found.bounds
+    if bounds is None:
+        return Check(
+            id="behaviour.channel-bounds",
+            status=CheckStatus.SKIPPED,
+            evidence="the network has no convolution, or its code cannot be traced, so its channels were not examined",
+        )
+    return Check(
+        id="behaviour.channel-bounds",
+        status=CheckStatus.MEASURED,
+        value=round(bounds.largest, 3),
+        evidence=f"channel {bounds.channel} of {bounds.layer} can amplify {bounds.largest:.1f} standard deviations more "
+        f"than the mean of its layer; {bounds.outliers} of {bounds.channels} channels are more than three above",
+    )
+
+
+def _score_check(found: Behaviour, verdict: BehaviourVerdict, class_names: Sequence[str]) -> Check:
+    suspect = class_names[verdict.suspect]
+    seeds = len(verdict.judgements)
+    over = sum(one.score >= verdict.calibration.threshold for one in verdict.judgements)
+    told = {
+        CheckStatus.FAILED: f"behaves like a backdoored model in all of {seeds} seeds, with {suspect!r} as the target",
+        CheckStatus.PASSED: f"no sign of a backdoor in {seeds} seeds, which is no proof that there is none",
+        CheckStatus.INCONCLUSIVE: f"{over} of {seeds} seeds find it to behave like a backdoored model, with "
+        f"{suspect!r} as the target, so it is neither cleared nor convicted; try --effort deep, or more data",
+    }[verdict.status]
+    status = verdict.status
+    if found.images == 0 and status is CheckStatus.PASSED:
+        status = CheckStatus.MEASURED  # too little was looked at to clear a model
+    measured = verdict.calibration.measured
+    rate = (
+        f"Of {measured['clean_models']} clean models not calibrated on, {measured['called_backdoored']} were called "
+        f"backdoored, and of {measured['backdoored_models']} backdoored ones {measured['found']}"
+    )
+    examined = (
+        "" if len(found.classes) == found.of else f" Only {len(found.classes)} of {found.of} classes were examined."
+    )
+    return Check(
+        id="behaviour.score",
+        status=status,
+        value=round(verdict.score, 4),
+        threshold=verdict.calibration.threshold,
+        evidence=f"{told}.{examined} {rate}",
+    )
+
+
+def behaviour_details(found: Behaviour, verdict: BehaviourVerdict, class_names: Sequence[str]) -> dict[str, Any]:
+    """For reports: every score of every class and seed."""
+    return {
+        "suspected_class": class_names[verdict.suspect] if verdict.status is not CheckStatus.PASSED else None,
+        "most_suspicious_class": class_names[verdict.suspect],
+        "classes_examined": [class_names[int(at)] for at in found.classes],
+        "classes": found.of,
+        "images": found.images,
+        "seeds": [
+            {
+                "seed": one.seed,
+                "score": round(judged.score, 4),
+                "class": class_names[judged.suspect],
+                "anomaly_index": {
+                    scores.test: [round(value, 3) for value in scores.anomaly.tolist()] for scores in one.scores
+                },
+            }
+            for one, judged in zip(found.seeds, verdict.judgements, strict=True)
+        ],
+    }

@@ -1,0 +1,68 @@
+"""Maximum margins: the largest margin that any image gives each class. Needs no data.
+
+A backdoor makes its target class win by far more than learning does, and an image that shows it can be found by
+climbing from noise.
+
+Source: Wang, Xiang, Miller, Kesidis, "MM-BD: Post-Training Detection of Backdoor Attacks with Arbitrary Backdoor
+Pattern Types Using a Maximum Margin Statistic", S&P 2024.
+"""
+
+from __future__ import annotations
+
+import torch
+from scipy.stats import gamma
+from torch import Tensor
+
+from sau_cli.classifier import Classifier
+from sau_cli.inspection.class_margins import margins
+from sau_cli.inspection.class_scores import ClassScores
+
+TEST = "maximum-margin"
+STARTS, STEPS, STEP = 2, 25, 0.03
+"""Images of noise for each class, steps up from each, and the length of the first as a root mean square of pixels."""
+AT_ONCE = 256
+
+
+def maximum_margins(classifier: Classifier, classes: Tensor, generator: torch.Generator) -> ClassScores:
+    """Climb the margin of each class from images of noise, within [0, 1], in steps that shrink to nothing.
+
+    Args:
+        classifier: in eval mode and frozen.
+        classes: (E,) int64, those to examine.
+    """
+    spec, device = classifier.description.input, classifier.mean.device
+    wanted = classes.repeat_interleave(STARTS)
+    noise = torch.rand(len(wanted), spec.channels, spec.height, spec.width, generator=generator)
+    found = [
+        _climbed(classifier, images.to(device), towards.to(device))
+        for images, towards in zip(noise.split(AT_ONCE), wanted.split(AT_ONCE), strict=True)
+    ]
+    values = torch.cat(found).reshape(len(classes), STARTS).amax(dim=1).cpu()
+    return ClassScores(test=TEST, values=values, unit=max(float(values.abs().median()), 1e-6))
+
+
+def _climbed(classifier: Classifier, images: Tensor, classes: Tensor) -> Tensor:
+    """The margins (N,) where the climb ends."""
+    length = STEP * float(images[0].numel()) ** 0.5
+    for step in range(STEPS):
+        images.requires_grad_(True)
+        (slope,) = torch.autograd.grad(margins(classifier(images).float(), classes).sum(), images)
+        unit = slope / slope.flatten(1).norm(dim=1).clamp_min(1e-12)[:, None, None, None]
+        images = (images.detach() + length * (1 - step / STEPS) * unit).clamp(0, 1)
+    with torch.no_grad():
+        return margins(classifier(images).float(), classes)
+
+
+def p_value(values: Tensor) -> float:
+    """The chance that the largest of so many clean classes stands out as far, by a gamma law fitted to the others.
+
+    Between 0 and 1; 1 where there are fewer than four classes, too few to fit to. With few classes it is rough.
+
+    Source: Wang et al., MM-BD, section 4.
+    """
+    if len(values) < 4:
+        return 1.0
+    ordered = (values - values.min()).double().sort().values + 1e-3 + 0.05 * float(values.abs().median())
+    others, largest = ordered[:-1].numpy(), float(ordered[-1])
+    shape, _, scale = gamma.fit(others, floc=0)
+    return float(1 - gamma.cdf(largest, shape, scale=scale) ** len(values))

@@ -1,0 +1,235 @@
+"""A folder of models: each is inspected whatever becomes of the others; nothing that was skipped counts as clean."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import jsonschema
+import pytest
+import torch
+from junitparser import JUnitXml
+from safetensors.torch import load_file, save_file
+
+from sau_adapters.checkpoints import save_classifier
+from sau_adapters.cifar_networks import CIFAR_NETWORKS
+from sau_adapters.model_search import models_under
+from sau_cli.commands import inspect_folder
+from tests.cli.conftest import one_sentence
+from tests.conftest import ROOT
+from tests.support.files import hostile_zip
+from tests.support.toys import describe
+
+SCHEMA = json.loads((ROOT / "sau_cli" / "reporting" / "report.schema.json").read_text())
+
+
+@pytest.fixture
+def clean(tmp_path) -> Path:
+    """A model in ``models/``; the working folder is above it."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    torch.manual_seed(0)
+    classifier = describe(CIFAR_NETWORKS["small_cnn"](10, 1))
+    save_classifier(folder / "digits.safetensors", classifier, classifier.description, force=False)
+    return folder / "digits.safetensors"
+
+
+def read(path: str = "r.json") -> dict:
+    report = json.loads(Path(path).read_text())
+    jsonschema.validate(report, SCHEMA)
+    return report
+
+
+def models(report: dict) -> dict[str, tuple[str, int]]:
+    return {Path(one["inputs"][0]["path"]).name: (one["verdict"], one["exit_code"]) for one in report["models"]}
+
+
+def spoiled(clean: Path, name: str, value: float) -> Path:
+    state = load_file(clean)
+    state["linear.bias"][0] = value
+    save_file(state, clean.with_name(name))
+    return clean.with_name(name)
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_every_model_is_inspected_and_the_worst_counts(call, clean, jobs, tmp_path):
+    clean.with_name("cut.safetensors").write_bytes(clean.read_bytes()[:-10])
+    clean.with_name("old.h5").write_bytes(b"\x89HDF\r\n")
+    clean.with_name("notes.txt").write_text("no model")
+    spoiled(clean, "nan.safetensors", float("nan"))
+    hostile_zip(clean.parent)
+    done = call("inspect", "models", "--jobs", jobs, "--json", "r.json", *reports("html", "md", "sarif", "xml"))
+    assert done.code == 4, done.err
+    assert done.out == ""
+    report = read()
+    assert (report["verdict"], report["exit_code"], report["error"]) == ("unsafe", 4, None)
+    assert models(report) == {
+        "cut.safetensors": ("not-evaluated", 3),
+        "digits.safetensors": ("measured", 0),
+        "hostile.pth": ("unsafe", 4),
+        "nan.safetensors": ("not-evaluated", 3),
+        "old.h5": ("not-evaluated", 3),
+    }
+    statuses = {check["id"]: check["status"] for check in report["checks"]}
+    assert statuses["model.digits.safetensors"] == "measured"
+    assert statuses["model.hostile.pth"] == "failed"
+    assert statuses["model.cut.safetensors"] == "inconclusive"
+    assert [Path(one["path"]).name for one in report["details"]["skipped"]] == ["notes.txt"]
+    assert not (tmp_path / "was-run").exists()
+    table = done.err[done.err.index("5 models under models: ") :]
+    assert "1 measured, 1 unsafe, 3 not-evaluated" in table
+    assert all(name in table.replace("\n", "") for name in ("hostile.pth", "old.h5", "cut short"))
+    assert_forms()
+
+
+def reports(*forms: str) -> list[str]:
+    return [word for form in forms for word in ("--report", f"r.{form}")]
+
+
+def assert_forms() -> None:
+    """Each form has each model, at its own place."""
+    sarif = json.loads(Path("r.sarif").read_text())["runs"][0]
+    places = {
+        (one["ruleId"], one["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]): one["level"]
+        for one in sarif["results"]
+    }
+    assert places["file.pickle-code", "models/hostile.pth"] == "error"
+    assert places["file.non-finite-weights", "models/nan.safetensors"] == "error"
+    assert places["file.non-finite-weights", "models/digits.safetensors"] == "none"
+    assert places["run.not-evaluated", "models/cut.safetensors"] == "warning"
+    assert sarif["invocations"][0]["exitCode"] == 4
+    assert not sarif["invocations"][0]["executionSuccessful"]
+    suites = {suite.name: suite for suite in JUnitXml.fromstring(Path("r.xml").read_bytes())}
+    assert suites["sau inspect models/hostile.pth"].failures == 1
+    assert suites["sau inspect models/cut.safetensors"].errors == 1
+    assert suites["sau inspect"].failures == 1
+    markdown, page = Path("r.md").read_text(), Path("r.html").read_text()
+    for text in (markdown, page):
+        assert "5 models: 1 measured, 1 unsafe, 3 not-evaluated" in text
+        assert "models/digits.safetensors" in text
+        assert "file.pickle-code" in text
+    assert page.count("<details class=") == 5
+    assert "| `file.non-finite-weights` | ❌ failed | 1 |" in markdown
+
+
+def test_what_is_hidden_linked_or_of_sau_is_skipped_and_said(call, clean, tmp_path):
+    folder = clean.parent
+    (folder / ".cache").mkdir()
+    hostile_zip(folder / ".cache")
+    outside = hostile_zip(tmp_path)
+    (folder / "out.pth").symlink_to(outside)
+    (folder / "loop.pt").symlink_to("loop.pt")
+    (folder / "folder").symlink_to(tmp_path)
+    (folder / "again.safetensors").symlink_to("digits.safetensors")
+    save_file({"a": torch.ones(1)}, folder / "x.trigger.safetensors", metadata={"sau.trigger.schema": "1"})
+    done = call("inspect", "models", "--json", "r.json", "--report", "r.sarif")
+    assert done.code == 0, done.err
+    report = read()
+    assert models(report) == {"again.safetensors": ("measured", 0)}
+    skipped = {check["id"]: check["status"] for check in report["checks"] if check["id"].startswith("skipped.")}
+    names = {".cache", "out.pth", "loop.pt", "folder", "x.trigger.safetensors"}
+    assert skipped == {f"skipped.{name}": "skipped" for name in names}
+    assert all(f"skipped, not examined: {name}" in done.err for name in names)
+    results = json.loads(Path("r.sarif").read_text())["runs"][0]["results"]
+    assert {one["kind"] for one in results if one["ruleId"] == "file.skipped"} == {"notApplicable"}
+
+
+def test_a_model_that_calls_itself_a_trigger_is_not_passed_over(call, clean):
+    shutil.copy(clean, clean.with_name("x.trigger.safetensors"))
+    call("inspect", "models", "--json", "r.json")
+    assert set(models(read())) == {"digits.safetensors", "x.trigger.safetensors"}
+
+
+@pytest.mark.parametrize("given", [".", "models"])
+def test_a_folder_that_is_one_model_has_the_report_of_one(call, clean, given, monkeypatch):
+    if given == ".":
+        monkeypatch.chdir(clean.parent)
+    (clean.parent / "README.md").write_text("about it")
+    assert call("inspect", given, "--json", "r.json").code == 0
+    report = read()
+    assert report["models"] == []
+    assert "file.format" in [check["id"] for check in report["checks"]]
+
+
+def test_shards_are_one_model_and_strangers_beside_them_are_not(call, clean):
+    state = load_file(clean)
+    names = sorted(state)
+    save_file({name: state[name] for name in names[:5]}, clean.with_name("a-1.safetensors"))
+    save_file({name: state[name] for name in names[5:]}, clean.with_name("a-2.safetensors"))
+    clean.unlink()
+    index = {name: "a-1.safetensors" if name in names[:5] else "a-2.safetensors" for name in names}
+    (clean.parent / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    assert call("inspect", "models", "--json", "r.json").code == 0
+    assert read()["models"] == []
+    (clean.parent / "pytorch_model.bin").write_bytes(hostile_zip(clean.parent.parent).read_bytes())
+    assert call("inspect", "models", "--json", "r.json", "--force").code == 4
+    assert models(read()) == {
+        "model.safetensors.index.json": ("measured", 0),
+        "pytorch_model.bin": ("unsafe", 4),
+    }
+
+
+def test_an_index_that_lies_hides_no_file(tmp_path):
+    hostile_zip(tmp_path)
+    (tmp_path / "x.index.json").write_text(json.dumps({"weight_map": {"w": "hostile.pth"}}))
+    assert [path.name for path in models_under(tmp_path).models] == ["hostile.pth", "x.index.json"]
+
+
+def test_a_model_by_content_whatever_its_name(tmp_path):
+    hostile_zip(tmp_path).rename(tmp_path / "holiday.jpg")
+    assert [path.name for path in models_under(tmp_path).models] == ["holiday.jpg"]
+
+
+def test_folders_without_models(call, tmp_path):
+    (tmp_path / "models" / ".git").mkdir(parents=True)
+    one_sentence(call("inspect", "models"), 2, "is a folder without models", "models/.git", "hidden")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("no model")
+    one_sentence(call("inspect", "other"), 2, "is a folder without models")
+
+
+def test_several_models_of_which_one_is_missing(call, clean):
+    done = call("inspect", "models/digits.safetensors", "nothing.pt", "--json", "r.json")
+    assert done.code == 2, done.err
+    assert [(one["verdict"], one["exit_code"]) for one in read()["models"]] == [("measured", 0), ("error", 2)]
+    assert "nothing.pt does not exist" in done.err.replace("\n", " ").replace("  ", " ") or "nothing.pt" in done.err
+
+
+def test_a_policy_is_for_each_and_a_broken_one_for_none(call, clean):
+    torch.save(load_file(clean), clean.with_name("b.pt"))
+    Path("sau.toml").write_text('[policy]\nallowed-formats = ["safetensors"]\n')
+    done = call("inspect", "models", "--json", "r.json", "--quiet")
+    assert done.code == 1
+    assert done.out == ""
+    assert done.err.startswith("failed: model.b.pt: policy.allowed-formats: the format is pytorch")
+    assert len(done.err.splitlines()) == 1
+    assert models(read()) == {"b.pt": ("failed", 1), "digits.safetensors": ("passed", 0)}
+    Path("sau.toml").write_text('[policy]\nallowed-format = ["safetensors"]\n')
+    one_sentence(call("inspect", "models"), 2, "did you mean allowed-formats")
+
+
+def dies(session, path) -> None:
+    """In place of an inspection: ends its process where it is told to."""
+    if path.name == "deadly.safetensors":
+        os._exit(9)
+    session.took(path)
+
+
+def test_a_process_that_dies_takes_no_other_model_with_it(clean):
+    for name in ("a.safetensors", "deadly.safetensors", "z.safetensors"):
+        shutil.copy(clean, clean.with_name(name))
+    paths = sorted(clean.parent.iterdir())
+    settled = {one.path.name: one.report for one in inspect_folder._inspected(paths, dies, jobs=2, verbose=False)}
+    assert set(settled) == {path.name for path in paths}
+    assert {name for name, one in settled.items() if one.exit_code} == {"deadly.safetensors"}
+    assert settled["deadly.safetensors"].exit_code == 3
+    assert "was ended" in settled["deadly.safetensors"].error
+
+
+def test_what_was_found_comes_before_what_could_not_be_looked_at():
+    order = [int(code) for code in inspect_folder.WORST_FIRST]
+    assert order[:2] == [4, 1]
+    assert order[-1] == 0
+    assert order.index(3) < order.index(6)
