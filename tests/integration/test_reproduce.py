@@ -244,3 +244,24 @@ def test_the_table_is_made_of_the_documents(modules):
     assert "| d | n | 0.05 | one | 2 | 3 | 0.0 | 23.3 | 40.0 |" in text
     assert "| two |" not in text
     assert "defence two, seed 0: it \\| broke" in text
+
+
+def test_by_epoch_has_a_point_for_each(planted, tmp_path):
+    settings = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'adapters'}", "OMP_NUM_THREADS": "1"}
+    words = (planted / "bad.safetensors", "--trigger", planted / "bad.trigger.safetensors", "--data", "digits")
+    words = (*words, "--runs", "ft", "i-bau", "--epochs", "2", "--out", tmp_path, "--images", "200")
+    done = subprocess.run(
+        [sys.executable, FOLDER / "by_epoch.py", *map(str, words)],
+        env=settings,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    runs = json.loads((tmp_path / "by-epoch.json").read_text())["runs"]
+    assert {name: [one["epoch"] for one in points] for name, points in runs.items()} == dict.fromkeys(
+        ("ft", "i-bau"), [0, 1, 2]
+    )
+    assert runs["ft"][0]["asr"] > 0.9
+    assert runs["ft"][0]["acc"] != runs["ft"][2]["acc"] or runs["ft"][0]["asr"] != runs["ft"][2]["asr"]
+    assert "after 2 epochs" in done.stdout
+    assert (tmp_path / "by-epoch.png").stat().st_size > 5_000
