@@ -168,41 +168,41 @@ def test_an_impossible_cell_is_told_and_no_result(grid):
 
 @pytest.mark.slow
 def test_killed_it_goes_on_and_repeats_nothing(grid):
-    process = start(grid, "--scale", "grid.toml", "--out", "out")
-    until = time.monotonic() + 200
-    while not list((grid / "out").glob("cells/*.json")) and time.monotonic() < until:
-        time.sleep(0.2)
+    process = start(grid, "--scale", "grid.toml", "--out", "out", "--only", "digits")
+    until = time.monotonic() + 280
+    while not list((grid / "out").glob("cells/*/purify.log")) and time.monotonic() < until:
+        time.sleep(0.1)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
-    (first,) = (grid / "out" / "cells").glob("*.json")
-    written = first.stat().st_mtime_ns
+    assert states(grid) == {}
+    (model,) = (grid / "out" / "models").glob("*/model.safetensors")
+    written = model.stat().st_mtime_ns
 
-    code, out, err = finish(grid)
+    code, out, err = finish(grid, "--only", "digits")
     assert code == 1, err
-    assert first.stat().st_mtime_ns == written
+    assert model.stat().st_mtime_ns == written
     assert states(grid) == {
         "digits-badnets-ft": "done",
         "digits-badnets-sau": "done",
-        "again-badnets-ft": "done",
         "digits-nowhere-ft": "impossible",
         "digits-nowhere-sau": "impossible",
         "digits-boom-ft": "crashed",
         "digits-boom-sau": "crashed",
     }
-    assert out.splitlines()[-1] == "7 cells: 3 done, 2 impossible, 2 crashed"
+    assert out.splitlines()[-1] == "6 cells: 2 done, 2 impossible, 2 crashed"
     table = (grid / "out" / "table.md").read_text()
     assert "boom" in table.split("## Crashed")[1]
     assert "boom" not in table.split("## Means")[0]
     assert (grid / "out" / "acc-asr.png").stat().st_size > 10_000
 
-    code, out, err = finish(grid)
+    code, out, err = finish(grid, "--only", "digits")
     assert code == 1
     assert "$ sau" not in out, "all is recorded"
     (grid / "out" / "table.md").unlink()
-    assert finish(grid, "--table")[0] == 1
+    assert finish(grid, "--only", "digits", "--table")[0] == 1
     assert (grid / "out" / "table.md").read_text() == table
 
-    document = json.loads(first.read_text())
+    document = json.loads(next((grid / "out" / "cells").glob("digits-small_cnn-badnets-0.05-ft-0-*.json")).read_text())
     report = grid / "again.json"
     for command in document["commands"][1:]:
         words = [sys.executable, "-m", "sau_cli", *shlex.split(command), "--json", str(report), "--device", "cpu"]
@@ -258,9 +258,9 @@ def test_by_epoch_has_a_point_for_each(planted, tmp_path):
         check=True,
     )
     runs = json.loads((tmp_path / "by-epoch.json").read_text())["runs"]
-    assert {name: [one["epoch"] for one in points] for name, points in runs.items()} == dict.fromkeys(
-        ("ft", "i-bau"), [0, 1, 2]
-    )
+    assert list(runs) == ["ft", "i-bau"]
+    for points in runs.values():
+        assert [one["epoch"] for one in points] == [0, 1, 2]
     assert runs["ft"][0]["asr"] > 0.9
     assert runs["ft"][0]["acc"] != runs["ft"][2]["acc"] or runs["ft"][0]["asr"] != runs["ft"][2]["asr"]
     assert "after 2 epochs" in done.stdout
