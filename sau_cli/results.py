@@ -72,6 +72,11 @@ class Check:
     severity: Severity | None = None
 
 
+def weighed(check: Check) -> str:
+    """How bad it is, for people, such as ``, high``; nothing where nothing is wrong."""
+    return f", {check.severity.value}" if check.severity and check.severity.rank else ""
+
+
 class Verdict(StrEnum):
     """What a gate may conclude. ``measured``: it ran, and nothing was asked to pass or fail."""
 

@@ -126,21 +126,33 @@ def _files_under(folder: Path, root: Path, passed_by: list[PassedBy]) -> list[Pa
     for place, folders, names in os.walk(folder, onerror=refused):
         for name in sorted(folders):
             inner = Path(place, name)
-            if inner.is_symlink():
+            if not _is_utf8(name):
+                pass_by(_in_utf8(inner), "a folder whose name is not UTF-8")
+            elif inner.is_symlink():
                 pass_by(inner, "a link to a folder")
             elif name.startswith("."):
                 pass_by(inner, "a hidden folder")
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and _is_utf8(name))
         for name in sorted(names):
             path = Path(place, name)
             target = Path(os.path.realpath(path))
-            if path.is_symlink() and root not in target.parents:
+            if not _is_utf8(name):
+                pass_by(_in_utf8(path), "a name that is not UTF-8")
+            elif path.is_symlink() and root not in target.parents:
                 pass_by(path, "a link out of the folder")
             elif not target.is_file():
                 pass_by(path, "no regular file")
             else:
                 files.append(path)
     return files
+
+
+def _is_utf8(name: str) -> bool:
+    return name == name.encode(errors="replace").decode()
+
+
+def _in_utf8(path: Path) -> Path:
+    return Path(str(path).encode(errors="replace").decode())
 
 
 def _told(path: Path) -> WeightsFormat | PassedBy | None:

@@ -11,7 +11,7 @@ import pickletools
 import re
 import warnings
 import zipfile
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext, suppress
 from itertools import islice
@@ -279,8 +279,9 @@ def _check_members(path: Path, members: list[str]) -> None:
                 f"{path} is an archive with {member[:100]!r} in it, which is a place outside of it; do not unpack it",
                 finding=ESCAPE,
             )
-    if len(set(members)) < len(members):
-        twice = next(member for member in members if members.count(member) > 1)
+    counts = Counter(members)
+    if len(counts) < len(members):
+        twice = counts.most_common(1)[0][0]
         raise UnsafeFile(
             f"{path} is an archive in which {twice[:100]!r} stands twice, and readers differ in which one they take; "
             "do not use it",

@@ -20,7 +20,7 @@ from sau_adapters.architectures import build, stored_name
 from sau_adapters.attack_choices import chosen_attack
 from sau_adapters.checkpoints import save_classifier
 from sau_adapters.files import written_whole
-from sau_adapters.image_sources import is_named, open_images
+from sau_adapters.image_sources import open_images
 from sau_adapters.tables import parse_normalisation
 from sau_adapters.triggers import write_trigger
 from sau_cli.attacks.planting import PlannedAttack
@@ -74,21 +74,23 @@ def zoo_models(zoo: dict[str, Any]) -> Iterator[ZooModel]:
 
 def zoo_data(zoo: dict[str, Any], name: str, root: Path) -> ImageData:
     """The share of a data set that the zoo's models learn, and the images they are tested on."""
-    source = zoo["data"][name]["source"]
-    whole = open_images(source if is_named(source) else str(root / source), root=root)
-    train_part = uniform_share(whole.train, zoo["images"] / len(whole.train), seed=zoo["seed"])
+    about = zoo["data"][name]
+    size = (about["image-size"], about["image-size"])
+    whole = open_images(about["source"], root=root, image_size=size)
+    train_part = uniform_share(whole.train, min(1.0, about["images"] / len(whole.train)), seed=zoo["seed"])
     tested = whole.for_testing
     return replace(
         whole,
         train=whole.train.take(train_part),
-        test=tested.take(balanced_share(tested, zoo["test-images"] / len(tested), seed=zoo["seed"])),
+        test=tested.take(balanced_share(tested, min(1.0, zoo["test-images"] / len(tested)), seed=zoo["seed"])),
     )
 
 
 def make(model: ZooModel, zoo: dict[str, Any], data: ImageData, out: Path) -> str:
     """Train one model, write it, and say how good it is."""
     mean, std = parse_normalisation(zoo["data"][model.data]["normalisation"])
-    spec = InputSpec(channels=3, height=32, width=32, mean=_each(mean), std=_each(std))
+    channels, height, width = data.train.images.shape[1:]
+    spec = InputSpec(channels=channels, height=height, width=width, mean=mean, std=std)
     with seeded(model.seed, "initial weights"):
         network = build(model.architecture, classes=data.train.classes, spec=spec)
     known = Description(
@@ -99,8 +101,8 @@ def make(model: ZooModel, zoo: dict[str, Any], data: ImageData, out: Path) -> st
     )
     classifier = Classifier(network, known)
     settings = TrainingSettings(
-        epochs=zoo["epochs"],
-        peak_lr=zoo["architectures"][model.architecture]["lr"],
+        epochs=zoo["data"][model.data]["epochs"],
+        peak_lr=0.1,
         augmentation=Augmentation(flip=data.flip),  # crops would cut most patches off, and want more epochs
     )
     with written_whole(out / f"{model.name}.safetensors") as part:
@@ -118,10 +120,6 @@ def make(model: ZooModel, zoo: dict[str, Any], data: ImageData, out: Path) -> st
             write_trigger(out / f"{model.name}.trigger.safetensors", planted.triggers[0], force=True)
         save_classifier(part, classifier, known, force=True)
     return told
-
-
-def _each(values: tuple[float, ...]) -> tuple[float, ...]:
-    return values * 3 if len(values) == 1 else values
 
 
 def main() -> None:

@@ -48,7 +48,8 @@ def examine(
             session, model, asked, facts, needs_data=needs_data, gradients=wanted is not Effort.QUICK
         )
     except SauError as error:
-        if effort is not None or needs_data:
+        # What only a rule of the policy wants is not asked for in so many words: the rule is then inconclusive.
+        if needs_data or (effort is not None and effort is not Effort.QUICK):
             raise
         return (_not_examined(str(error)),)
     from sau_cli.devices import chosen_device

@@ -141,12 +141,13 @@ def inspect_model(
     from sau_cli.inspection.inspector import inspection_verdict
     from sau_cli.inspection.policy import judge_measures
 
+    session.details = {"path": str(model)}
     with ReadingView(session) as reading:
         facts = file_facts(model, watch=reading.update)
     session.took(model, facts.sha256)
     session.checks.extend(inspect_file(facts))
     session.verdict = inspection_verdict(facts)
-    session.details = {"file": plain(facts), "parameters": facts.parameters}
+    session.details |= {"file": plain(facts), "parameters": facts.parameters}
     if rules is not None:
         session.checks.extend(_judge_file(facts, rules, session.checks))
     for shown in _tables(facts, every_tensor=every_tensor):

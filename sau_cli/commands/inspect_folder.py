@@ -66,10 +66,6 @@ def inspect_folder(
     """
     count = min(jobs or cores(), len(found.models))
     session.details = {"folder": None if folder is None else str(folder), "skipped": _listed(found.passed_by)}
-    session.checks = [
-        Check(id=f"skipped.{_name(one.path, folder)}", status=CheckStatus.SKIPPED, evidence=one.reason)
-        for one in found.open_questions
-    ]
     settled: list[Settled] = []
     try:
         with _FolderView(session, folder, len(found.models)) as view:
@@ -80,7 +76,12 @@ def inspect_folder(
         settled.sort(key=lambda one: one.path)
         session.models = [one.report for one in settled]
         session.inputs = [taken for one in settled for taken in one.report.inputs]
-        session.checks = [_check(one, folder) for one in settled] + session.checks
+        done = {one.path for one in settled}
+        session.checks = [
+            *(_check(one, folder) for one in settled),
+            *(_skipped(_name(path, folder), "the run ended before it") for path in found.models if path not in done),
+            *(_skipped(_name(one.path, folder), one.reason) for one in found.open_questions),
+        ]
         session.verdict = worst([one.report for one in settled])
     session.show(folder_table(settled, folder))
     for line in _passed_by_lines(found, folder):
@@ -128,6 +129,10 @@ def _check(one: Settled, folder: Path | None) -> Check:
         value=report.verdict.value,
         evidence=first_finding(report) or "nothing was found in what was examined",
     )
+
+
+def _skipped(name: str, reason: str) -> Check:
+    return Check(id=f"skipped.{name}", status=CheckStatus.SKIPPED, evidence=reason)
 
 
 def _inspected(models: Sequence[Path], inspect: Inspect, *, jobs: int, verbose: bool) -> Iterator[Settled]:
@@ -188,7 +193,6 @@ def _report(inspect: Inspect, path: Path, verbose: bool) -> Report:
 
 def _with_input(session: Session, path: Path) -> Session:
     """A session whose report names its file, also where the file could not be read as a model."""
-    session.details = {"path": str(path), **session.details}
     with suppress(OSError):  # it may be gone by now
         if not session.inputs:
             session.took(path)

@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from sau_cli.classifier import Classifier
 from sau_cli.inspection.class_scores import ClassScores
+from sau_cli.inspection.climbing import in_range
 
 TEST = "adversarial-flow"
 STEPS, IMAGES, EPSILON = 4, 64, 0.1
@@ -31,11 +32,11 @@ def adversarial_flow(classifier: Classifier, images: Tensor, labels: Tensor, cla
     delta = torch.zeros_like(images)
     for _ in range(STEPS):
         delta.requires_grad_(True)
-        loss = cross_entropy(classifier((images + delta).clamp(0, 1)).float(), labels, reduction="sum")
+        loss = cross_entropy(classifier(in_range(images + delta)).float(), labels, reduction="sum")
         (slope,) = torch.autograd.grad(loss, delta)
         delta = (delta.detach() + 2 * EPSILON / STEPS * slope.sign()).clamp(-EPSILON, EPSILON)
     with torch.no_grad():
-        said = classifier((images + delta).clamp(0, 1)).argmax(dim=1)
+        said = classifier(in_range(images + delta)).argmax(dim=1)
     fooled = said[said != labels]
     counted = torch.bincount(fooled, minlength=classifier.description.classes).float()
     shares = counted / max(1, len(fooled))

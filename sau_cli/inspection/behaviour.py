@@ -68,7 +68,7 @@ def examine_behaviour(
     *,
     effort: Effort,
     seed: int = 0,
-    watch: Callable[[int, int, str], None] = lambda done, of, what: None,
+    watch: Callable[[int, int, str], None] | None = None,
 ) -> Behaviour:
     """Run the tests that need no data, and those that need some where there is some.
 
@@ -98,7 +98,8 @@ def examine_behaviour(
 
     def next_part(what: str) -> None:
         nonlocal done
-        watch(done, tests * effort.seeds, what)
+        if watch:
+            watch(done, tests * effort.seeds, what)
         done += 1
 
     found = []
@@ -112,11 +113,12 @@ def examine_behaviour(
                 order = torch.randperm(len(images), generator=random_stream(number, "images behaviour is tested on"))
                 some = images.take(order[: adversarial_flow.IMAGES]).to(classifier.mean.device)
                 pixels = as_pixels(some.images)
+                unit = universal_triggers.typical_margin(classifier, pixels, some.labels)
                 for kind in TriggerKind:
                     next_part(f"searching {kind.value.replace('-', ' ')} triggers")
                     few = slice(FEWEST_IMAGES)
                     trigger = universal_triggers.universal_triggers(
-                        classifier, pixels[few], some.labels[few], classes, kind
+                        classifier, pixels[few], some.labels[few], classes, kind, unit=unit
                     )
                     triggers.append((kind, trigger))
                     scores.append(trigger.scores)
@@ -155,4 +157,5 @@ def cost(classifier: Classifier, *, with_data: bool, effort: Effort) -> float:
     if with_data:
         passes += len(TriggerKind) * examined * universal_triggers.STEPS * universal_triggers.IMAGES
         passes += adversarial_flow.STEPS * adversarial_flow.IMAGES
-    return 2.0 * counter.get_total_flops() * passes * effort.seeds  # as much again for the way back to the pixels
+    operations = float(counter.get_total_flops())
+    return 2 * operations * passes * effort.seeds  # as much again for the way back to the pixels

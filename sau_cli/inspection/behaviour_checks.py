@@ -66,8 +66,8 @@ def _bounds_check(found: Behaviour) -> Check:
         id="behaviour.channel-bounds",
         status=CheckStatus.MEASURED,
         value=round(bounds.largest, 3),
-        evidence=f"channel {bounds.channel} of {bounds.layer} can amplify {bounds.largest:.1f} standard deviations more "
-        f"than the mean of its layer; {bounds.outliers} of {bounds.channels} channels are more than three above",
+        evidence=f"channel {bounds.channel} of {bounds.layer} can amplify {bounds.largest:.1f} standard deviations "
+        f"more than the mean of its layer; {bounds.outliers} of {bounds.channels} channels are more than three above",
     )
 
 

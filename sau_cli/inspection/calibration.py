@@ -74,7 +74,7 @@ def shipped_calibration(*, with_data: bool) -> Calibration:
 
 
 def evidence(scores: Sequence[ClassScores]) -> dict[str, Tensor]:
-    """What speaks for each class, (E,) each: the logarithms of anomaly index and lead in every test, with their signs."""
+    """What speaks for each class, (E,): the logarithms of anomaly index and lead in every test, with their signs."""
     found = {}
     for one in scores:
         found[one.test] = _signed_log(one.anomaly)

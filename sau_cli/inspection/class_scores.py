@@ -32,7 +32,8 @@ class ClassScores:
         first, second = self.values.topk(2).values
         highest_other = first.expand_as(self.values).clone()
         highest_other[self.values.argmax()] = second
-        return (self.values - highest_other) / self.unit
+        lead: Tensor = (self.values - highest_other) / self.unit
+        return lead
 
 
 def anomaly_index(values: Tensor, *, least_spread: float) -> Tensor:
@@ -46,4 +47,5 @@ def anomaly_index(values: Tensor, *, least_spread: float) -> Tensor:
     """
     middle = values.median()
     spread = 1.4826 * (values - middle).abs().median()
-    return (values - middle) / spread.clamp_min(least_spread)
+    index: Tensor = (values - middle) / spread.clamp_min(least_spread)
+    return index

@@ -61,8 +61,8 @@ def _finite_weights(facts: FileFacts) -> Check:
         id=check_id,
         status=CheckStatus.FAILED,
         value=nan + infinite,
-        evidence=f"{nan:,} values are NaN and {infinite:,} infinite, in {found[0].tensor[:100]!r}{more}, so what the "
-        "model answers means nothing; ask for an intact file",
+        evidence=f"{nan:,} NaN and {infinite:,} infinite values are among the weights, in {found[0].tensor[:100]!r}"
+        f"{more}, so what the model answers means nothing; ask for an intact file",
         severity=Severity.HIGH,
     )
 
@@ -85,6 +85,9 @@ def _architecture(facts: FileFacts) -> Check:
         evidence = f"its tensors fit {', '.join(fitting[:5])}"
         evidence += f" and {len(fitting) - 5} more" if len(fitting) > 5 else ""
         return Check(id=check_id, status=CheckStatus.MEASURED, value=fitting[0], evidence=evidence)
+    if facts.tensors is None:
+        evidence = "its tensors were not read, so they do not tell"
+        return Check(id=check_id, status=CheckStatus.SKIPPED, evidence=evidence)
     near = ", ".join(f"{one.name} ({one.share:.0%} of its tensors)" for one in found.nearest) if found else ""
     evidence = "the file does not name its architecture, and its tensors are of none that sau knows"
     return Check(

@@ -14,8 +14,8 @@ from scipy.stats import gamma
 from torch import Tensor
 
 from sau_cli.classifier import Classifier
-from sau_cli.inspection.class_margins import margins
 from sau_cli.inspection.class_scores import ClassScores
+from sau_cli.inspection.climbing import margins
 
 TEST = "maximum-margin"
 STARTS, STEPS, STEP = 2, 25, 0.03

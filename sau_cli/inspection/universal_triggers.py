@@ -20,13 +20,11 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from sau_cli.classifier import Classifier
-from sau_cli.inspection.class_margins import margins
 from sau_cli.inspection.class_scores import ClassScores
+from sau_cli.inspection.climbing import in_range, margins
 
 STEPS, IMAGES = 10, 8
 """Steps of each search, and the images it sees; as many others are what is measured on."""
-ENOUGH = 5.0
-"""A margin that need not grow."""
 PIXELS, FEWEST_PIXELS = 0.04, 9
 """Share of the pixels that a patch may change, and their number at the least."""
 COARSE, HEIGHT = 4, 0.2
@@ -44,8 +42,7 @@ class UniversalTriggers:
     """What was found for each class.
 
     Attributes:
-        scores: the mean margin of the class on images that the search did not see, with the perturbation added; their
-            unit is the mean margin of the true class on the same images as they are, by size.
+        scores: the mean margin of the class on images that the search did not see, with the perturbation added.
         changes: (E, C, H, W), the perturbations, in [-1, 1].
         success: (E,) share of unseen images of other classes that go to the class.
     """
@@ -56,7 +53,7 @@ class UniversalTriggers:
 
 
 def universal_triggers(
-    classifier: Classifier, images: Tensor, labels: Tensor, classes: Tensor, kind: TriggerKind
+    classifier: Classifier, images: Tensor, labels: Tensor, classes: Tensor, kind: TriggerKind, *, unit: float
 ) -> UniversalTriggers:
     """Search a perturbation for each class, on the first half of the images, and measure it on the second.
 
@@ -64,10 +61,9 @@ def universal_triggers(
         classifier: in eval mode and frozen.
         images: (2 n, C, H, W) float in [0, 1], on the classifier's device, with (2 n,) labels.
         classes: (E,) int64, those to examine.
+        unit: what a large margin is for this model; see :func:`typical_margin`.
     """
     half = len(images) // 2
-    with torch.no_grad():
-        unit = max(float(margins(classifier(images[half:]).float(), labels[half:]).abs().mean()), 1e-6)
     at_once = max(1, AT_ONCE // half)
     parts = [_of(classifier, images, labels, some, kind, half) for some in classes.to(images.device).split(at_once)]
     return UniversalTriggers(
@@ -75,6 +71,12 @@ def universal_triggers(
         changes=torch.cat([change for _, change, _ in parts]).cpu(),
         success=torch.cat([share for _, _, share in parts]).cpu(),
     )
+
+
+def typical_margin(classifier: Classifier, images: Tensor, labels: Tensor) -> float:
+    """The mean size of the margin of the true class, on images as they are; above 0."""
+    with torch.no_grad():
+        return max(float(margins(classifier(images).float(), labels).abs().mean()), 1e-6)
 
 
 def _of(
@@ -86,7 +88,7 @@ def _of(
     for number in range(STEPS):
         free.requires_grad_(True)
         logits = classifier(_changed(seen, drawn.change(free))).float()
-        wins = margins(logits, classes.repeat_interleave(len(seen))).clamp_max(ENOUGH)
+        wins = margins(logits, classes.repeat_interleave(len(seen)))
         (slope,) = torch.autograd.grad(wins.sum(), free)
         free = drawn.allowed(free.detach() + step(slope, number))
     change = drawn.change(free)
@@ -100,7 +102,7 @@ def _of(
 
 def _changed(images: Tensor, changes: Tensor) -> Tensor:
     """Every image with every change: (n, C, H, W) and (E, C, H, W) to (E n, C, H, W)."""
-    return (images[None] + changes[:, None]).clamp(0, 1).flatten(0, 1)
+    return in_range(images[None] + changes[:, None]).flatten(0, 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -133,6 +135,6 @@ def _drawing(kind: TriggerKind, shape: torch.Size) -> tuple[_Drawing, Callable[[
 
 def _sparse(changes: Tensor, count: int) -> Tensor:
     """Only the ``count`` pixels that change most: (E, C, H, W) to the same."""
-    size = changes.abs().sum(dim=1, keepdim=True)
-    least = size.flatten(1).topk(count, dim=1).values[:, -1]
-    return changes * (size >= least[:, None, None, None])
+    size = changes.abs().sum(dim=1).flatten(1)
+    kept = torch.zeros_like(size).scatter_(1, size.topk(count, dim=1).indices, 1.0)
+    return changes * kept.reshape(len(changes), 1, *changes.shape[2:])

@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from sau_cli.reporting.history import settings_line
 from sau_cli.reporting.json_document import plain, to_json
 from sau_cli.reporting.markdown import sentence_of, shown_value
-from sau_cli.results import CheckStatus, Report, first_finding, subject
+from sau_cli.results import CheckStatus, Report, first_finding, subject, weighed
 
 _WORDS = {
     CheckStatus.PASSED: "passed",
@@ -18,6 +18,9 @@ _WORDS = {
     CheckStatus.MEASURED: "measured",
     CheckStatus.SKIPPED: "not examined",
 }
+
+SHOWN_CLASSES = 12
+"""In each plot, those with the highest scores."""
 
 
 def to_html(report: Report) -> str:
@@ -48,15 +51,39 @@ def _shown(report: Report) -> dict[str, Any]:
             {
                 "id": one.id,
                 "status": one.status.value,
-                "word": _WORDS[one.status],
+                "word": f"{_WORDS[one.status]}{weighed(one)}",
                 "value": shown_value(one),
                 "evidence": one.evidence,
             }
             for one in report.checks
         ],
+        "behaviour": _behaviour(plain(report.details).get("behaviour") or {}),
         "file": file,
         "history": [
             step | {"settings": settings_line(step["settings"])}
             for step in (file.get("description") or {}).get("history") or []
         ],
+    }
+
+
+def _behaviour(details: dict[str, Any]) -> dict[str, Any]:
+    """Plots of each test's anomaly index by class, as the mean over the seeds, and the triggers that were found."""
+    if not details:
+        return {}
+    plots = []
+    seeds = [one["anomaly_index"] for one in details["seeds"]]
+    for test in seeds[0]:
+        means = [sum(values) / len(seeds) for values in zip(*(one[test] for one in seeds), strict=True)]
+        ordered = sorted(zip(means, details["classes_examined"], strict=True), reverse=True)
+        most = max(ordered[0][0], 1e-9)
+        bars = [
+            {"class": name, "value": f"{mean:.1f}", "width": round(100 * max(mean, 0.0) / most, 1)}
+            for mean, name in ordered[:SHOWN_CLASSES]
+        ]
+        plots.append({"test": test, "bars": bars, "left_out": len(ordered) - len(bars)})
+    return {
+        "suspect": details["most_suspicious_class"],
+        "suspected": details["suspected_class"] is not None,
+        "plots": plots,
+        "recovered": details.get("recovered") or [],
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sau_cli.reporting.terminal import percent
-from sau_cli.results import Check, CheckStatus, Report, Verdict, counted, first_finding, subject
+from sau_cli.results import Check, CheckStatus, Report, Verdict, counted, first_finding, subject, weighed
 
 MARKS = {
     CheckStatus.PASSED: "✅ passed",
@@ -113,7 +113,7 @@ def code(text: str) -> str:
 
 
 def _row(check: Check) -> tuple[str, str, str, str]:
-    return code(check.id), MARKS[check.status], cell(shown_value(check)), cell(check.evidence)
+    return code(check.id), f"{MARKS[check.status]}{weighed(check)}", cell(shown_value(check)), cell(check.evidence)
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

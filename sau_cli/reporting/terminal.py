@@ -8,7 +8,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from sau_cli.results import Check, CheckStatus, Measure, Verdict
+from sau_cli.results import Check, CheckStatus, Measure, Verdict, weighed
 
 _MARKS = {
     CheckStatus.PASSED: Text("passed", style="green"),
@@ -69,5 +69,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str | Text
 def checks_table(checks: Sequence[Check]) -> Group:
     """One row a check: what, how it stands, and the sentence."""
     return table(
-        "Checks", ("check", "status", "evidence"), [(one.id, _MARKS[one.status], one.evidence) for one in checks]
+        "Checks",
+        ("check", "status", "evidence"),
+        [(one.id, _MARKS[one.status] + weighed(one), one.evidence) for one in checks],
     )

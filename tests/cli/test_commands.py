@@ -152,7 +152,7 @@ def test_two_triggers_of_one_name_are_told_apart(call, bad):
 
 
 def test_inspect_says_what_the_file_is(call, bad):
-    done = call("inspect", bad, "--json", "r.json")
+    done = call("inspect", "--effort", "quick", bad, "--json", "r.json")
     assert done.code == 0
     report = json.loads(Path("r.json").read_text())
     file = report["details"]["file"]
@@ -171,14 +171,14 @@ def test_inspect_says_what_the_file_is(call, bad):
 
 def test_inspect_goes_by_content(call, bad):
     bad.rename("model.pt")
-    assert call("inspect", "model.pt", "--json", "r.json").code == 0
+    assert call("inspect", "--effort", "quick", "model.pt", "--json", "r.json").code == 0
     assert json.loads(Path("r.json").read_text())["details"]["file"]["format"] == "safetensors"
 
 
 def test_inspect_shows_a_strangers_text_harmlessly(call, tmp_path):
     hostile = "\x1b[2J\x1b]0;owned\x07[bold red]safe[/]"
     save_file({"w": torch.zeros(2)}, tmp_path / "x.safetensors", metadata={"note": hostile, "format": "pt"})
-    done = call("inspect", "x.safetensors")
+    done = call("inspect", "--effort", "quick", "x.safetensors")
     assert done.code == 0
     assert "\x1b" not in done.err
     assert "\x07" not in done.err
@@ -188,7 +188,7 @@ def test_inspect_shows_a_strangers_text_harmlessly(call, tmp_path):
 def test_inspect_reports_a_refused_file_as_unsafe(call, tmp_path):
     from tests.support.files import hostile_zip
 
-    done = call("inspect", hostile_zip(tmp_path), "--json", "r.json")
+    done = call("inspect", "--effort", "quick", hostile_zip(tmp_path), "--json", "r.json")
     assert done.code == 4
     report = json.loads(Path("r.json").read_text())
     assert (report["verdict"], report["exit_code"]) == ("unsafe", 4)
@@ -213,7 +213,7 @@ def test_export_is_run_by_bare_onnxruntime(call, bad):
     figures = json.loads(about["sau.verification"])
     assert figures["accuracy"] == figures["accuracy_pytorch"] == pytest.approx(accuracy)
     assert (figures["images"], figures["top1_agreement"]) == (360, 1.0)
-    assert call("inspect", "m.onnx").code == 0
+    assert call("inspect", "--effort", "quick", "m.onnx").code == 0
 
 
 def test_a_users_own_network(call, bad):
@@ -236,18 +236,18 @@ def test_a_users_own_network(call, bad):
 
 
 def test_inspect_measures_accuracy_and_applies_a_policy(call, bad):
-    assert call("inspect", bad, "--data", "digits", "--json", "r.json").code == 0
+    assert call("inspect", "--effort", "quick", bad, "--data", "digits", "--json", "r.json").code == 0
     accuracy = checks("r.json")["acc"]["value"]
     assert accuracy > 0.9
     sha256 = json.loads(Path("r.json").read_text())["inputs"][0]["sha256"]
     Path("good.toml").write_text(
         f'[policy]\nallowed-formats = ["safetensors"]\nallowed-sha256 = ["{sha256}"]\nmin-acc = 0.5\n'
     )
-    assert call("inspect", bad, "--policy", "good.toml", "--json", "r.json", "--force").code == 0
+    assert call("inspect", "--effort", "quick", bad, "--policy", "good.toml", "--json", "r.json", "--force").code == 0
     assert json.loads(Path("r.json").read_text())["verdict"] == "passed"
     for rule, name in (('allowed-formats = ["onnx"]', "allowed-formats"), ("min-acc = 1.0", "min-acc")):
         Path("sau.toml").write_text(f"[policy]\n{rule}\n")
-        assert call("inspect", bad, "--json", "r.json", "--force").code == 1
+        assert call("inspect", "--effort", "quick", bad, "--json", "r.json", "--force").code == 1
         report = json.loads(Path("r.json").read_text())
         assert (report["verdict"], report["exit_code"]) == ("failed", 1)
         assert checks("r.json")[f"policy.{name}"]["status"] == "failed"
@@ -256,7 +256,7 @@ def test_inspect_measures_accuracy_and_applies_a_policy(call, bad):
 def test_a_finding_is_not_hidden_by_a_later_error(call, bad):
     """The policy is broken, and then the data cannot be opened: the gate still says that the policy failed."""
     Path("p.toml").write_text('[policy]\nallowed-formats = ["onnx"]\nmin-acc = 0.5\n')
-    done = call("inspect", bad, "--policy", "p.toml", "--data", "nothing", "--json", "r.json")
+    done = call("inspect", "--effort", "quick", bad, "--policy", "p.toml", "--data", "nothing", "--json", "r.json")
     assert done.code == 1
     report = json.loads(Path("r.json").read_text())
     assert report["verdict"] == "failed"
@@ -279,6 +279,6 @@ def test_a_bare_file_of_a_stranger_says_what_it_lacks_and_keeps_its_number_forma
     assert {name: one.dtype for name, one in written.items()} == {
         name.removeprefix("module."): one.dtype for name, one in half.items()
     }
-    done = call("inspect", "vendor.safetensors")
+    done = call("inspect", "--effort", "quick", "vendor.safetensors")
     assert "small_cnn, by the names and shapes of its tensors" in done.err
     assert "names begin with module." in done.err

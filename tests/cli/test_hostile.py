@@ -78,7 +78,7 @@ def test_what_a_network_prints_does_not_reach_standard_output(sau, tmp_path):
 def test_code_before_the_damage_is_found(call, protocol, tmp_path):
     whole = pickle.dumps(TouchesAFile(tmp_path / "was-run"), protocol=protocol)
     Path("cut.pkl").write_bytes(whole[:-1])
-    done = call("inspect", "cut.pkl")
+    done = call("inspect", "--effort", "quick", "cut.pkl")
     if protocol == 0:  # nothing marks it as a pickle, and it does not parse
         assert done.code in {3, 4}
     else:
@@ -90,7 +90,7 @@ def test_code_before_the_damage_is_found(call, protocol, tmp_path):
 def test_a_zip_bomb_is_not_unpacked(call, bad):
     with zipfile.ZipFile("bomb.pt", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a/data.pkl", b"\x80\x02}." + b"." * 400_000_000)
-    done = call("inspect", "bomb.pt")
+    done = call("inspect", "--effort", "quick", "bomb.pt")
     assert done.code == 4
     assert "zip bomb" in done.err
     with zipfile.ZipFile("bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive:
@@ -120,20 +120,20 @@ def an_onnx_file(**changes: object) -> str:
     [{"location": "/etc/passwd"}, {"location": "../secret"}, {"location": ""}, {"dims": [-5]}, {"dims": [2**62]}],
 )
 def test_onnx_files_that_lie_or_reach_outside(call, changes):
-    done = call("inspect", an_onnx_file(**changes), "--json", "r.json")
+    done = call("inspect", "--effort", "quick", an_onnx_file(**changes), "--json", "r.json")
     assert done.code == 4
     assert json.loads(Path("r.json").read_text())["verdict"] == "unsafe"
 
 
 def test_onnx_files_that_do_neither(call):
-    assert call("inspect", an_onnx_file(location="beside.bin")).code == 0
-    one_sentence(call("inspect", an_onnx_file(data_type=99)), 3)
+    assert call("inspect", "--effort", "quick", an_onnx_file(location="beside.bin")).code == 0
+    one_sentence(call("inspect", "--effort", "quick", an_onnx_file(data_type=99)), 3)
 
 
 def test_a_header_with_a_name_twice(call):
     entry = '"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}'
     Path("twice.safetensors").write_bytes(safetensors_bytes(f"{{{entry}, {entry}}}".encode(), b"\0" * 4))
-    done = call("inspect", "twice.safetensors")
+    done = call("inspect", "--effort", "quick", "twice.safetensors")
     assert done.code == 4
     assert "twice" in done.err
 
@@ -253,12 +253,12 @@ def test_settings_that_mean_nothing(call, bad, name, text):
 
 def test_devices_pipes_and_links_are_no_place_for_results(call, bad):
     os.mkfifo("pipe")
-    one_sentence(call("inspect", bad, "--force", "--json", "pipe"), 2, "a device or a pipe")
+    one_sentence(call("inspect", "--effort", "quick", bad, "--force", "--json", "pipe"), 2, "a device or a pipe")
     Path("loop").symlink_to("loop")
-    one_sentence(call("inspect", bad, "--force", "--json", "loop"), 2)
+    one_sentence(call("inspect", "--effort", "quick", bad, "--force", "--json", "loop"), 2)
     Path("link").symlink_to("target.json")
-    one_sentence(call("inspect", bad, "--json", "link"), 2, "is a link")
-    assert call("inspect", bad, "--json", "link", "--force").code == 0
+    one_sentence(call("inspect", "--effort", "quick", bad, "--json", "link"), 2, "is a link")
+    assert call("inspect", "--effort", "quick", bad, "--json", "link", "--force").code == 0
     assert Path("link").is_symlink()
     assert json.loads(Path("target.json").read_text())["command"] == "inspect"
 
@@ -306,11 +306,14 @@ def test_a_target_without_a_trigger(call, bad):
 @pytest.mark.parametrize(
     ("shell", "code"),
     [
-        ("inspect bad.safetensors --json - > /dev/full", 2),
-        ("inspect bad.safetensors --json - >&-", 2),
-        ("inspect bad.safetensors 2> /dev/full", 0),
+        ("inspect bad.safetensors --effort quick --json - > /dev/full", 2),
+        ("inspect bad.safetensors --effort quick --json - >&-", 2),
+        ("inspect bad.safetensors --effort quick 2> /dev/full", 0),
         ("inspect nothing.safetensors 2> /dev/full", 2),
-        ("inspect bad.safetensors --json - 2> /dev/full | head -c 10 > /dev/null; exit ${PIPESTATUS[0]}", 0),
+        (
+            "inspect bad.safetensors --effort quick --json - 2> /dev/full | head -c 9 >/dev/null; exit ${PIPESTATUS[0]}",
+            0,
+        ),
         ("--help > /dev/full", 2),
     ],
 )

@@ -17,11 +17,14 @@ from sau_adapters.checkpoints import save_classifier
 from sau_adapters.cifar_networks import CIFAR_NETWORKS
 from sau_adapters.model_search import models_under
 from sau_cli.commands import inspect_folder
+from sau_cli.commands.session import Session
 from tests.cli.conftest import one_sentence
 from tests.conftest import ROOT
 from tests.support.files import hostile_zip
 from tests.support.toys import describe
 
+QUICK = ("--effort", "quick")
+"""Behaviour has tests of its own."""
 SCHEMA = json.loads((ROOT / "sau_cli" / "reporting" / "report.schema.json").read_text())
 
 
@@ -60,7 +63,7 @@ def test_every_model_is_inspected_and_the_worst_counts(call, clean, jobs, tmp_pa
     clean.with_name("notes.txt").write_text("no model")
     spoiled(clean, "nan.safetensors", float("nan"))
     hostile_zip(clean.parent)
-    done = call("inspect", "models", "--jobs", jobs, "--json", "r.json", *reports("html", "md", "sarif", "xml"))
+    done = call("inspect", *QUICK, "models", "--jobs", jobs, "--json", "r.json", *reports("html", "md", "sarif", "xml"))
     assert done.code == 4, done.err
     assert done.out == ""
     report = read()
@@ -111,7 +114,7 @@ def assert_forms() -> None:
         assert "models/digits.safetensors" in text
         assert "file.pickle-code" in text
     assert page.count("<details class=") == 5
-    assert "| `file.non-finite-weights` | ❌ failed | 1 |" in markdown
+    assert "| `file.non-finite-weights` | ❌ failed, high | 1 |" in markdown
 
 
 def test_what_is_hidden_linked_or_of_sau_is_skipped_and_said(call, clean, tmp_path):
@@ -124,7 +127,7 @@ def test_what_is_hidden_linked_or_of_sau_is_skipped_and_said(call, clean, tmp_pa
     (folder / "folder").symlink_to(tmp_path)
     (folder / "again.safetensors").symlink_to("digits.safetensors")
     save_file({"a": torch.ones(1)}, folder / "x.trigger.safetensors", metadata={"sau.trigger.schema": "1"})
-    done = call("inspect", "models", "--json", "r.json", "--report", "r.sarif")
+    done = call("inspect", *QUICK, "models", "--json", "r.json", "--report", "r.sarif")
     assert done.code == 0, done.err
     report = read()
     assert models(report) == {"again.safetensors": ("measured", 0)}
@@ -138,7 +141,7 @@ def test_what_is_hidden_linked_or_of_sau_is_skipped_and_said(call, clean, tmp_pa
 
 def test_a_model_that_calls_itself_a_trigger_is_not_passed_over(call, clean):
     shutil.copy(clean, clean.with_name("x.trigger.safetensors"))
-    call("inspect", "models", "--json", "r.json")
+    call("inspect", *QUICK, "models", "--json", "r.json")
     assert set(models(read())) == {"digits.safetensors", "x.trigger.safetensors"}
 
 
@@ -147,7 +150,7 @@ def test_a_folder_that_is_one_model_has_the_report_of_one(call, clean, given, mo
     if given == ".":
         monkeypatch.chdir(clean.parent)
     (clean.parent / "README.md").write_text("about it")
-    assert call("inspect", given, "--json", "r.json").code == 0
+    assert call("inspect", *QUICK, given, "--json", "r.json").code == 0
     report = read()
     assert report["models"] == []
     assert "file.format" in [check["id"] for check in report["checks"]]
@@ -161,10 +164,10 @@ def test_shards_are_one_model_and_strangers_beside_them_are_not(call, clean):
     clean.unlink()
     index = {name: "a-1.safetensors" if name in names[:5] else "a-2.safetensors" for name in names}
     (clean.parent / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
-    assert call("inspect", "models", "--json", "r.json").code == 0
+    assert call("inspect", *QUICK, "models", "--json", "r.json").code == 0
     assert read()["models"] == []
     (clean.parent / "pytorch_model.bin").write_bytes(hostile_zip(clean.parent.parent).read_bytes())
-    assert call("inspect", "models", "--json", "r.json", "--force").code == 4
+    assert call("inspect", *QUICK, "models", "--json", "r.json", "--force").code == 4
     assert models(read()) == {
         "model.safetensors.index.json": ("measured", 0),
         "pytorch_model.bin": ("unsafe", 4),
@@ -184,14 +187,14 @@ def test_a_model_by_content_whatever_its_name(tmp_path):
 
 def test_folders_without_models(call, tmp_path):
     (tmp_path / "models" / ".git").mkdir(parents=True)
-    one_sentence(call("inspect", "models"), 2, "is a folder without models", "models/.git", "hidden")
+    one_sentence(call("inspect", *QUICK, "models"), 2, "is a folder without models", "models/.git", "hidden")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").write_text("no model")
-    one_sentence(call("inspect", "other"), 2, "is a folder without models")
+    one_sentence(call("inspect", *QUICK, "other"), 2, "is a folder without models")
 
 
 def test_several_models_of_which_one_is_missing(call, clean):
-    done = call("inspect", "models/digits.safetensors", "nothing.pt", "--json", "r.json")
+    done = call("inspect", *QUICK, "models/digits.safetensors", "nothing.pt", "--json", "r.json")
     assert done.code == 2, done.err
     assert [(one["verdict"], one["exit_code"]) for one in read()["models"]] == [("measured", 0), ("error", 2)]
     assert "nothing.pt does not exist" in done.err.replace("\n", " ").replace("  ", " ") or "nothing.pt" in done.err
@@ -200,14 +203,14 @@ def test_several_models_of_which_one_is_missing(call, clean):
 def test_a_policy_is_for_each_and_a_broken_one_for_none(call, clean):
     torch.save(load_file(clean), clean.with_name("b.pt"))
     Path("sau.toml").write_text('[policy]\nallowed-formats = ["safetensors"]\n')
-    done = call("inspect", "models", "--json", "r.json", "--quiet")
+    done = call("inspect", *QUICK, "models", "--json", "r.json", "--quiet")
     assert done.code == 1
     assert done.out == ""
     assert done.err.startswith("failed: model.b.pt: policy.allowed-formats: the format is pytorch")
     assert len(done.err.splitlines()) == 1
     assert models(read()) == {"b.pt": ("failed", 1), "digits.safetensors": ("passed", 0)}
     Path("sau.toml").write_text('[policy]\nallowed-format = ["safetensors"]\n')
-    one_sentence(call("inspect", "models"), 2, "did you mean allowed-formats")
+    one_sentence(call("inspect", *QUICK, "models"), 2, "did you mean allowed-formats")
 
 
 def dies(session, path) -> None:
@@ -233,3 +236,41 @@ def test_what_was_found_comes_before_what_could_not_be_looked_at():
     assert order[:2] == [4, 1]
     assert order[-1] == 0
     assert order.index(3) < order.index(6)
+
+
+def interrupted(session, path) -> None:
+    """In place of an inspection: Ctrl-C at the second model."""
+    if path.name != "a.safetensors":
+        raise KeyboardInterrupt
+    session.took(path)
+
+
+def test_what_an_interrupted_run_did_not_reach_is_skipped(clean):
+    for name in ("a.safetensors", "b.safetensors"):
+        shutil.copy(clean, clean.with_name(name))
+    session = Session("inspect", json=None, quiet=True, verbose=False, force=False)
+    with pytest.raises(KeyboardInterrupt) as ended:
+        inspect_folder.inspect_folder(session, clean.parent, models_under(clean.parent), interrupted, jobs=1)
+    report = session.report(ended.value)
+    assert (report.verdict, report.exit_code) == ("interrupted", 130)
+    assert {check.id: check.status for check in report.checks} == {
+        "model.a.safetensors": "measured",
+        "skipped.b.safetensors": "skipped",
+        "skipped.digits.safetensors": "skipped",
+    }
+
+
+def test_names_that_are_not_utf8_are_skipped_and_said(call, clean):
+    shutil.copy(clean, os.fsencode(clean.parent) + b"/\xff.pt")
+    Path(os.fsdecode(os.fsencode(clean.parent) + b"/\xfe")).mkdir()
+    done = call("inspect", *QUICK, "models", "--json", "r.json", *reports("html", "md", "sarif", "xml"))
+    assert done.code == 0, done.err
+    assert [check["id"] for check in read()["checks"] if check["status"] == "skipped"] == ["skipped.?", "skipped.?.pt"]
+
+
+def test_a_file_that_cannot_be_read_is_no_clean_dashboard(call, clean):
+    clean.write_bytes(clean.read_bytes()[:-10])
+    assert call("inspect", *QUICK, clean, *reports("sarif")).code == 3
+    (result,) = json.loads(Path("r.sarif").read_text())["runs"][0]["results"]
+    assert (result["ruleId"], result["level"]) == ("run.not-evaluated", "warning")
+    assert "cut short" in result["message"]["text"]

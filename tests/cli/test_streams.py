@@ -60,13 +60,13 @@ def test_without_a_command_there_is_help(sau, tmp_path):
 
 
 def test_quiet_is_quiet(sau, planted, tmp_path):
-    done = sau("inspect", planted / "bad.safetensors", "--quiet", cwd=tmp_path)
+    done = sau("inspect", "--effort", "quick", planted / "bad.safetensors", "--quiet", cwd=tmp_path)
     assert (done.code, done.out, done.err) == (0, "", "")
 
 
 def test_a_report_is_not_overwritten(sau, planted, tmp_path):
     (tmp_path / "r.json").write_text("precious")
-    words = ("inspect", planted / "bad.safetensors", "--json", "r.json")
+    words = ("inspect", "--effort", "quick", planted / "bad.safetensors", "--json", "r.json")
     for more in ([], ["--force"]):
         done = sau(*words, *more, cwd=tmp_path)
         assert done.code == 2
@@ -86,7 +86,9 @@ def test_help_and_usage_errors_load_nothing_heavy(sau, tmp_path, words):
 
 
 def test_no_colour_when_piped_and_none_when_unwanted(sau, planted, tmp_path):
-    done = sau("inspect", planted / "bad.safetensors", cwd=tmp_path, NO_COLOR="1", TERM="xterm-256color")
+    done = sau(
+        "inspect", "--effort", "quick", planted / "bad.safetensors", cwd=tmp_path, NO_COLOR="1", TERM="xterm-256color"
+    )
     assert "\x1b" not in done.err
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
@@ -12,7 +13,7 @@ from junitparser import JUnitXml
 
 from sau_cli.errors import ExitCode, UsageError
 from sau_cli.reporting.formats import ReportFormat, format_of, rendered
-from sau_cli.results import Check, CheckStatus, InputFile, Report, Verdict
+from sau_cli.results import Check, CheckStatus, InputFile, Report, Severity, Verdict
 from tests.conftest import ROOT
 
 HOSTILE = "<script>alert(1)</script> | `x` [a](b)\x1b[2J\x00\n# title"
@@ -100,3 +101,24 @@ def test_forms_are_told_by_suffix():
     assert format_of(Path("a.SARIF")) is ReportFormat.SARIF
     with pytest.raises(UsageError, match=r"\.html"):
         format_of(Path("report.pdf"))
+
+
+def test_names_in_markdown_are_as_they_are():
+    check = Check(id="asr.my_attack|x", status=CheckStatus.FAILED, evidence="so", severity=Severity.CRITICAL)
+    text = rendered(replace(report(), checks=(check,)), ReportFormat.MARKDOWN)
+    assert "| `asr.my_attack\\|x` | ❌ failed, critical |" in text
+
+
+def test_a_model_that_was_never_read_is_in_every_form():
+    lost = replace(
+        report(error="gone"), inputs=(), checks=(), details={"path": "a b.pt"}, verdict=Verdict.NOT_EVALUATED
+    )
+    folder = replace(report(), checks=(), inputs=(), models=(lost, report()), details={"folder": "m"})
+    for form in ReportFormat:
+        text = rendered(folder, form)
+        assert "gone" in text, form
+        assert ("a%20b.pt" if form is ReportFormat.SARIF else "a b.pt") in text, form
+    sarif = json.loads(rendered(folder, ReportFormat.SARIF))
+    jsonschema.validate(sarif, schema("sarif-2.1.0.json.gz"))
+    published = json.loads((ROOT / "sau_cli" / "reporting" / "report.schema.json").read_text())
+    jsonschema.validate(json.loads(rendered(folder, ReportFormat.JSON)), published)

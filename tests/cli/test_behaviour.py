@@ -1,0 +1,109 @@
+"""``sau inspect``: how a model behaves, on a real backdoored classifier of digits."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64decode
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from tests.cli.conftest import one_sentence
+
+
+def report(name: str = "r.json") -> dict:
+    return json.loads(Path(name).read_text())
+
+
+@pytest.fixture(scope="module")
+def examined(planted, sau, tmp_path_factory):
+    """The backdoored classifier, inspected once with nothing but its name. Read only."""
+    folder = tmp_path_factory.mktemp("examined")
+    done = sau("inspect", planted / "bad.safetensors", "--json", "r.json", "--report", "r.html", cwd=folder)
+    return done, json.loads((folder / "r.json").read_text()), (folder / "r.html").read_text()
+
+
+def test_every_test_is_run_and_the_score_decides(examined):
+    done, found, _ = examined
+    checks = {one["id"]: one for one in found["checks"]}
+    assert "model.behaviour" not in checks
+    for name in ("maximum-margin", "inverted-patch", "smooth-pattern", "adversarial-flow", "channel-bounds"):
+        assert checks[f"behaviour.{name}"]["status"] == "measured"
+    score = checks["behaviour.score"]
+    assert 0 < score["value"] < 1
+    verdicts = {"failed": ("failed", 1), "inconclusive": ("inconclusive", 6), "passed": ("passed", 0)}
+    assert (found["verdict"], found["exit_code"]) == verdicts[score["status"]]
+    assert done.code == found["exit_code"]
+    assert checks["acc"]["value"] > 0.9
+    seeds = found["details"]["behaviour"]["seeds"]
+    over = [one["score"] >= score["threshold"] for one in seeds]
+    assert len(seeds) == 3
+    assert score["status"] == ("failed" if all(over) else "inconclusive" if any(over) else "passed")
+
+
+def test_the_planted_backdoor_is_found(examined):
+    done, found, _ = examined
+    assert found["details"]["behaviour"]["most_suspicious_class"] == "0"
+    assert done.code in {1, 6}, "a backdoor with an ASR of 100 % is not cleared"
+
+
+def test_the_trigger_that_was_found_is_a_picture(examined):
+    _, found, page = examined
+    recovered = found["details"]["behaviour"]["recovered"]
+    assert [one["kind"] for one in recovered] == ["inverted-patch", "smooth-pattern"]
+    for one in recovered:
+        Path("found.png").write_bytes(b64decode(one["png"]))
+        with Image.open("found.png") as picture:
+            assert picture.size == (3 * 8 + 4, 8)
+        Path("found.png").unlink()
+        assert one["png"] in page
+        assert 0 <= one["success"] <= 1
+    assert "anomaly index" in page
+
+
+def test_quick_says_what_it_left_out(call, bad):
+    assert call("inspect", bad, "--effort", "quick", "--json", "r.json").code == 0
+    (left,) = [one for one in report()["checks"] if one["id"] == "model.behaviour"]
+    assert left["status"] == "skipped"
+    assert "--effort quick" in left["evidence"]
+    assert report()["verdict"] == "measured"
+
+
+def test_the_seed_is_the_first_of_several(call, bad):
+    assert call("inspect", bad, "--data", "digits", "--seed", "5", "--json", "r.json").code in {1, 6}
+    assert [one["seed"] for one in report()["details"]["behaviour"]["seeds"]] == [5, 6, 7]
+
+
+def test_what_cannot_be_opened_is_a_skipped_check_unless_it_was_asked_for(call, bad):
+    save_file(load_file(bad), "bare.safetensors")
+    assert call("inspect", "bare.safetensors", "--json", "r.json").code == 0
+    (left,) = [one for one in report()["checks"] if one["id"] == "model.behaviour"]
+    assert left["status"] == "skipped"
+    assert "--normalisation" in left["evidence"]
+    one_sentence(call("inspect", "bare.safetensors", "--effort", "standard"), 2, "--normalisation")
+
+
+def test_two_classes_are_too_few_to_compare(call, bad):
+    weights = load_file(bad)
+    weights["linear.weight"], weights["linear.bias"] = weights["linear.weight"][:2], weights["linear.bias"][:2]
+    save_file({name: one.contiguous() for name, one in weights.items()}, "two.safetensors")
+    words = ("two.safetensors", "--normalisation", "none", "--image-size", "8")
+    assert call("inspect", *words, "--json", "r.json").code == 0
+    (left,) = [one for one in report()["checks"] if one["id"] == "model.behaviour"]
+    assert "2 classes" in left["evidence"]
+    one_sentence(call("inspect", *words, "--effort", "deep"), 3, "2 classes")
+
+
+def test_a_score_can_be_ruled_by_policy(call, bad):
+    Path("p.toml").write_text("[policy]\nmax-score = 0.0\n")
+    words = ("--normalisation", "none", "--image-size", "8")
+    torch.save(load_file(bad), "vendor.pth")
+    assert call("inspect", "vendor.pth", *words, "--policy", "p.toml", "--json", "r.json").code == 1
+    checks = {one["id"]: one for one in report()["checks"]}
+    assert checks["policy.max-score"]["status"] == "failed"
+    assert checks["behaviour.inverted-patch"]["status"] == "skipped"
+    assert checks["behaviour.score"]["status"] != "passed"
+    assert call("inspect", bad, "--effort", "quick", "--policy", "p.toml").code == 6

@@ -1,0 +1,275 @@
+"""The behaviour tests, on models whose answers are known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from sau_cli.errors import NotEvaluable
+from sau_cli.images import LabelledImages
+from sau_cli.inspection import maximum_margins, universal_triggers
+from sau_cli.inspection.adversarial_flow import adversarial_flow
+from sau_cli.inspection.behaviour import cost, examine_behaviour
+from sau_cli.inspection.behaviour_checks import behaviour_checks, behaviour_details
+from sau_cli.inspection.calibration import Calibration, judge, shipped_calibration
+from sau_cli.inspection.channel_bounds import channel_bounds
+from sau_cli.inspection.class_scores import ClassScores, anomaly_index
+from sau_cli.inspection.climbing import margins
+from sau_cli.inspection.effort import Effort
+from sau_cli.inspection.maximum_margins import p_value
+from sau_cli.inspection.universal_triggers import TriggerKind
+from sau_cli.results import CheckStatus
+from tests.support.toys import describe, names, random_images
+
+CLASSES = 6
+
+
+class QuadrantNet(nn.Module):
+    """Class k is how bright the k-th pair of rows of a 12 x 8 image is; the target counts ``boost`` times more there.
+
+    With ``corner`` the target also wins by so much through the first two pixels alone, as with a patch.
+    """
+
+    def __init__(self, target: int | None = None, boost: float = 1.0, corner: float = 0.0) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.ones(CLASSES))
+        if target is not None:
+            self.weights.data[target] = boost
+        self.target, self.corner = target, corner
+
+    def forward(self, x: Tensor) -> Tensor:
+        bright = x[:, 0].reshape(-1, CLASSES, 16).mean(dim=2)
+        logits = 10 * self.weights * bright
+        if self.target is not None and self.corner:
+            push = torch.zeros_like(logits)
+            push[:, self.target] = self.corner * x[:, 0, 0, :2].mean(dim=1)
+            logits = logits + push
+        return logits
+
+
+def a_classifier(network: nn.Module) -> object:
+    classifier = describe(network, classes=CLASSES)
+    spec = replace(classifier.description.input, height=12, width=8)
+    classifier.description = replace(classifier.description, input=spec)
+    return classifier
+
+
+def bright_images(each: int = 20) -> LabelledImages:
+    """Dark images with the rows of their class a little brighter, and noise; the first two pixels are black."""
+    labels = torch.arange(CLASSES).repeat(each)
+    stream = torch.Generator().manual_seed(1)
+    pixels = 0.2 * torch.rand(len(labels), CLASSES, 16, generator=stream)
+    pixels[torch.arange(len(labels)), labels] += 0.3
+    pixels[:, 0, :2] = 0
+    images = pixels.reshape(-1, 1, 12, 8).mul(255).round().to(torch.uint8)
+    return LabelledImages(images=images, labels=labels, class_names=names(CLASSES))
+
+
+def test_a_margin_is_the_distance_to_the_highest_other():
+    logits = torch.tensor([[1.0, 4.0, 2.5], [0.0, -1.0, -3.0]])
+    assert margins(logits, torch.tensor([1, 2])).tolist() == [1.5, -3.0]
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(-100, 100), min_size=4, max_size=20), st.floats(0.5, 20), st.floats(-50, 50))
+def test_an_anomaly_index_does_not_depend_on_scale_or_place(values, scale, shift):
+    one = torch.tensor(values, dtype=torch.float64)
+    first = anomaly_index(one, least_spread=1e-3)
+    second = anomaly_index(scale * one + shift, least_spread=1e-3 * scale)
+    torch.testing.assert_close(first, second, rtol=1e-6, atol=1e-6)
+
+
+def test_a_lead_is_over_the_highest_other():
+    scores = ClassScores(test="any", values=torch.tensor([1.0, 9.0, 5.0]), unit=2.0)
+    assert scores.lead.tolist() == [-4.0, 2.0, -2.0]
+
+
+def test_maximum_margins_climb_to_the_known_maximum():
+    """Of this linear model the margin of a class is largest where its rows are white and all others black: 10 w."""
+    classifier = a_classifier(QuadrantNet(target=2, boost=3.0)).requires_grad_(False)
+    found = maximum_margins.maximum_margins(classifier, torch.arange(CLASSES), torch.Generator().manual_seed(0))
+    expected = torch.tensor([10.0, 10.0, 30.0, 10.0, 10.0, 10.0])
+    assert bool((found.values <= expected + 1e-4).all())
+    assert bool((found.values >= 0.4 * expected).all())
+    assert float(found.values[2]) >= 0.8 * 30
+    assert int(found.lead.argmax()) == 2
+    assert p_value(found.values) < 0.01
+
+
+def test_a_p_value_is_small_for_an_outlier_alone():
+    assert p_value(torch.tensor([10.0, 11, 9, 10, 12, 8, 100])) < 1e-3
+    assert p_value(torch.tensor([10.0, 11, 9, 10, 12, 8, 13])) > 0.05
+    assert p_value(torch.tensor([1.0, 50.0])) == 1.0
+
+
+def test_the_two_pixels_that_lead_to_the_target_are_found():
+    classifier = a_classifier(QuadrantNet(target=4, corner=40.0)).requires_grad_(False)
+    images = bright_images()
+    pixels, classes = images.images[:16].float() / 255, torch.arange(CLASSES)
+    found = universal_triggers.universal_triggers(
+        classifier, pixels, images.labels[:16], classes, TriggerKind.PATCH, unit=1.0
+    )
+    assert int(found.scores.lead.argmax()) == 4
+    assert float(found.success[4]) == 1.0
+    changed = found.changes[4].abs().sum(dim=0)
+    assert int((changed > 0).sum()) <= universal_triggers.FEWEST_PIXELS
+    assert set(changed.flatten().topk(2).indices.tolist()) == {0, 1}
+    assert float(changed[0, :2].min()) > 0.9
+
+
+def test_the_class_that_a_shade_leads_to_is_found():
+    """The target's rows count six times, so a pattern of 0.2 there is worth one of 1.2 elsewhere."""
+    classifier = a_classifier(QuadrantNet(target=1, boost=6.0)).requires_grad_(False)
+    images = bright_images()
+    keep = (images.labels != 1).nonzero().squeeze(1)[:16]
+    pixels, classes = images.images[keep].float() / 255, torch.arange(CLASSES)
+    found = universal_triggers.universal_triggers(
+        classifier, pixels, images.labels[keep], classes, TriggerKind.SMOOTH, unit=1.0
+    )
+    assert int(found.scores.lead.argmax()) == 1
+    assert float(found.success[1]) == 1.0
+    assert float(found.changes.abs().max()) <= universal_triggers.HEIGHT + 1e-6
+
+
+def test_adversarial_examples_flow_to_the_class_that_is_easiest():
+    classifier = a_classifier(QuadrantNet(target=1, boost=6.0)).requires_grad_(False)
+    images = bright_images()
+    keep = images.labels != 1
+    found = adversarial_flow(classifier, images.images[keep].float() / 255, images.labels[keep], torch.arange(CLASSES))
+    assert float(found.values.sum()) == pytest.approx(1.0)
+    assert int(found.values.argmax()) == 1
+
+
+class PreActivated(nn.Module):
+    """Norm before each convolution: that which the output of ``first`` goes through is ``norm2``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm1, self.first = nn.BatchNorm2d(16), nn.Conv2d(16, 16, 3, bias=False)
+        self.norm2, self.second = nn.BatchNorm2d(16), nn.Conv2d(16, 16, 3, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(torch.relu(self.norm1(x)))
+        return self.second(torch.relu(self.norm2(x))).mean(dim=(2, 3))
+
+
+class Branching(nn.Module):
+    """Its way depends on values, so its code cannot be traced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x) if x.sum() > 0 else -self.conv(x)
+
+
+def test_the_norm_that_counts_is_that_which_the_output_goes_through():
+    torch.manual_seed(0)
+    network = PreActivated()
+    for conv in (network.first, network.second):
+        nn.init.constant_(conv.weight, 0.1)
+    network.norm1.weight.data[5] = 50.0  # of the images: in no convolution's output
+    network.norm2.weight.data[3] = 20.0
+    found = channel_bounds(describe(network, classes=16))
+    assert (found.layer, found.channel) == ("first", 3)
+    assert found.outliers == 1
+    assert found.channels == 32
+    assert channel_bounds(describe(Branching(), classes=16)) is None
+    assert channel_bounds(describe(nn.Flatten(), classes=16)) is None
+
+
+def even(threshold: float) -> Calibration:
+    measured = {"clean_models": 1, "called_backdoored": 0, "backdoored_models": 1, "found": 1}
+    return Calibration(weights={"maximum-margin lead": 2.0}, bias=-2.0, threshold=threshold, measured=measured)
+
+
+def test_a_backdoor_is_found_with_its_target_and_a_clean_twin_is_not():
+    images = bright_images()
+    clean = judge(examine_behaviour(a_classifier(QuadrantNet()), images, effort=Effort.STANDARD), even(0.5))
+    assert clean.status is CheckStatus.PASSED
+    bad_model = a_classifier(QuadrantNet(target=3, corner=40.0))
+    behaviour = examine_behaviour(bad_model, images, effort=Effort.STANDARD)
+    bad = judge(behaviour, even(0.5))
+    assert (bad.status, bad.suspect) == (CheckStatus.FAILED, 3)
+    assert bad.score > clean.score
+    checks = behaviour_checks(behaviour, bad, names(CLASSES))
+    assert [one.id for one in checks] == [
+        "behaviour.maximum-margin",
+        "behaviour.inverted-patch",
+        "behaviour.smooth-pattern",
+        "behaviour.adversarial-flow",
+        "behaviour.channel-bounds",
+        "behaviour.score",
+    ]
+    assert checks[-1].status is CheckStatus.FAILED
+    assert "'3' as the target" in checks[-1].evidence
+    details = behaviour_details(behaviour, bad, names(CLASSES))
+    assert details["suspected_class"] == "3"
+    assert len(details["seeds"]) == 3
+
+
+def test_seeds_that_disagree_are_inconclusive_and_the_model_is_left_as_it_was():
+    classifier = a_classifier(QuadrantNet(target=3, boost=1.6))
+    classifier.train()
+    before = {name: one.clone() for name, one in classifier.state_dict().items()}
+    behaviour = examine_behaviour(classifier, None, effort=Effort.STANDARD)
+    assert classifier.training
+    assert all(one.requires_grad for one in classifier.parameters())
+    assert all(torch.equal(before[name], one) for name, one in classifier.state_dict().items())
+    scores = sorted(one.score for one in judge(behaviour, even(0.5)).judgements)
+    between = judge(behaviour, even((scores[0] + scores[-1]) / 2))
+    assert scores[0] < scores[-1]
+    assert between.status is CheckStatus.INCONCLUSIVE
+    assert "neither cleared nor convicted" in behaviour_checks(behaviour, between, names(CLASSES))[-1].evidence
+
+
+def test_without_data_a_model_is_never_cleared():
+    behaviour = examine_behaviour(a_classifier(QuadrantNet()), None, effort=Effort.STANDARD)
+    verdict = judge(behaviour, even(0.999))
+    assert verdict.status is CheckStatus.PASSED
+    checks = {one.id: one for one in behaviour_checks(behaviour, verdict, names(CLASSES))}
+    assert checks["behaviour.score"].status is CheckStatus.MEASURED
+    assert checks["behaviour.inverted-patch"].status is CheckStatus.SKIPPED
+
+
+def test_the_same_seed_finds_the_same():
+    images = bright_images()
+    first, second = (
+        examine_behaviour(a_classifier(QuadrantNet(target=3, corner=9.0)), images, effort=Effort.STANDARD)
+        for _ in range(2)
+    )
+    for one, other in zip(first.seeds, second.seeds, strict=True):
+        for mine, yours in zip(one.scores, other.scores, strict=True):
+            assert torch.equal(mine.values, yours.values)
+
+
+def test_what_cannot_be_examined_is_said():
+    with pytest.raises(NotEvaluable, match="3 classes"):
+        examine_behaviour(describe(nn.Flatten(), classes=3), None, effort=Effort.STANDARD)
+    few = bright_images(each=1)
+    with pytest.raises(NotEvaluable, match="too few"):
+        examine_behaviour(a_classifier(QuadrantNet()), few, effort=Effort.STANDARD)
+    with pytest.raises(NotEvaluable, match="the model takes 12x8"):
+        examine_behaviour(a_classifier(QuadrantNet()), random_images(classes=CLASSES), effort=Effort.STANDARD)
+
+
+def test_deep_costs_three_times_as_much_and_data_more():
+    classifier = describe(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
+    alone = cost(classifier, with_data=False, effort=Effort.STANDARD)
+    assert alone == 2 * (2 * 64 * 10) * (10 * maximum_margins.STARTS * maximum_margins.STEPS) * 3
+    assert cost(classifier, with_data=False, effort=Effort.DEEP) == 3 * alone
+    assert cost(classifier, with_data=True, effort=Effort.STANDARD) > alone
+
+
+@pytest.mark.parametrize("with_data", [True, False])
+def test_the_shipped_calibration_is_whole(with_data):
+    shipped = shipped_calibration(with_data=with_data)
+    assert 0 < shipped.threshold < 1
+    assert all(weight >= 0 for weight in shipped.weights.values())
+    assert shipped.measured["clean_models"] > 0
