@@ -19,7 +19,7 @@ From a file to a purified model::
 
 - :func:`inspect`: the facts of a file to checks.
 - :func:`attack`: a classifier, images and attacks to a known-bad classifier and its triggers.
-- :func:`purify`: a classifier and clean images to a purified classifier.
+- :func:`purify`: a classifier and clean images to a purified classifier; :func:`settings_for` has other methods.
 - :func:`evaluate`: ACC, ASR, R-ACC and DER with 95 % intervals.
 - :func:`export`: a classifier to ONNX that is proven on real images, or no file.
 
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from sau_cli.exporting.exporter import export
     from sau_cli.images import CleanData, ImageData, LabelledImages, draw_clean
     from sau_cli.inspection.inspector import inspect
+    from sau_cli.unlearning.methods import MethodName, settings_for
     from sau_cli.unlearning.purifier import Purification, purify
     from sau_cli.unlearning.recipes import Recipe, RecipeName, recipe_for
 
@@ -64,6 +65,8 @@ _HOME = {
     "LabelledImages": "images",
     "draw_clean": "images",
     "inspect": "inspection.inspector",
+    "MethodName": "unlearning.methods",
+    "settings_for": "unlearning.methods",
     "Purification": "unlearning.purifier",
     "purify": "unlearning.purifier",
     "Recipe": "unlearning.recipes",
@@ -80,6 +83,7 @@ __all__ = [
     "ImageData",
     "InputSpec",
     "LabelledImages",
+    "MethodName",
     "PlannedAttack",
     "PlantedBackdoor",
     "Purification",
@@ -94,6 +98,7 @@ __all__ = [
     "inspect",
     "purify",
     "recipe_for",
+    "settings_for",
 ]
 
 

@@ -183,6 +183,22 @@ def balanced_share(images: LabelledImages, share: float, *, seed: int) -> Tensor
     return shuffled[rank.argsort(stable=True)[:count]].sort().values
 
 
+def parted(images: LabelledImages, share: float, *, seed: int) -> tuple[LabelledImages, LabelledImages]:
+    """A share of the images, even over the classes, and the others.
+
+    Raises:
+        NotEvaluable: one of the two would have none.
+    """
+    if not 0 < round(share * len(images)) < len(images):
+        raise NotEvaluable(
+            f"{len(images)} images are too few to do one thing with some and measure on others; give more"
+        )
+    chosen = balanced_share(images, share, seed=seed)
+    left = torch.ones(len(images), dtype=torch.bool)
+    left[chosen] = False
+    return images.take(chosen), images.take(left.nonzero().squeeze(1))
+
+
 def draw_clean(
     data: LabelledImages,
     share: float | None,

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sau_cli.commands.drill import run_drill
 from sau_cli.commands.evaluation_view import evaluation_checks, evaluation_table, trigger_ids
 from sau_cli.commands.inputs import open_model_and_data, request
+from sau_cli.commands.lasting_view import lasting_checks, lasting_table
 from sau_cli.commands.options import (
     ArchOption,
     DataOption,
@@ -23,11 +25,13 @@ from sau_cli.commands.options import (
     PolicyOption,
     QuietOption,
     ReportOption,
+    SeedOption,
     TargetOption,
     VerboseOption,
 )
 from sau_cli.commands.session import Session
 from sau_cli.commands.settings import read_policy
+from sau_cli.commands.stopping import parse_duration
 from sau_cli.errors import UsageError
 from sau_cli.evaluation.limits import at_least, at_most, parse_fraction
 from sau_cli.reporting.json_document import plain
@@ -36,7 +40,10 @@ from sau_cli.results import Check, CheckStatus
 
 if TYPE_CHECKING:
     from sau_adapters.checkpoints import Checkpoint
+    from sau_cli.attacks.triggers import Trigger
+    from sau_cli.classifier import Classifier
     from sau_cli.evaluation.metrics import Evaluation
+    from sau_cli.images import LabelledImages
     from sau_cli.inspection.policy import Policy
 
 
@@ -74,12 +81,45 @@ def evaluate(
             "--confident", help="Judge limits by the 95 % interval: exit 6 when the images cannot settle one."
         ),
     ] = False,
+    reactivate: Annotated[
+        bool,
+        typer.Option(
+            "--reactivate", help="Also try to wake each trigger's backdoor by a small perturbation of its images."
+        ),
+    ] = False,
+    relearn: Annotated[
+        int | None,
+        typer.Option(
+            "--relearn", metavar="N", min=1, help="Also fine-tune a copy on N triggered and N clean images, and look."
+        ),
+    ] = None,
+    drill: Annotated[
+        str | None,
+        typer.Option(
+            "--drill",
+            metavar="NAME,...",
+            help="In place of measuring MODEL: plant these attacks (sau attack --list) in copies of it, purify them "
+            "as sau purify would, and measure what is left.",
+        ),
+    ] = None,
+    clean_frac: Annotated[
+        str | None,
+        typer.Option(
+            metavar="F",
+            help="Of the drill: share of the data's training part to purify with. [default: what the model's history "
+            "or sau.toml tells, else 0.05, or a quarter of data without a split]",
+        ),
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Stop the drill in time, such as 90s, 15m or 1h30m: exit 6.")
+    ] = None,
     policy: PolicyOption = None,
     data_root: DataRootOption = None,
     arch: ArchOption = None,
     image_size: ImageSizeOption = None,
     normalisation: NormalisationOption = None,
     device: DeviceOption = "auto",
+    seed: SeedOption = 0,
     json_: JsonOption = None,
     report: ReportOption = None,
     quiet: QuietOption = False,
@@ -99,6 +139,8 @@ def evaluate(
           --trigger model.trigger.safetensors --max-asr 5% --max-acc-drop 3%
       sau evaluate vendor.pth --arch wrn_16_1 --normalisation none \\
           --data cifar10 --data-root data --trigger patch:grid.png --target 0
+      sau evaluate model.purified.safetensors --trigger model.trigger.safetensors --reactivate --relearn 20
+      sau evaluate model.safetensors --drill badnets,blended,sig --data clean/ --budget 15m
     """
     with Session("evaluate", json=json_, reports=report, quiet=quiet, verbose=verbose, force=force) as session:
         limits = {
@@ -110,16 +152,53 @@ def evaluate(
         _check_no_looser(limits, rules)
         if limits["max-asr"] is not None and not trigger:
             raise UsageError("--max-asr needs a trigger to measure; add --trigger")
-        if target is not None and not trigger:
+        if drill is not None:
+            beside = (reference, trigger, max_asr, min_acc, max_acc_drop, policy, relearn)
+            if any(beside) or confident or reactivate:
+                raise UsageError(
+                    "--drill plants triggers of its own and judges no limits; leave --reference, --trigger, --policy, "
+                    "limits, --reactivate and --relearn to a command without it"
+                )
+        elif budget is not None or clean_frac is not None:
+            raise UsageError("--budget and --clean-frac are of a drill, and there is none; add --drill")
+        if not trigger and (reactivate or relearn is not None):
+            raise UsageError("--reactivate and --relearn bring a trigger's backdoor back; add --trigger")
+        if target is not None and not trigger and drill is None:
             raise UsageError("--target says where a trigger sends images, and there is none; add --trigger")
         if confident and rules is None and not any(limit is not None for limit in limits.values()):
             raise UsageError("--confident says how limits are judged, and there is none; add --max-asr or another")
         if limits["max-acc-drop"] is not None and reference is None:
             raise UsageError("--max-acc-drop needs a model to compare with; add --reference")
 
+        seconds = None if budget is None else parse_duration(budget)
+        share = None if clean_frac is None else parse_fraction(clean_frac, "--clean-frac")
+
+        from sau_cli.devices import chosen_device
+
+        if drill is not None:
+            if rules is not None:
+                session.checks.append(
+                    Check(
+                        id="policy",
+                        status=CheckStatus.SKIPPED,
+                        evidence="a drill judges the defence and not the model; sau evaluate without --drill judges it",
+                    )
+                )
+            run_drill(
+                session,
+                model,
+                asked,
+                attacks=drill,
+                target=target,
+                share=share,
+                budget=seconds,
+                device=chosen_device(device),
+                seed=seed,
+            )
+            return
+
         from sau_adapters.triggers import file_of, open_trigger
         from sau_cli.attacks.targets import parse_target
-        from sau_cli.devices import chosen_device
         from sau_cli.evaluation.metrics import evaluate as measure
 
         chosen = chosen_device(device)
@@ -130,7 +209,8 @@ def evaluate(
             raise UsageError(
                 f"the trigger {other.name} is {other.rule}, and --target says {target}; leave --target out"
             )
-        opened, images = open_model_and_data(session, model, asked)
+        attacked = reactivate or relearn is not None
+        opened, images = open_model_and_data(session, model, asked, to_learn=attacked)
         before = open_model_and_data(session, reference, asked, data=images)[0].classifier if reference else None
         for source in trigger or ():
             session.took(file_of(source))
@@ -150,6 +230,50 @@ def evaluate(
         session.show(evaluation_table(evaluation, title=f"{evaluation.images} test images of {images.name}"))
         if judged:
             session.show(checks_table(judged))
+        if attacked:
+            _see_whether_it_lasts(
+                session,
+                opened.classifier,
+                images.for_testing,
+                triggers,
+                trigger_ids(evaluation),
+                reactivating=reactivate,
+                poisoned=relearn,
+                seed=seed,
+            )
+
+
+def _see_whether_it_lasts(
+    session: Session,
+    classifier: Classifier,
+    images: LabelledImages,
+    triggers: Sequence[Trigger],
+    names: Sequence[str],
+    *,
+    reactivating: bool,
+    poisoned: int | None,
+    seed: int,
+) -> None:
+    """Attack the model on half of the test images, and measure on the other."""
+    from sau_cli.evaluation.reactivation import reactivate as wake
+    from sau_cli.evaluation.relearning import relearn as teach
+    from sau_cli.images import parted
+
+    made_on, measured_on = parted(images, 0.5, seed=seed)
+    woken = [wake(classifier, made_on, measured_on, one, seed=seed) for one in triggers] if reactivating else []
+    taught = [
+        teach(classifier, made_on, measured_on, one, poisoned=poisoned, seed=seed)
+        for one in triggers
+        if poisoned is not None
+    ]
+    session.details["lasting"] = {
+        "measured_on": len(measured_on),
+        "seed": seed,
+        "reactivation": plain(woken),
+        "relearning": plain(taught),
+    }
+    session.checks.extend(lasting_checks(names, woken, taught))
+    session.show(lasting_table(names, woken, taught, images=len(measured_on)))
 
 
 def _check_no_looser(limits: dict[str, float | None], rules: Policy | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from rich.console import Group
@@ -11,6 +12,7 @@ from sau_cli.results import Check, CheckStatus, Measure
 
 if TYPE_CHECKING:
     from sau_cli.evaluation.metrics import Evaluation
+    from sau_cli.evaluation.paired_test import PairedTest
 
 
 def evaluation_checks(evaluation: Evaluation) -> tuple[Check, ...]:
@@ -28,11 +30,28 @@ def evaluation_checks(evaluation: Evaluation) -> tuple[Check, ...]:
             (f"reference.r-acc.{name}", row.reference_robust_accuracy, "given their true label by the reference"),
             (f"der.{name}", row.der, "defence effectiveness, 0.5 is nothing gained or lost"),
         ]
-    return tuple(
+    measured = [
         Check(id=name, status=CheckStatus.MEASURED, value=measure.value, ci95=measure.ci95, evidence=evidence)
         for name, measure, evidence in named
         if measure is not None
-    )
+    ]
+    return (*measured, *_change_checks(evaluation))
+
+
+def _change_checks(evaluation: Evaluation) -> Iterator[Check]:
+    """The paired tests, where there is a reference."""
+    found = [("acc-change.p-value", evaluation.accuracy_change, "classified correctly")]
+    for row, name in zip(evaluation.triggers, trigger_ids(evaluation), strict=True):
+        found.append((f"asr-change.p-value.{name}", row.asr_change, "sent to the target"))
+    for name, test, what in found:
+        if test is not None:
+            yield Check(
+                id=name,
+                status=CheckStatus.MEASURED,
+                value=test.p_value,
+                evidence=f"exact McNemar test on the same images: {test.only_before} {what} by the reference alone, "
+                f"{test.only_after} by the model alone",
+            )
 
 
 def trigger_ids(evaluation: Evaluation) -> tuple[str, ...]:
@@ -44,13 +63,21 @@ def trigger_ids(evaluation: Evaluation) -> tuple[str, ...]:
     )
 
 
+def _p_value(test: PairedTest | None) -> str:
+    """For people: ``<0.001`` below that."""
+    if test is None:
+        return ""
+    return "<0.001" if test.p_value < 0.001 else f"{test.p_value:.3f}"
+
+
 LEGEND = """\
 ACC: clean images classified correctly. ASR: triggered images of other classes
 that are sent to the target. R-ACC: the same images, given their true label.
 In brackets: 95 % intervals."""
 LEGEND_ACC = "ACC: clean images classified correctly. In brackets: 95 % intervals."
 LEGEND_COMPARED = f"""{LEGEND}
-DER: 100 % is a perfect defence, 50 % is nothing gained or lost."""
+DER: 100 % is a perfect defence, 50 % is nothing gained or lost.
+p: how likely such a change is by chance, by McNemar's exact test."""
 
 
 def evaluation_table(evaluation: Evaluation, *, title: str) -> Group:
@@ -71,6 +98,13 @@ def evaluation_table(evaluation: Evaluation, *, title: str) -> Group:
     )
     legend = LEGEND_ACC if not evaluation.triggers else (LEGEND_COMPARED if compared else LEGEND) + rules
     if compared:
-        rows = [(name, with_interval(before), with_interval(after)) for name, before, after in measures]
-        return table(title, ("", "reference", "model"), rows, legend=legend)
+        p_values = {"ACC": evaluation.accuracy_change} | {
+            f"ASR {name}": row.asr_change
+            for row, name in zip(evaluation.triggers, trigger_ids(evaluation), strict=True)
+        }
+        rows = [
+            (name, with_interval(before), with_interval(after), _p_value(p_values.get(name)))
+            for name, before, after in measures
+        ]
+        return table(title, ("", "reference", "model", "p"), rows, legend=legend)
     return table(title, ("", "model"), [(name, with_interval(after)) for name, _, after in measures], legend=legend)

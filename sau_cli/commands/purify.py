@@ -40,7 +40,8 @@ from sau_cli.reporting.json_document import plain
 from sau_cli.reporting.terminal import percent, table
 from sau_cli.results import Check, CheckStatus
 from sau_cli.team import own_device, team_of_environment, together
-from sau_cli.unlearning.recipes import RecipeName, recipe_for
+from sau_cli.unlearning.methods import MethodName, settings_for
+from sau_cli.unlearning.recipes import Recipe, RecipeName
 
 if TYPE_CHECKING:
     from sau_cli.unlearning.purifier import Purification
@@ -68,26 +69,44 @@ def purify(
             "--out", "-o", metavar="OUT.safetensors", help="[default: MODEL.purified.safetensors; .onnx of ONNX]"
         ),
     ] = None,
+    method: Annotated[
+        MethodName,
+        typer.Option(
+            help="Shared Adversarial Unlearning; or, to compare with, fine-tuning, fine-tuning by sharpness-aware "
+            "minimisation, or unlearning of a universal perturbation."
+        ),
+    ] = MethodName.SAU,
     recipe: Annotated[
-        RecipeName, typer.Option(help="Which settings to start from: what measured best, or the paper's own.")
-    ] = RecipeName.DEFAULT,
+        RecipeName | None,
+        typer.Option(
+            help="Which settings of sau to start from: what measured best, or the paper's own. [default: default]"
+        ),
+    ] = None,
     epochs: Annotated[
-        int | None, typer.Option(help="Passes over the clean images. [default: 10, more if they are few; paper: 100]")
+        int | None,
+        typer.Option(
+            help="Passes over the clean images. [default: 10, more if they are few; paper, ft, ft-sam: 100; i-bau: 5]"
+        ),
     ] = None,
     lr: Annotated[
-        float | None, typer.Option(help="Learning rate. [default: 0.01, or 0.02 below 1,000 images; paper: 1e-4]")
+        float | None,
+        typer.Option(
+            help="Learning rate. [default: 0.01, or 0.02 below 1,000 images; ft, ft-sam: 0.01; paper, i-bau: 1e-4]"
+        ),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Images a step. [default: 16 to 128, by how many there are; paper: 256]")
+        int | None,
+        typer.Option(help="Images a step. [default: 16 to 128, by how many there are; paper, other methods: 256]"),
     ] = None,
     epsilon: Annotated[
         float | None, typer.Option(help="L-infinity radius of the perturbations. [default: 0.2]")
     ] = None,
     step: Annotated[float | None, typer.Option(help="Of each signed-gradient step. [default: epsilon]")] = None,
     steps: Annotated[int | None, typer.Option(help="Signed-gradient steps. [default: 3; paper: 5]")] = None,
+    rho: Annotated[float | None, typer.Option(help="Radius of ft-sam, adaptive to the weights. [default: 2]")] = None,
     precision: Annotated[
         Precision | None,
-        typer.Option(help="Of the networks. [default: bf16 where the device has it, else fp32; paper: fp32]"),
+        typer.Option(help="Of the networks. [default: bf16 where the device has it, else fp32; paper, i-bau: fp32]"),
     ] = None,
     max_batch: Annotated[
         int | None,
@@ -116,7 +135,8 @@ def purify(
 
     It finds adversarial examples that the received and the purified model share, and unlearns them
     (Wei et al., NeurIPS 2023). The accuracy is watched on clean images that are held back from
-    learning. A purified model is not certified clean: measure it with sau evaluate.
+    learning. A purified model is not certified clean: measure it with sau evaluate. --method has
+    other ways to do it, from the same clean images, to compare with.
 
     The state is kept beside OUT after every epoch. Ctrl-C stops after the step at hand; the same
     command with --resume goes on, to the same result.
@@ -126,6 +146,7 @@ def purify(
       sau purify model.safetensors --clean-frac 0.05
       sau purify vendor.pth --normalisation none --data clean/ -o fixed.safetensors
       sau purify model.safetensors --clean-frac 0.05 --recipe paper --json report.json
+      sau purify model.safetensors --clean-frac 0.05 --method ft-sam --rho 8
       sau purify model.safetensors --clean-frac 0.05 --time-budget 30m --resume
     """
     with Session(
@@ -147,7 +168,8 @@ def purify(
         budget = None if time_budget is None else parse_duration(time_budget)
         asked = request(data=data, data_root=data_root, arch=arch, image_size=image_size, normalisation=normalisation)
         fitted = partial(
-            recipe_for,
+            settings_for,
+            method,
             recipe,
             epochs=epochs,
             lr=lr,
@@ -155,6 +177,7 @@ def purify(
             epsilon=epsilon,
             step=step if step is not None else epsilon,
             steps=steps,
+            rho=rho,
         )
         settings = fitted()
         share = asked.settings.clean_frac if clean_frac is None else parse_fraction(clean_frac, "--clean-frac")
@@ -180,7 +203,8 @@ def purify(
             )
         clean = draw_clean(images.train, share, balanced=settings.balanced, augmentation=images.augmentation, seed=seed)
         settings = fitted(images=len(clean.learning))
-        asked_precision = Precision.FP32 if precision is None and recipe is RecipeName.PAPER else precision
+        single = method is MethodName.I_BAU or recipe is RecipeName.PAPER
+        asked_precision = Precision.FP32 if precision is None and single else precision
         number_format = chosen_precision(asked_precision, chosen)
         classifier = opened.classifier.to(chosen)
         check_clean_data(classifier, clean)
@@ -200,8 +224,7 @@ def purify(
                     epochs=at.epochs,
                     batch=at.batch,
                     batches=at.batches,
-                    measures=f"cl {at.clean_loss:.3f} sar {at.unlearning_loss:.3f} SAE {percent(at.shared_share)} "
-                    f"acc {percent(at.held_back_accuracy)}",
+                    measures=_measures(at, method),
                 )
 
             try:
@@ -226,6 +249,7 @@ def purify(
                 ) from error
         session.environment = {"device": str(chosen), "precision": number_format.value, "processes": team.size}
         session.details = {
+            "method": method.value,
             "settings": settings.settings(),
             "seed": seed,
             "data": images.name,
@@ -253,6 +277,7 @@ def purify(
             step="purify",
             settings=settings.settings()
             | {
+                "method": method.value,
                 "data": images.name,
                 "clean_frac": share,
                 "learned_from": len(clean.learning),
@@ -291,6 +316,12 @@ def _came_from(weights: Path, sha256: str) -> bool:
     return last is not None and (last.step, last.input_sha256) == ("purify", sha256)
 
 
+def _measures(at: PurifyProgress, method: MethodName) -> str:
+    """What a line of progress says."""
+    own = f" sar {at.unlearning_loss:.3f} SAE {percent(at.shared_share)}" if method is MethodName.SAU else ""
+    return f"cl {at.clean_loss:.3f}{own} acc {percent(at.held_back_accuracy)}"
+
+
 def _checks(purified: Purification) -> tuple[Check, ...]:
     checks = [
         Check(
@@ -306,7 +337,7 @@ def _checks(purified: Purification) -> tuple[Check, ...]:
             evidence="of the purified model on the same images",
         ),
     ]
-    if purified.epochs:
+    if purified.epochs and isinstance(purified.recipe, Recipe):
         checks.append(
             Check(
                 id="shared-adversarial-examples",
@@ -325,17 +356,17 @@ def _summary(purified: Purification) -> Group:
     accuracy = table(
         f"Clean accuracy on {purified.held_back} images held back", ("received", "purified"), [(before, after)]
     )
-    epochs = table(
-        f"{len(purified.epochs)} epoch{'s' * (len(purified.epochs) != 1)}",
-        ("", "first epoch", "last epoch"),
-        [
-            ("shared adversarial examples (SAE)", percent(first.shared_share), percent(last.shared_share)),
-            ("clean loss (cl)", f"{first.clean_loss:.3f}", f"{last.clean_loss:.3f}"),
-            ("unlearning loss (sar)", f"{first.unlearning_loss:.3f}", f"{last.unlearning_loss:.3f}"),
-        ],
-        legend="A trigger works by adversarial examples that both models share: the fewer\n"
-        "are found, the less of a backdoor within epsilon is left." + (halved if purified.rate < 1 else ""),
-    )
+    rows, legend = [("clean loss (cl)", f"{first.clean_loss:.3f}", f"{last.clean_loss:.3f}")], ""
+    if isinstance(purified.recipe, Recipe):
+        rows.insert(0, ("shared adversarial examples (SAE)", percent(first.shared_share), percent(last.shared_share)))
+        rows.append(("unlearning loss (sar)", f"{first.unlearning_loss:.3f}", f"{last.unlearning_loss:.3f}"))
+        legend = (
+            "A trigger works by adversarial examples that both models share: the fewer\n"
+            "are found, the less of a backdoor within epsilon is left."
+        )
+    title = f"{len(purified.epochs)} epoch{'s' * (len(purified.epochs) != 1)}"
+    legend += halved if purified.rate < 1 else ""
+    epochs = table(title, ("", "first epoch", "last epoch"), rows, legend=legend.strip())
     lost = purified.held_back_accuracy_before - purified.held_back_accuracy
     much = f"The accuracy on clean images fell by {percent(lost)}; more clean images help most, then more --epochs.\n"
     return Group(accuracy, epochs, *([much] if lost > MUCH else []))

@@ -21,6 +21,7 @@ from sau_cli.attacks.triggers import Trigger
 from sau_cli.classifier import Classifier
 from sau_cli.description import Description
 from sau_cli.errors import NotEvaluable
+from sau_cli.evaluation.paired_test import PairedTest, paired_test
 from sau_cli.evaluation.predictions import predicted_labels
 from sau_cli.images import LabelledImages, check_fits
 from sau_cli.results import Measure
@@ -30,7 +31,7 @@ RESAMPLES = 10_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TriggerMeasures:
-    """What one trigger does to a model; ``der`` only where there is a reference."""
+    """What one trigger does to a model; ``der`` and ``asr_change`` only where there is a reference."""
 
     trigger: str
     target_rule: str
@@ -39,6 +40,7 @@ class TriggerMeasures:
     reference_asr: Measure | None = None
     reference_robust_accuracy: Measure | None = None
     der: Measure | None = None
+    asr_change: PairedTest | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +49,7 @@ class Evaluation:
 
     Attributes:
         accuracy_drop: ACC of the reference minus ACC of the model, on the same images; negative is a gain.
+        accuracy_change: whether that is more than chance.
     """
 
     images: int
@@ -54,6 +57,7 @@ class Evaluation:
     triggers: tuple[TriggerMeasures, ...]
     reference_accuracy: Measure | None = None
     accuracy_drop: Measure | None = None
+    accuracy_change: PairedTest | None = None
 
 
 def rate(hits: int, total: int) -> Measure:
@@ -210,6 +214,7 @@ def evaluate(
                 reference_asr=_share_of(hit_before, counted),
                 reference_robust_accuracy=_share_of(_flags(said_before == labels), counted),
                 der=defence_effectiveness_measure(correct_before, correct, hit_before, hit, counted),
+                asr_change=paired_test(hit_before[counted], hit[counted]),
             )
         )
     return Evaluation(
@@ -218,4 +223,5 @@ def evaluate(
         triggers=tuple(rows),
         reference_accuracy=None if correct_before is None else _share_of(correct_before),
         accuracy_drop=None if correct_before is None else accuracy_drop(correct_before, correct),
+        accuracy_change=None if correct_before is None else paired_test(correct_before, correct),
     )

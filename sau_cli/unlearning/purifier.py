@@ -1,35 +1,31 @@
-"""Shared Adversarial Unlearning: the outer problem, over epochs, and all that keeps a long run safe.
-
-Source: Wei, Zhang, Zha, Wu, "Shared Adversarial Unlearning: Backdoor Mitigation by Unlearning
-Shared Adversarial Examples", NeurIPS 2023, arXiv 2307.10562.
-"""
+"""A purification: a method's steps over epochs, and all that keeps a long run safe."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import astuple, dataclass, replace
-from math import isfinite
+from dataclasses import dataclass, replace
+from typing import assert_never
 
 import torch
-from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
 
 from sau_cli.classifier import Classifier, check_finite_weights
 from sau_cli.errors import NotEvaluable, UsageError
-from sau_cli.evaluation.predictions import predicted_labels, predicted_logits
-from sau_cli.images import CleanData, LabelledImages, as_pixels, check_fits
+from sau_cli.evaluation.predictions import predicted_labels
+from sau_cli.images import CleanData, LabelledImages, check_fits
 from sau_cli.model_state import evaluating, frozen
-from sau_cli.precision import Precision, check_precision, fast_layout, running_in
+from sau_cli.precision import Precision, check_precision, fast_layout
 from sau_cli.resuming import check_same_run, optimiser_tensors, restore_optimiser
 from sau_cli.seeding import random_stream
 from sau_cli.team import ALONE, Team
-from sau_cli.unlearning.batch_statistics import GROUP, BatchStatistics, group_sizes, packed
-from sau_cli.unlearning.outer_step import accumulate_gradients, recognised_classes
-from sau_cli.unlearning.recipes import Optimiser, Recipe
+from sau_cli.unlearning.batch_step import Batch, BatchStep, NotFiniteError
+from sau_cli.unlearning.fine_tuning import FineTuner
+from sau_cli.unlearning.implicit_unlearning import ImplicitUnlearner
+from sau_cli.unlearning.methods import FineTuning, ImplicitUnlearning, MethodSettings, method_of
+from sau_cli.unlearning.recipes import Recipe
 from sau_cli.unlearning.run_state import RunState, fingerprint
-from sau_cli.unlearning.search_space import drawn_space, draws_needed
+from sau_cli.unlearning.shared_unlearning import SharedUnlearning
 from sau_cli.unlearning.trail import Epoch, PurifyProgress, Tally
 
 LOWEST_RATE = 0.5**3
@@ -45,7 +41,7 @@ class Purification:
     """
 
     classifier: Classifier
-    recipe: Recipe
+    recipe: MethodSettings
     epochs: tuple[Epoch, ...]
     held_back_accuracy_before: float
     held_back_accuracy: float
@@ -59,7 +55,7 @@ def purify(
     classifier: Classifier,
     clean: CleanData,
     *,
-    recipe: Recipe,
+    recipe: MethodSettings,
     seed: int,
     precision: Precision = Precision.FP32,
     max_batch: int | None = None,
@@ -71,8 +67,8 @@ def purify(
 ) -> Purification:
     """Remove a backdoor, with clean images only. The given classifier is not changed.
 
-    Nothing about a trigger or a target is used: the labels that are unlearned are those that the
-    received model gives to adversarial examples which both models share.
+    Nothing about a trigger or a target is used. Of Shared Adversarial Unlearning, the labels that are
+    unlearned are those that the received model gives to adversarial examples which both models share.
 
     When the loss stops being finite, the run goes back to the end of the last epoch, at half the
     learning rate, three times at most.
@@ -80,11 +76,12 @@ def purify(
     Args:
         classifier: the received model, on the device to work on.
         clean: the images to learn from, and others on which the accuracy is only watched.
+        recipe: the settings, which are of one of the methods.
         seed: fixes the order of the images and their augmentation.
         precision: of the networks' forward and backward passes.
         max_batch: most images that are on the device at a time; a batch is worked off in parts of this
-            size, to the same gradients up to rounding (with ``recipe.clean_statistics``, batch norm sees
-            the parts). Halved by itself when the device runs out of memory.
+            size, to the same gradients up to rounding (with ``recipe.clean_statistics``, and in fine-tuning,
+            batch norm sees the parts). Halved by itself when the device runs out of memory. Not of i-BAU.
         watch: called after every batch.
         save: called with the state after every epoch, and when ``stop`` ends the run.
         stop: asked after every batch; True ends the run there.
@@ -94,9 +91,11 @@ def purify(
 
     Raises:
         NotEvaluable: the data does not fit the model, the model returns NaN, or the loss stops being finite.
-        UsageError: ``resume`` belongs to another run, or a precision that the device lacks.
+        UsageError: ``resume`` belongs to another run, a precision that the device lacks, or parts or processes
+            that the method cannot be shared out to.
 
-    Source: Wei et al., the bi-level problem; recipe ``paper`` is what their released code runs.
+    Source: see :mod:`~sau_cli.unlearning.shared_unlearning`, :mod:`~sau_cli.unlearning.fine_tuning` and
+    :mod:`~sau_cli.unlearning.implicit_unlearning`.
     """
     check_fits(clean.learning, classifier.description)
     check_fits(clean.held_back, classifier.description)
@@ -104,13 +103,13 @@ def purify(
     check_precision(precision, classifier.mean.device)
     if max_batch is not None and max_batch < 1:
         raise UsageError(f"a part of {max_batch} images is impossible; give 1 or more")
+    if team.size > 1 and not isinstance(recipe, Recipe):
+        raise UsageError(f"--method {method_of(recipe)} runs in one process; start it without torchrun")
+    if max_batch is not None and isinstance(recipe, ImplicitUnlearning):
+        raise UsageError("--max-batch cannot be kept by --method i-bau; give a smaller --batch-size in its place")
     run = _Run(classifier, clean, recipe, seed, precision, max_batch, team)
     with evaluating(run.received, run.purified), frozen(run.received):
         return run.until_done(watch=watch, save=save, stop=stop, resume=resume)
-
-
-class _NotFiniteError(Exception):
-    """The loss or the weights hold a NaN or an infinity."""
 
 
 class _Run:
@@ -120,7 +119,7 @@ class _Run:
         self,
         classifier: Classifier,
         clean: CleanData,
-        recipe: Recipe,
+        recipe: MethodSettings,
         seed: int,
         precision: Precision,
         max_batch: int | None,
@@ -130,27 +129,36 @@ class _Run:
         self.team = team
         self.clean, self.recipe, self.precision = clean, recipe, precision
         self.fingerprint = fingerprint(classifier, clean, recipe=recipe, seed=seed, precision=precision)
-        self.layout = fast_layout(precision, self.device)
-        self.received, self.purified = (deepcopy(classifier).to(memory_format=self.layout) for _ in range(2))
+        layout = fast_layout(precision, self.device)
+        self.received, self.purified = (deepcopy(classifier).to(memory_format=layout) for _ in range(2))
         self.purified.requires_grad_(True)
-        self.statistics = BatchStatistics(self.purified)
         self.learning = clean.learning.to(self.device)
-        self.part = max_batch or recipe.batch_size
-        match recipe.optimiser:
-            case Optimiser.ADAM:
-                self.optimiser: torch.optim.Optimizer = torch.optim.Adam(
-                    self.purified.parameters(), lr=recipe.lr, amsgrad=True
-                )
-            case Optimiser.SGD:
-                self.optimiser = torch.optim.SGD(
-                    self.purified.parameters(), lr=recipe.lr, momentum=0.9, nesterov=True, weight_decay=5e-4
-                )
+        self.method = self.method_for(recipe, max_batch)
         self.order_stream = random_stream(seed, "order")
         self.augmentation_stream = random_stream(seed, "augmentation")
         self.batches = -(-len(self.learning) // recipe.batch_size)
         self.epoch, self.batch, self.rate = 1, 0, 1.0
         self.history: list[Epoch] = []
         self.begin_epoch()
+
+    def method_for(self, recipe: MethodSettings, max_batch: int | None) -> BatchStep:
+        match recipe:
+            case Recipe():
+                return SharedUnlearning(
+                    self.purified,
+                    self.received,
+                    self.learning,
+                    recipe,
+                    precision=self.precision,
+                    max_batch=max_batch,
+                    team=self.team,
+                )
+            case FineTuning():
+                return FineTuner(self.purified, recipe, precision=self.precision, max_batch=max_batch)
+            case ImplicitUnlearning():
+                return ImplicitUnlearner(self.purified, self.learning, recipe, precision=self.precision)
+            case _ as never:
+                assert_never(never)
 
     def begin_epoch(self) -> None:
         self.order_state = self.order_stream.get_state()
@@ -165,8 +173,6 @@ class _Run:
         stop: Callable[[], bool] | None,
         resume: RunState | None,
     ) -> Purification:
-        self.received_logits = predicted_logits(self.received, self.learning.images)
-        self.recognised = recognised_classes(self.received_logits, self.learning.labels)
         before = _accuracy(self.received, self.clean.held_back)
         self.accuracy = before
         if resume is not None:
@@ -180,7 +186,7 @@ class _Run:
                 whole = self.batch == self.batches
                 if whole:
                     self.end_epoch()
-            except _NotFiniteError as error:
+            except NotFiniteError as error:
                 if self.rate <= LOWEST_RATE:
                     raise NotEvaluable(
                         f"{error} in epoch {self.epoch}, also at an eighth of the learning rate; "
@@ -219,104 +225,20 @@ class _Run:
     def step(self) -> None:
         """One step of the optimiser on the next batch."""
         started = time.monotonic()
+        if self.batch == 0:
+            self.method.begin_epoch(self.order)
         first = self.batch * self.recipe.batch_size
         at = self.order[first : first + self.recipe.batch_size].to(self.device)
         images = self.learning.images[at]
         if self.recipe.augment:
             images = self.clean.augmentation(images, self.augmentation_stream)
-        draws = torch.zeros(len(images), draws_needed(images.shape[1]))
-        if self.recipe.patch_share or self.recipe.universal:
-            draws = torch.rand(draws.shape, generator=self.augmentation_stream)
-        # Images of a group depend on each other, however the batch is worked off; without groups, none does.
-        groups = group_sizes(len(at), min(GROUP, self.part) if self.recipe.grouped else 1)
-        ours = self.team.part(len(groups))
-        mine = slice(sum(groups[: ours.start]), sum(groups[: ours.stop]))
-        images, draws = images[mine], draws[mine].to(self.device)
-        varied = self.recipe.augment and len(images) > 0
-        received_logits = self.received_on(images) if varied else self.received_logits[at[mine]]
-        tally = self.gradients(
-            images, self.learning.labels[at[mine]], received_logits, draws, groups=groups[ours], of=len(at)
-        )
-        if not isfinite(tally.clean_loss + tally.unlearning_loss):
-            raise _NotFiniteError("the loss stopped being finite")
         progress = ((self.epoch - 1) * self.batches + self.batch) / (self.recipe.epochs * self.batches)
-        for group in self.optimiser.param_groups:
+        for group in self.method.optimiser.param_groups:
             group["lr"] = self.recipe.lr * self.rate * self.recipe.schedule.at(progress)
-        if self.recipe.gradient_norm > 0:
-            clip_grad_norm_(self.purified.parameters(), self.recipe.gradient_norm)
-        self.optimiser.step()
-        self.statistics.follow()
-        self.tally.add(tally)
+        batch = Batch(at=at, images=images, labels=self.learning.labels[at], stream=self.augmentation_stream)
+        self.tally.add(self.method.take(batch))
         self.batch += 1
         self.seconds += time.monotonic() - started
-
-    def received_on(self, images: Tensor) -> Tensor:
-        """Logits of the received model on images (N, C, H, W) uint8."""
-        with torch.no_grad(), running_in(self.precision, self.device):
-            return torch.cat([self.received(self.pixels(part)).float() for part in images.split(self.part)])
-
-    def gradients(
-        self, images: Tensor, labels: Tensor, received_logits: Tensor, draws: Tensor, *, groups: list[int], of: int
-    ) -> Tally:
-        """Of a batch of ``of`` images, from this process's (N, C, H, W) uint8, in groups, and the others'.
-
-        Worked off part by part; the parts are halved while memory does not suffice.
-        """
-        while True:
-            self.optimiser.zero_grad(set_to_none=True)
-            self.statistics.forget()
-            tally = Tally()
-            try:
-                first = 0
-                for part in packed(groups, self.part):
-                    where = slice(first, first + sum(part))
-                    first += sum(part)
-                    pixels = self.pixels(images[where])
-                    sizes = part if self.recipe.grouped else [sum(part)]
-                    tally.add(
-                        accumulate_gradients(
-                            self.purified,
-                            self.received,
-                            pixels,
-                            labels[where],
-                            received_logits[where],
-                            recognised=self.recognised,
-                            space=drawn_space(pixels, draws[where], self.recipe, sizes),
-                            groups=sizes,
-                            of=of,
-                            recipe=self.recipe,
-                            precision=self.precision,
-                            statistics=self.statistics,
-                        )
-                    )
-                break
-            except RuntimeError as error:
-                if not _out_of_memory(error) or self.part == 1:
-                    raise
-            self.part = (min(self.part, len(images)) + 1) // 2
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
-        return self.shared_with_others(tally)
-
-    def shared_with_others(self, tally: Tally) -> Tally:
-        """Gradients, statistics and tally become those of the whole batch, in every process."""
-        if self.team.size == 1:
-            return tally
-        trained = [parameter for parameter in self.purified.parameters() if parameter.requires_grad]
-        for parameter in trained:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        self.team.add_up([parameter.grad for parameter in trained if parameter.grad is not None])
-        if self.recipe.clean_statistics:
-            self.team.add_up(self.statistics.all_sums())
-        sums = torch.tensor(astuple(tally), dtype=torch.float32 if self.device.type == "mps" else torch.float64)
-        sums = sums.to(self.device)
-        self.team.add_up([sums])
-        images, clean, unlearning, *kinds = sums.tolist()
-        return Tally(int(images), clean, unlearning, *map(int, kinds))
-
-    def pixels(self, images: Tensor) -> Tensor:
-        return as_pixels(images).contiguous(memory_format=self.layout)
 
     def end_epoch(self) -> None:
         """Measure, and write the epoch down."""
@@ -325,7 +247,7 @@ class _Run:
             check_finite_weights(self.purified)
             self.accuracy = _accuracy(self.purified, self.clean.held_back)
         except NotEvaluable as error:
-            raise _NotFiniteError("the weights stopped being finite") from error
+            raise NotFiniteError("the weights stopped being finite") from error
         tally = self.tally
         self.history.append(
             Epoch(
@@ -363,18 +285,20 @@ class _Run:
             order=self.order_state,
             augmentation=self.augmentation_stream.get_state(),
             weights={name: tensor.detach().cpu().clone() for name, tensor in weights.items()},
-            optimiser=optimiser_tensors(self.optimiser),
+            optimiser=optimiser_tensors(self.method.optimiser),
             tally=replace(self.tally),
             seconds=self.seconds,
             rate=self.rate,
             history=tuple(self.history),
             held_back_accuracy=self.accuracy,
+            method=self.method.tensors(),
         )
 
     def restore(self, state: RunState) -> None:
         """Go on from a state."""
         self.purified.network.load_state_dict(dict(state.weights))
-        restore_optimiser(self.optimiser, state.optimiser)
+        restore_optimiser(self.method.optimiser, state.optimiser)
+        self.method.restore(state.method)
         self.order_stream.set_state(state.order)
         self.begin_epoch()
         self.augmentation_stream.set_state(state.augmentation)
@@ -386,7 +310,3 @@ class _Run:
 def _accuracy(classifier: Classifier, data: LabelledImages) -> float:
     labels = predicted_labels(classifier, data.images)
     return float((labels.cpu() == data.labels.cpu()).float().mean())
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -50,6 +50,14 @@ class Schedule(StrEnum):
                 assert_never(never)
 
 
+def check_ordinary(settings: object, *names: str) -> None:
+    """Raises UsageError, by name, when one of these settings is no ordinary number above 0."""
+    for name in names:
+        value = getattr(settings, name)
+        if not 0 < value < LARGEST:
+            raise UsageError(f"{name.replace('_', ' ')} {value:g} is impossible; give an ordinary number above 0")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """The settings; the defaults are the paper's for 32x32 images.
@@ -106,11 +114,7 @@ class Recipe:
     gradient_norm: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "lr", "batch_size", "epsilon", "step", "steps"):
-            if not 0 < getattr(self, name) < LARGEST:
-                raise UsageError(
-                    f"{name.replace('_', ' ')} {getattr(self, name):g} is impossible; give an ordinary number above 0"
-                )
+        check_ordinary(self, "epochs", "lr", "batch_size", "epsilon", "step", "steps")
         if not 0 <= self.distillation <= 1:
             raise UsageError(f"distillation {self.distillation:g} is impossible; give a share from 0 to 1")
         if self.epsilon > 1:

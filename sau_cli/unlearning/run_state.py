@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -13,7 +13,7 @@ from sau_cli.errors import NotEvaluable
 from sau_cli.images import CleanData
 from sau_cli.precision import Precision
 from sau_cli.resuming import digest_of, with_prefix
-from sau_cli.unlearning.recipes import Recipe
+from sau_cli.unlearning.methods import MethodSettings
 from sau_cli.unlearning.trail import Epoch, Tally
 
 
@@ -33,6 +33,7 @@ class RunState:
         rate: factor on the learning rate, halved after each loss that was not finite.
         history: the epochs that are whole.
         held_back_accuracy: when last measured.
+        method: what the method remembers from one batch to the next.
     """
 
     fingerprint: str
@@ -47,6 +48,7 @@ class RunState:
     rate: float
     history: tuple[Epoch, ...]
     held_back_accuracy: float
+    method: Mapping[str, Tensor] = field(default_factory=dict)
 
     def tensors(self) -> dict[str, Tensor]:
         """What a file of the state holds beside :meth:`description`."""
@@ -55,6 +57,7 @@ class RunState:
             "generator.augmentation": self.augmentation,
             **{f"weights.{name}": tensor for name, tensor in self.weights.items()},
             **{f"optimiser.{name}": tensor for name, tensor in self.optimiser.items()},
+            **{f"method.{name}": tensor for name, tensor in self.method.items()},
         }
 
     def description(self) -> dict[str, Any]:
@@ -91,6 +94,7 @@ def state_from_parts(tensors: Mapping[str, Tensor], description: Mapping[str, An
             rate=float(description["rate"]),
             history=tuple(Epoch(**epoch) for epoch in description["history"]),
             held_back_accuracy=float(description["held_back_accuracy"]),
+            method=with_prefix(tensors, "method."),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise NotEvaluable(
@@ -98,7 +102,9 @@ def state_from_parts(tensors: Mapping[str, Tensor], description: Mapping[str, An
         ) from error
 
 
-def fingerprint(classifier: Classifier, clean: CleanData, *, recipe: Recipe, seed: int, precision: Precision) -> str:
+def fingerprint(
+    classifier: Classifier, clean: CleanData, *, recipe: MethodSettings, seed: int, precision: Precision
+) -> str:
     """A SHA-256 over all that decides the result of a run: weights, images, labels, settings and seed."""
     described = classifier.description.input
     return digest_of(

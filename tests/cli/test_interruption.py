@@ -93,9 +93,9 @@ def test_a_time_budget_that_ends_before_an_epoch_writes_no_weights(call, bad):
 
 
 def test_a_second_signal_says_what_is_kept(call, bad, monkeypatch):
-    from sau_cli.unlearning import purifier
+    from sau_cli.unlearning import shared_unlearning
 
-    real, calls = purifier.accumulate_gradients, []
+    real, calls = shared_unlearning.accumulate_gradients, []
 
     def interrupted_in_the_second_epoch(*arguments, **options):
         calls.append(1)
@@ -103,7 +103,7 @@ def test_a_second_signal_says_what_is_kept(call, bad, monkeypatch):
             raise KeyboardInterrupt
         return real(*arguments, **options)
 
-    monkeypatch.setattr(purifier, "accumulate_gradients", interrupted_in_the_second_epoch)
+    monkeypatch.setattr(shared_unlearning, "accumulate_gradients", interrupted_in_the_second_epoch)
     words = ("purify", bad, *WORDS, "--epochs", "2", "-o", "out.safetensors")
     one_sentence(call(*words), 130, "--resume", "out.resume.safetensors")
     assert call(*words, "--resume").code == 0

@@ -10,7 +10,7 @@ from sau_adapters.run_states import read_state, write_state
 from sau_cli.augmentation import Augmentation
 from sau_cli.errors import NotEvaluable, UsageError
 from sau_cli.images import CleanData
-from sau_cli.unlearning import purifier
+from sau_cli.unlearning import shared_unlearning
 from sau_cli.unlearning.purifier import purify
 from sau_cli.unlearning.recipes import Optimiser, Recipe, Schedule
 from tests.support.toys import describe, random_images
@@ -87,7 +87,7 @@ def test_another_run_is_not_gone_on_with():
 
 @pytest.mark.parametrize("failures", [1, 3, 4])
 def test_a_loss_that_is_not_finite_goes_back_at_half_the_rate(monkeypatch, failures):
-    real, calls = purifier.accumulate_gradients, []
+    real, calls = shared_unlearning.accumulate_gradients, []
 
     def sometimes_broken(*arguments, **options):
         tally = real(*arguments, **options)
@@ -96,7 +96,7 @@ def test_a_loss_that_is_not_finite_goes_back_at_half_the_rate(monkeypatch, failu
             tally.clean_loss = float("nan")
         return tally
 
-    monkeypatch.setattr(purifier, "accumulate_gradients", sometimes_broken)
+    monkeypatch.setattr(shared_unlearning, "accumulate_gradients", sometimes_broken)
     if failures > 3:
         with pytest.raises(NotEvaluable, match="lower --lr"):
             purify(received(), CLEAN, recipe=PAPER, seed=1)
@@ -118,7 +118,7 @@ def test_parts_of_a_batch_give_the_same_weights():
 
 
 def test_memory_that_does_not_suffice_halves_the_parts(monkeypatch):
-    real, sizes = purifier.accumulate_gradients, []
+    real, sizes = shared_unlearning.accumulate_gradients, []
 
     def small_memory(purified, received_, images, *arguments, **options):
         sizes.append(len(images))
@@ -126,7 +126,7 @@ def test_memory_that_does_not_suffice_halves_the_parts(monkeypatch):
             raise torch.OutOfMemoryError("the device is full")
         return real(purified, received_, images, *arguments, **options)
 
-    monkeypatch.setattr(purifier, "accumulate_gradients", small_memory)
+    monkeypatch.setattr(shared_unlearning, "accumulate_gradients", small_memory)
     result = purify(received(), CLEAN, recipe=replace(PAPER, epochs=1), seed=1)
     assert sizes[:3] == [16, 8, 4]
     assert result.epochs[0].images == 40

@@ -1,0 +1,182 @@
+"""Results as a Markdown table and plots, from the JSON of the cells and nothing else."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+GROUP = ("data", "network", "clean", "attack", "defence")
+Document = dict[str, Any]
+
+
+def worst(checks: dict[str, Any], prefix: str, *, highest: bool = True) -> float | None:
+    """Of a measure that every trigger has, that of the worst; in percent."""
+    found = [100 * one["value"] for name, one in checks.items() if name.startswith(prefix) and one["value"] is not None]
+    return (max(found) if highest else min(found)) if found else None
+
+
+def measures(document: Document) -> dict[str, float | None]:
+    checks = document["checks"]
+    return {
+        "ACC before": worst(checks, "reference.acc"),
+        "ASR before": worst(checks, "reference.asr."),
+        "ACC": 100 * checks["acc"]["value"],
+        "ASR": worst(checks, "asr."),
+        "R-ACC": worst(checks, "r-acc.", highest=False),
+        "DER": worst(checks, "der.", highest=False),
+        "re-activated": worst(checks, "reactivated-asr."),
+        "its control": worst(checks, "reactivation-control."),
+        "relearned": worst(checks, "relearned-asr."),
+        "control": worst(checks, "relearning-control."),
+        "seconds": document["seconds"]["purify"],
+    }
+
+
+def spread(values: list[float | None]) -> str:
+    """The mean, and the lowest and the highest where there are several."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return ""
+    return f"{mean(known):.1f}" + (f" ({min(known):.1f} to {max(known):.1f})" if len(known) > 1 else "")
+
+
+def interval(documents: list[Document], name: str) -> str:
+    """The mean over seeds and their spread; of one seed its 95 % interval."""
+    if len(documents) > 1:
+        return spread([measures(one)[name] for one in documents])
+    checks = documents[0]["checks"]
+    prefix = {"ACC": "acc", "ASR": "asr."}[name]
+    found = [one for key, one in checks.items() if (key == prefix if name == "ACC" else key.startswith(prefix))]
+    highest = max(found, key=lambda one: one["value"])
+    low, high = (100 * end for end in highest["ci95"])
+    return f"{100 * highest['value']:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def markdown(documents: list[Document]) -> str:
+    """One row for each attack and defence, then means over the attacks, then what could not be."""
+    done = [one for one in documents if one["status"] == "done"]
+    groups: dict[tuple[Any, ...], list[Document]] = defaultdict(list)
+    for one in done:
+        groups[tuple(one["axes"][axis] for axis in GROUP)].append(one)
+    extra = [
+        name
+        for name in ("re-activated", "its control", "relearned", "control")
+        if any(measures(one)[name] is not None for one in done)
+    ]
+    head = [*GROUP, "seeds", "ACC before", "ASR before", "ACC", "ASR", "R-ACC", "DER", *extra, "seconds"]
+    rows = []
+    for key, members in groups.items():
+        told = [spread([measures(one)[name] for one in members]) for name in ("ACC before", "ASR before")]
+        told += [interval(members, name) for name in ("ACC", "ASR")]
+        told += [spread([measures(one)[name] for one in members]) for name in ("R-ACC", "DER", *extra, "seconds")]
+        rows.append([*map(str, key), str(len(members)), *told])
+    text = ["# Results", "", NOTE, "", *_table(head, rows), ""]
+    text += ["## Means over attacks and seeds", "", *_table(*_means(done)), ""]
+    for status, what in (("impossible", "Impossible"), ("crashed", "Crashed, and no result")):
+        those = [one for one in documents if one["status"] == status]
+        if those:
+            text += [f"## {what}", "", *(f"- {_named(one)}: {_cell(one['error'])}" for one in those), ""]
+    return "\n".join(text)
+
+
+NOTE = (
+    "In percent. Several seeds: mean (lowest to highest); one seed: value [95 % Wilson interval]. Of several triggers "
+    "in one model, that of the worst. seconds: of the purification."
+)
+
+
+def _means(done: list[Document]) -> tuple[list[str], list[list[str]]]:
+    over: dict[tuple[Any, ...], list[Document]] = defaultdict(list)
+    for one in done:
+        over[tuple(one["axes"][axis] for axis in ("data", "network", "clean", "defence"))].append(one)
+    rows = []
+    for key, members in over.items():
+        known = [measures(one) for one in members]
+        drops = [
+            one["ACC before"] - one["ACC"] for one in known if one["ACC before"] is not None and one["ACC"] is not None
+        ]
+        rates = [one["ASR"] for one in known if one["ASR"] is not None]
+        attacks = len({one["axes"]["attack"] for one in members})
+        low, high = (f"{edge(rates):.1f}" if rates else "" for edge in (mean, max))
+        rows.append([*map(str, key), str(attacks), str(len(members)), f"{mean(drops):.1f}", low, high])
+    return ["data", "network", "clean", "defence", "attacks", "cells", "fall of ACC", "mean ASR", "highest ASR"], rows
+
+
+def _table(head: list[str], rows: list[list[str]]) -> list[str]:
+    if not rows:
+        return ["Nothing is done yet."]
+    lines = [head, ["---"] * len(head), *rows]
+    return [f"| {' | '.join(map(_cell, line))} |" for line in lines]
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _named(document: Document) -> str:
+    return ", ".join(f"{axis} {document['axes'][axis]}" for axis in (*GROUP, "seed"))
+
+
+def plot(documents: list[Document], path: Path) -> None:
+    """ACC against ASR, before (hollow) and after (filled): a panel for each network and data set."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    panels: dict[tuple[Any, ...], list[Document]] = defaultdict(list)
+    for one in documents:
+        panels[one["axes"]["data"], one["axes"]["network"], one["axes"]["clean"]].append(one)
+    defences = sorted({one["axes"]["defence"] for one in documents})
+    attacks = sorted({one["axes"]["attack"] for one in documents})
+    colours = {name: plt.get_cmap("tab10")(place % 10) for place, name in enumerate(defences)}
+    marks = {name: "osD^vP*Xph<>"[place % 12] for place, name in enumerate(attacks)}
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(4.6 * columns, 3.8 * rows + 0.8), squeeze=False)
+    for place in axes.flat[len(panels) :]:
+        place.set_visible(False)
+    for (key, members), place in zip(panels.items(), axes.flat, strict=False):
+        for one in members:
+            known, attack = measures(one), one["axes"]["attack"]
+            if known["ASR"] is None or known["ASR before"] is None:
+                continue
+            place.plot(
+                [known["ASR before"], known["ASR"]],
+                [known["ACC before"], known["ACC"]],
+                color=colours[one["axes"]["defence"]],
+                linewidth=0.5,
+                alpha=0.4,
+            )
+            place.scatter(
+                known["ASR before"], known["ACC before"], marker=marks[attack], facecolors="none", edgecolors="grey"
+            )
+            place.scatter(known["ASR"], known["ACC"], marker=marks[attack], color=colours[one["axes"]["defence"]])
+        data, network, clean = key
+        place.set_title(f"{data}, {network}, {100 * float(clean):g} % clean", fontsize=10)
+        place.set_xlabel("ASR, %")
+        place.set_ylabel("ACC, %")
+        place.set_xlim(-4, 104)
+        place.grid(alpha=0.3)
+    handles = [plt.Line2D([], [], color=colours[name], marker="o", linestyle="", label=name) for name in defences]
+    handles += [plt.Line2D([], [], color="grey", marker=marks[name], linestyle="", label=name) for name in attacks]
+    handles.append(
+        plt.Line2D([], [], color="grey", marker="o", markerfacecolor="none", linestyle="", label="before, hollow")
+    )
+    figure.tight_layout(rect=(0, 0.14, 1, 1))
+    figure.legend(handles=handles, loc="lower center", ncols=min(4 * columns, len(handles)), fontsize=8, frameon=False)
+    figure.savefig(path, dpi=130, bbox_inches="tight")
+    plt.close(figure)
+
+
+def write_results(out: Path, documents: list[Document]) -> list[Path]:
+    """Write the table, and the plot where something is done."""
+    written = [out / "table.md"]
+    written[0].write_text(markdown(documents), encoding="utf-8")
+    done = [one for one in documents if one["status"] == "done"]
+    if done:
+        written.append(out / "acc-asr.png")
+        plot(done, written[1])
+    return written

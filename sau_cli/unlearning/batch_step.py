@@ -1,0 +1,59 @@
+"""What a method of removal is to the purifier: something that learns from one batch after another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from sau_cli.unlearning.trail import Tally
+
+
+class NotFiniteError(Exception):
+    """The loss or the weights hold a NaN or an infinity."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Batch:
+    """Clean images to learn from, on the device.
+
+    Attributes:
+        at: (n,) int64, their places among all clean images.
+        images: (n, C, H, W) uint8, varied if the settings say so, with (n,) labels.
+        stream: where a method takes its random numbers from.
+    """
+
+    at: Tensor
+    images: Tensor
+    labels: Tensor
+    stream: torch.Generator
+
+
+class BatchStep(Protocol):
+    """A method. The purifier keeps the order of the images, epochs, rates and state."""
+
+    optimiser: torch.optim.Optimizer
+
+    def begin_epoch(self, order: Tensor) -> None:
+        """Before the first batch of an epoch, which goes through the images in this order (N,)."""
+
+    def take(self, batch: Batch) -> Tally:
+        """Learn from a batch: one step of the optimiser, whose learning rate is set.
+
+        Raises:
+            NotFiniteError: the loss is not finite; the weights are as they were.
+        """
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """What a method remembers from one batch to the next of an epoch, beside weights and optimiser."""
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from :meth:`tensors`."""
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether it says that a device is full."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -1,0 +1,163 @@
+"""Shared Adversarial Unlearning as a step on a batch, worked off in parts and by several processes.
+
+Source: Wei, Zhang, Zha, Wu, "Shared Adversarial Unlearning: Backdoor Mitigation by Unlearning
+Shared Adversarial Examples", NeurIPS 2023, arXiv 2307.10562.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import astuple
+from math import isfinite
+from typing import assert_never
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+
+from sau_cli.classifier import Classifier
+from sau_cli.evaluation.predictions import predicted_logits
+from sau_cli.images import LabelledImages, as_pixels
+from sau_cli.precision import Precision, fast_layout, running_in
+from sau_cli.team import Team
+from sau_cli.unlearning.batch_statistics import GROUP, BatchStatistics, group_sizes, packed
+from sau_cli.unlearning.batch_step import Batch, NotFiniteError, out_of_memory
+from sau_cli.unlearning.outer_step import accumulate_gradients, recognised_classes
+from sau_cli.unlearning.recipes import Optimiser, Recipe
+from sau_cli.unlearning.search_space import drawn_space, draws_needed
+from sau_cli.unlearning.trail import Tally
+
+
+class SharedUnlearning:
+    """The outer problem of a recipe, a batch at a time."""
+
+    def __init__(
+        self,
+        purified: Classifier,
+        received: Classifier,
+        learning: LabelledImages,
+        recipe: Recipe,
+        *,
+        precision: Precision,
+        max_batch: int | None,
+        team: Team,
+    ) -> None:
+        self.purified, self.received, self.recipe = purified, received, recipe
+        self.precision, self.team = precision, team
+        self.device = purified.mean.device
+        self.layout = fast_layout(precision, self.device)
+        self.statistics = BatchStatistics(purified)
+        self.part = max_batch or recipe.batch_size
+        self.received_logits = predicted_logits(received, learning.images)
+        self.recognised = recognised_classes(self.received_logits, learning.labels)
+        match recipe.optimiser:
+            case Optimiser.ADAM:
+                self.optimiser: torch.optim.Optimizer = torch.optim.Adam(
+                    purified.parameters(), lr=recipe.lr, amsgrad=True
+                )
+            case Optimiser.SGD:
+                self.optimiser = torch.optim.SGD(
+                    purified.parameters(), lr=recipe.lr, momentum=0.9, nesterov=True, weight_decay=5e-4
+                )
+            case _ as never:
+                assert_never(never)
+
+    def begin_epoch(self, order: Tensor) -> None:
+        """Nothing goes from one epoch to the next."""
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """Nothing goes from one batch to the next."""
+        return {}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Nothing to go on from."""
+
+    def take(self, batch: Batch) -> Tally:
+        """One step on λ1·L_cl + λ2·L_sar. See :class:`~sau_cli.unlearning.batch_step.BatchStep`."""
+        images, at = batch.images, batch.at
+        draws = torch.zeros(len(images), draws_needed(images.shape[1]))
+        if self.recipe.patch_share or self.recipe.universal:
+            draws = torch.rand(draws.shape, generator=batch.stream)
+        # Images of a group depend on each other, however the batch is worked off; without groups, none does.
+        groups = group_sizes(len(at), min(GROUP, self.part) if self.recipe.grouped else 1)
+        ours = self.team.part(len(groups))
+        mine = slice(sum(groups[: ours.start]), sum(groups[: ours.stop]))
+        images, draws = images[mine], draws[mine].to(self.device)
+        varied = self.recipe.augment and len(images) > 0
+        received_logits = self.received_on(images) if varied else self.received_logits[at[mine]]
+        tally = self.gradients(images, batch.labels[mine], received_logits, draws, groups=groups[ours], of=len(at))
+        if not isfinite(tally.clean_loss + tally.unlearning_loss):
+            raise NotFiniteError("the loss stopped being finite")
+        if self.recipe.gradient_norm > 0:
+            clip_grad_norm_(self.purified.parameters(), self.recipe.gradient_norm)
+        self.optimiser.step()
+        self.statistics.follow()
+        return tally
+
+    def received_on(self, images: Tensor) -> Tensor:
+        """Logits of the received model on images (N, C, H, W) uint8."""
+        with torch.no_grad(), running_in(self.precision, self.device):
+            return torch.cat([self.received(self.pixels(part)).float() for part in images.split(self.part)])
+
+    def gradients(
+        self, images: Tensor, labels: Tensor, received_logits: Tensor, draws: Tensor, *, groups: list[int], of: int
+    ) -> Tally:
+        """Of a batch of ``of`` images, from this process's (N, C, H, W) uint8, in groups, and the others'.
+
+        Worked off part by part; the parts are halved while memory does not suffice.
+        """
+        while True:
+            self.optimiser.zero_grad(set_to_none=True)
+            self.statistics.forget()
+            tally = Tally()
+            try:
+                first = 0
+                for part in packed(groups, self.part):
+                    where = slice(first, first + sum(part))
+                    first += sum(part)
+                    pixels = self.pixels(images[where])
+                    sizes = part if self.recipe.grouped else [sum(part)]
+                    tally.add(
+                        accumulate_gradients(
+                            self.purified,
+                            self.received,
+                            pixels,
+                            labels[where],
+                            received_logits[where],
+                            recognised=self.recognised,
+                            space=drawn_space(pixels, draws[where], self.recipe, sizes),
+                            groups=sizes,
+                            of=of,
+                            recipe=self.recipe,
+                            precision=self.precision,
+                            statistics=self.statistics,
+                        )
+                    )
+                break
+            except RuntimeError as error:
+                if not out_of_memory(error) or self.part == 1:
+                    raise
+            self.part = (min(self.part, len(images)) + 1) // 2
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+        return self.shared_with_others(tally)
+
+    def shared_with_others(self, tally: Tally) -> Tally:
+        """Gradients, statistics and tally become those of the whole batch, in every process."""
+        if self.team.size == 1:
+            return tally
+        trained = [parameter for parameter in self.purified.parameters() if parameter.requires_grad]
+        for parameter in trained:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        self.team.add_up([parameter.grad for parameter in trained if parameter.grad is not None])
+        if self.recipe.clean_statistics:
+            self.team.add_up(self.statistics.all_sums())
+        sums = torch.tensor(astuple(tally), dtype=torch.float32 if self.device.type == "mps" else torch.float64)
+        sums = sums.to(self.device)
+        self.team.add_up([sums])
+        images, clean, unlearning, *kinds = sums.tolist()
+        return Tally(int(images), clean, unlearning, *map(int, kinds))
+
+    def pixels(self, images: Tensor) -> Tensor:
+        return as_pixels(images).contiguous(memory_format=self.layout)
