@@ -307,18 +307,16 @@ def _random_images(classifier: Classifier) -> LabelledImages:
 
 def _sizes(classifier: Classifier, largest: str | None) -> tuple[tuple[int, int], ...]:
     """The largest size, and one that is not square where the network takes such."""
-    from sau_cli.classifier import check_runs
+    from sau_cli.classifier import Classifier, check_runs
 
     spec = classifier.description.input
     height, width = (2 * spec.height, 2 * spec.width) if largest is None else parse_image_size(largest)
-    lying = (spec.height, width)
-    classifier_of = type(classifier)
+    lying = replace(classifier.description, input=replace(spec, width=width))
     try:
-        described = replace(classifier.description, input=replace(spec, height=lying[0], width=lying[1]))
-        check_runs(classifier_of(classifier.network, described))
+        check_runs(Classifier(classifier.network, lying))
     except NotEvaluable:
         return ((height, width),)
-    return ((height, width), lying)
+    return ((height, width), (spec.height, width))
 
 
 def _settings(limits: Any, exporter: OnnxExporter, data: str) -> dict[str, Any]:

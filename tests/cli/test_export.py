@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import shutil
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from sau_adapters.export_onnx import OnnxExporter
 from sau_adapters.image_sources import open_images
 from sau_cli.exporting.verification import provider_id
 from tests.cli.conftest import one_sentence
+from tests.conftest import ROOT, Finished
 
 TRIGGER = ("--trigger", "bad.trigger.safetensors")
 
@@ -34,10 +37,11 @@ def checks(path: str = "r.json") -> dict[str, dict]:
     return {check["id"]: check for check in report(path)["checks"]}
 
 
-def nothing_at(name: str) -> None:
+def nothing_at(name: str, folder: Path | None = None) -> None:
+    """Neither the file, nor one beside it, nor a temporary one."""
     stem = name.removesuffix(".onnx")
-    left = [path.name for path in Path().iterdir() if path.name.lstrip(".").startswith(stem)]
-    assert left == []
+    names = [path.name for path in (folder or Path()).iterdir()]
+    assert [one for one in names if one.startswith((name, f"{stem}.rejected", f".{stem}."))] == []
 
 
 def run_bare(path: str, feed: np.ndarray) -> np.ndarray:
@@ -281,24 +285,19 @@ def test_a_disk_that_is_full_half_way(sau, bad, tmp_path):
         "main(sys.argv[1:])\n"
     )
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[1] == resource.RLIM_INFINITY
-    done = _python(script, "export", bad, "-o", "m.onnx")
+    done = _run_script(script, "export", bad, "-o", "m.onnx", cwd=tmp_path)
     one_sentence(done, 2, "m.onnx could not be written", "nothing was left")
-    (tmp_path / "limited.py").unlink()
-    nothing_at("m.onnx")
-    done = _python_of_full_disk(sau, bad, tmp_path)
+    nothing_at("m.onnx", tmp_path)
+    done = _on_a_full_disk(sau, bad, tmp_path)
     if done is not None:
         one_sentence(done, 2, "could not be written", "No space left")
 
 
-def _python(script: Path, *words: object):
-    import os
-    import sys
-
-    from tests.conftest import ROOT, Finished
-
+def _run_script(script: Path, *words: object, cwd: Path) -> Finished:
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'adapters'}"}
     done = subprocess.run(
         [sys.executable, str(script), *map(str, words)],
+        cwd=cwd,
         env=environment,
         capture_output=True,
         text=True,
@@ -308,7 +307,7 @@ def _python(script: Path, *words: object):
     return Finished(done.returncode, done.stdout, done.stderr)
 
 
-def _python_of_full_disk(sau, bad: Path, folder: Path):
+def _on_a_full_disk(sau, bad: Path, folder: Path) -> Finished | None:
     """The same on a file system of 300 kB, where this machine lets us make one: the graph fits, its sidecars do not."""
     place = folder / "small"
     place.mkdir()
