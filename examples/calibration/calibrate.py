@@ -178,6 +178,7 @@ def main() -> None:
         print(f"{name}, on the untouched half:")
         found[name] = calibrate(held, tests)
     asked.out.write_text(json.dumps(found, indent=2) + "\n")
+    print(f"Wrote {asked.out}")
 
 
 if __name__ == "__main__":
