@@ -25,6 +25,8 @@ FEWEST_CLASSES = 4
 """With fewer classes, none can be told to stand out."""
 MOST_CLASSES = 50
 """So many are examined: the number of classes decides the time."""
+SUSPECTS = 4
+"""The classes that seeds after the first examine: the most suspicious. The others keep the scores of the first."""
 AFFORDABLE = 3e13
 """Floating-point operations that a command spends unasked: minutes on two cores of a CPU, seconds on a GPU."""
 FEWEST_IMAGES = 2 * universal_triggers.IMAGES
@@ -36,7 +38,7 @@ class SeedEvidence:
 
     Attributes:
         scores: of each test, over the classes examined.
-        triggers: by kind; empty without data.
+        triggers: by kind, over the classes examined; of the first seed, and with data.
     """
 
     seed: int
@@ -102,33 +104,17 @@ def examine_behaviour(
             watch(done, tests * effort.seeds, what)
         done += 1
 
-    found = []
+    found: list[SeedEvidence] = []
     with evaluating(classifier), frozen(classifier):
         classifier.to(memory_format=fast_layout(Precision.FP32, classifier.mean.device))
         for number in range(seed, seed + effort.seeds):
-            next_part("maximum margins")
-            scores = [maximum_margins.maximum_margins(classifier, classes, random_stream(number, "noise"))]
-            triggers: list[tuple[TriggerKind, UniversalTriggers]] = []
-            if images is not None:
-                order = torch.randperm(len(images), generator=random_stream(number, "images behaviour is tested on"))
-                some = images.take(order[: adversarial_flow.IMAGES]).to(classifier.mean.device)
-                pixels = as_pixels(some.images)
-                unit = universal_triggers.typical_margin(classifier, pixels, some.labels)
-                for kind in TriggerKind:
-                    next_part(f"searching {kind.value.replace('-', ' ')} triggers")
-                    few = slice(FEWEST_IMAGES)
-                    trigger = universal_triggers.universal_triggers(
-                        classifier, pixels[few], some.labels[few], classes, kind, unit=unit
-                    )
-                    triggers.append((kind, trigger))
-                    scores.append(trigger.scores)
-                next_part("adversarial examples")
-                scores.append(adversarial_flow.adversarial_flow(classifier, pixels, some.labels, classes))
-            if not all(bool(torch.isfinite(one.values).all()) for one in scores):
+            places = most_suspicious(found[0]) if found else torch.arange(len(classes))
+            one = _from_seed(classifier, images, classes[places], number, next_part)
+            if not all(bool(torch.isfinite(scores.values).all()) for scores in one.scores):
                 raise NotEvaluable(
                     "the network returns NaN or infinite logits on some images; its behaviour is unknown"
                 )
-            found.append(SeedEvidence(seed=number, scores=tuple(scores), triggers=tuple(triggers)))
+            found.append(_filled_up(one, found[0], places) if found else one)
         bounds = channel_bounds(classifier)
         classifier.to(memory_format=torch.contiguous_format)
     return Behaviour(
@@ -138,6 +124,48 @@ def examine_behaviour(
         bounds=bounds,
         images=0 if images is None else min(len(images), effort.seeds * adversarial_flow.IMAGES),
     )
+
+
+def _from_seed(
+    classifier: Classifier,
+    images: LabelledImages | None,
+    classes: Tensor,
+    seed: int,
+    next_part: Callable[[str], None],
+) -> SeedEvidence:
+    """All tests, of these classes."""
+    next_part("maximum margins")
+    scores = [maximum_margins.maximum_margins(classifier, classes, random_stream(seed, "noise"))]
+    if images is None:
+        return SeedEvidence(seed=seed, scores=tuple(scores))
+    order = torch.randperm(len(images), generator=random_stream(seed, "images behaviour is tested on"))
+    some = images.take(order[: adversarial_flow.IMAGES]).to(classifier.mean.device)
+    pixels = as_pixels(some.images)
+    unit = universal_triggers.typical_margin(classifier, pixels, some.labels)
+    triggers = []
+    for kind in TriggerKind:
+        next_part(f"searching {kind.value.replace('-', ' ')} triggers")
+        few = slice(FEWEST_IMAGES)
+        trigger = universal_triggers.universal_triggers(
+            classifier, pixels[few], some.labels[few], classes, kind, unit=unit
+        )
+        triggers.append((kind, trigger))
+        scores.append(trigger.scores)
+    next_part("adversarial examples")
+    scores.append(adversarial_flow.adversarial_flow(classifier, pixels, some.labels, classes))
+    return SeedEvidence(seed=seed, scores=tuple(scores), triggers=tuple(triggers))
+
+
+def most_suspicious(found: SeedEvidence) -> Tensor:
+    """The places (SUSPECTS,) of the classes that most speaks for, all tests together, ascending."""
+    total = torch.stack([values for one in found.scores for values in one.evidence.values()]).sum(dim=0)
+    return total.topk(min(SUSPECTS, len(total))).indices.sort().values
+
+
+def _filled_up(one: SeedEvidence, first: SeedEvidence, places: Tensor) -> SeedEvidence:
+    """A seed that examined the classes at ``places`` alone, with the first seed's scores of the others."""
+    scores = [mine.with_others(others, places) for mine, others in zip(one.scores, first.scores, strict=True)]
+    return SeedEvidence(seed=one.seed, scores=tuple(scores))
 
 
 def _examined(classes: int, seed: int) -> Tensor:
@@ -152,10 +180,11 @@ def cost(classifier: Classifier, *, with_data: bool, effort: Effort) -> float:
     blank = torch.zeros(1, spec.channels, spec.height, spec.width, device=classifier.mean.device)
     with evaluating(classifier), torch.no_grad(), FlopCounterMode(display=False) as counter:
         classifier(blank)
-    examined = min(classifier.description.classes, MOST_CLASSES)
+    classes = min(classifier.description.classes, MOST_CLASSES)
+    examined = classes + (effort.seeds - 1) * min(SUSPECTS, classes)
     passes = examined * maximum_margins.STARTS * maximum_margins.STEPS
     if with_data:
         passes += len(TriggerKind) * examined * universal_triggers.STEPS * universal_triggers.IMAGES
-        passes += adversarial_flow.STEPS * adversarial_flow.IMAGES
+        passes += effort.seeds * adversarial_flow.STEPS * adversarial_flow.IMAGES
     operations = float(counter.get_total_flops())
-    return 2 * operations * passes * effort.seeds  # as much again for the way back to the pixels
+    return 2 * operations * passes  # as much again for the way back to the pixels

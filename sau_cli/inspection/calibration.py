@@ -74,16 +74,8 @@ def shipped_calibration(*, with_data: bool) -> Calibration:
 
 
 def evidence(scores: Sequence[ClassScores]) -> dict[str, Tensor]:
-    """What speaks for each class, (E,): the logarithms of anomaly index and lead in every test, with their signs."""
-    found = {}
-    for one in scores:
-        found[one.test] = _signed_log(one.anomaly)
-        found[f"{one.test} lead"] = _signed_log(one.lead)
-    return found
-
-
-def _signed_log(values: Tensor) -> Tensor:
-    return values.sign() * values.abs().log1p()
+    """What speaks for each class in every test; see :attr:`ClassScores.evidence`."""
+    return {name: values for one in scores for name, values in one.evidence.items()}
 
 
 def bounds_evidence(bounds: ChannelBounds | None) -> float:

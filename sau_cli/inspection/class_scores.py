@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -34,6 +34,21 @@ class ClassScores:
         highest_other[self.values.argmax()] = second
         lead: Tensor = (self.values - highest_other) / self.unit
         return lead
+
+    @property
+    def evidence(self) -> dict[str, Tensor]:
+        """What speaks for each class, (E,): the logarithms of anomaly index and lead, with their signs."""
+        return {self.test: _signed_log(self.anomaly), f"{self.test} lead": _signed_log(self.lead)}
+
+    def with_others(self, others: ClassScores, places: Tensor) -> ClassScores:
+        """The scores of the classes at ``places`` of more, of which the rest are ``others``'."""
+        values = others.values.clone()
+        values[places] = self.values
+        return replace(others, values=values)
+
+
+def _signed_log(values: Tensor) -> Tensor:
+    return values.sign() * values.abs().log1p()
 
 
 def anomaly_index(values: Tensor, *, least_spread: float) -> Tensor:

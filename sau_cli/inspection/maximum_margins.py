@@ -18,7 +18,7 @@ from sau_cli.inspection.class_scores import ClassScores
 from sau_cli.inspection.climbing import margins
 
 TEST = "maximum-margin"
-STARTS, STEPS, STEP = 2, 25, 0.03
+STARTS, STEPS, STEP = 1, 25, 0.03
 """Images of noise for each class, steps up from each, and the length of the first as a root mean square of pixels."""
 AT_ONCE = 256
 

@@ -14,7 +14,7 @@ from sau_cli.errors import NotEvaluable
 from sau_cli.images import LabelledImages
 from sau_cli.inspection import maximum_margins, universal_triggers
 from sau_cli.inspection.adversarial_flow import adversarial_flow
-from sau_cli.inspection.behaviour import cost, examine_behaviour
+from sau_cli.inspection.behaviour import SUSPECTS, cost, examine_behaviour, most_suspicious
 from sau_cli.inspection.behaviour_checks import behaviour_checks, behaviour_details
 from sau_cli.inspection.calibration import Calibration, judge, shipped_calibration
 from sau_cli.inspection.channel_bounds import channel_bounds
@@ -237,6 +237,19 @@ def test_without_data_a_model_is_never_cleared():
     assert checks["behaviour.inverted-patch"].status is CheckStatus.SKIPPED
 
 
+def test_later_seeds_look_at_the_suspects_and_keep_the_scores_of_the_others():
+    behaviour = examine_behaviour(
+        a_classifier(QuadrantNet(target=3, corner=40.0)), bright_images(), effort=Effort.STANDARD
+    )
+    first, second, _ = behaviour.seeds
+    places = most_suspicious(first)
+    assert 3 in places.tolist()
+    assert len(places) == SUSPECTS
+    for mine, others in zip(second.scores[:3], first.scores[:3], strict=True):
+        same = mine.values == others.values
+        assert same.nonzero().squeeze(1).tolist() == [place for place in range(CLASSES) if place not in places]
+
+
 def test_the_same_seed_finds_the_same():
     images = bright_images()
     first, second = (
@@ -258,11 +271,12 @@ def test_what_cannot_be_examined_is_said():
         examine_behaviour(a_classifier(QuadrantNet()), random_images(classes=CLASSES), effort=Effort.STANDARD)
 
 
-def test_deep_costs_three_times_as_much_and_data_more():
+def test_more_seeds_and_data_cost_more():
     classifier = describe(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
     alone = cost(classifier, with_data=False, effort=Effort.STANDARD)
-    assert alone == 2 * (2 * 64 * 10) * (10 * maximum_margins.STARTS * maximum_margins.STEPS) * 3
-    assert cost(classifier, with_data=False, effort=Effort.DEEP) == 3 * alone
+    each = 2 * (2 * 64 * 10) * maximum_margins.STARTS * maximum_margins.STEPS
+    assert alone == each * (10 + 2 * SUSPECTS)
+    assert cost(classifier, with_data=False, effort=Effort.DEEP) == each * (10 + 8 * SUSPECTS)
     assert cost(classifier, with_data=True, effort=Effort.STANDARD) > alone
 
 
