@@ -17,7 +17,8 @@ From a file to a purified model::
     result = sau_cli.purify(received, clean, recipe=recipe, seed=0)
     print(sau_cli.evaluate(result.classifier, digits.for_testing, reference=received).accuracy)
 
-- :func:`inspect`: the facts of a file to checks.
+- :func:`inspect`: the facts of a file to checks; :func:`examine_behaviour` and :func:`judge_behaviour`: a classifier
+  and clean images to whether it behaves like a backdoored one.
 - :func:`attack`: a classifier, images and attacks to a known-bad classifier and its triggers.
 - :func:`purify`: a classifier and clean images to a purified classifier; :func:`settings_for` has other methods.
 - :func:`evaluate`: ACC, ASR, R-ACC and DER with 95 % intervals.
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
     from sau_cli.evaluation.metrics import Evaluation, evaluate
     from sau_cli.exporting.exporter import export
     from sau_cli.images import CleanData, ImageData, LabelledImages, draw_clean
+    from sau_cli.inspection.behaviour import Behaviour, examine_behaviour
+    from sau_cli.inspection.calibration import BehaviourVerdict, judge_behaviour
+    from sau_cli.inspection.effort import Effort
     from sau_cli.inspection.inspector import inspect
     from sau_cli.unlearning.methods import MethodName, settings_for
     from sau_cli.unlearning.purifier import Purification, purify
@@ -64,6 +68,11 @@ _HOME = {
     "ImageData": "images",
     "LabelledImages": "images",
     "draw_clean": "images",
+    "Behaviour": "inspection.behaviour",
+    "examine_behaviour": "inspection.behaviour",
+    "BehaviourVerdict": "inspection.calibration",
+    "judge_behaviour": "inspection.calibration",
+    "Effort": "inspection.effort",
     "inspect": "inspection.inspector",
     "MethodName": "unlearning.methods",
     "settings_for": "unlearning.methods",
@@ -75,9 +84,12 @@ _HOME = {
 }
 
 __all__ = [
+    "Behaviour",
+    "BehaviourVerdict",
     "Classifier",
     "CleanData",
     "Description",
+    "Effort",
     "Evaluation",
     "ExitCode",
     "ImageData",
@@ -94,8 +106,10 @@ __all__ = [
     "attack",
     "draw_clean",
     "evaluate",
+    "examine_behaviour",
     "export",
     "inspect",
+    "judge_behaviour",
     "purify",
     "recipe_for",
     "settings_for",

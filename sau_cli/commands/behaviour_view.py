@@ -158,7 +158,7 @@ def _behaviour(
     from sau_adapters.pictures import recovered_trigger
     from sau_cli.inspection.behaviour import AFFORDABLE, cost, examine_behaviour
     from sau_cli.inspection.behaviour_checks import behaviour_checks, behaviour_details
-    from sau_cli.inspection.calibration import judge
+    from sau_cli.inspection.calibration import judge_behaviour
 
     names = classifier.description.class_names
     operations = cost(classifier, with_data=images is not None, effort=wanted)
@@ -171,7 +171,7 @@ def _behaviour(
         )
     with ProgressView(session, "behaviour") as view:
         found = examine_behaviour(classifier, images, effort=wanted, seed=seed, watch=_watching(view, wanted))
-    verdict = judge(found)
+    verdict = judge_behaviour(found)
     details = behaviour_details(found, verdict, names)
     if images is not None:
         place = found.classes.tolist().index(verdict.suspect)

@@ -96,7 +96,7 @@ def judge_seed(
     return Judgement(score=float(total[at].sigmoid()), suspect=int(classes[at]))
 
 
-def judge(behaviour: Behaviour, calibration: Calibration | None = None) -> BehaviourVerdict:
+def judge_behaviour(behaviour: Behaviour, calibration: Calibration | None = None) -> BehaviourVerdict:
     """One verdict over all seeds. Seeds that disagree are never a clean bill.
 
     Args:

@@ -16,7 +16,7 @@ from sau_cli.inspection import maximum_margins, universal_triggers
 from sau_cli.inspection.adversarial_flow import adversarial_flow
 from sau_cli.inspection.behaviour import SUSPECTS, cost, examine_behaviour, most_suspicious
 from sau_cli.inspection.behaviour_checks import behaviour_checks, behaviour_details
-from sau_cli.inspection.calibration import Calibration, judge, shipped_calibration
+from sau_cli.inspection.calibration import Calibration, judge_behaviour, shipped_calibration
 from sau_cli.inspection.channel_bounds import channel_bounds
 from sau_cli.inspection.class_scores import ClassScores, anomaly_index
 from sau_cli.inspection.climbing import margins
@@ -190,11 +190,11 @@ def even(threshold: float) -> Calibration:
 
 def test_a_backdoor_is_found_with_its_target_and_a_clean_twin_is_not():
     images = bright_images()
-    clean = judge(examine_behaviour(a_classifier(QuadrantNet()), images, effort=Effort.STANDARD), even(0.5))
+    clean = judge_behaviour(examine_behaviour(a_classifier(QuadrantNet()), images, effort=Effort.STANDARD), even(0.5))
     assert clean.status is CheckStatus.PASSED
     bad_model = a_classifier(QuadrantNet(target=3, corner=40.0))
     behaviour = examine_behaviour(bad_model, images, effort=Effort.STANDARD)
-    bad = judge(behaviour, even(0.5))
+    bad = judge_behaviour(behaviour, even(0.5))
     assert (bad.status, bad.suspect) == (CheckStatus.FAILED, 3)
     assert bad.score > clean.score
     checks = behaviour_checks(behaviour, bad, names(CLASSES))
@@ -221,8 +221,8 @@ def test_seeds_that_disagree_are_inconclusive_and_the_model_is_left_as_it_was():
     assert classifier.training
     assert all(one.requires_grad for one in classifier.parameters())
     assert all(torch.equal(before[name], one) for name, one in classifier.state_dict().items())
-    scores = sorted(one.score for one in judge(behaviour, even(0.5)).judgements)
-    between = judge(behaviour, even((scores[0] + scores[-1]) / 2))
+    scores = sorted(one.score for one in judge_behaviour(behaviour, even(0.5)).judgements)
+    between = judge_behaviour(behaviour, even((scores[0] + scores[-1]) / 2))
     assert scores[0] < scores[-1]
     assert between.status is CheckStatus.INCONCLUSIVE
     assert "neither cleared nor convicted" in behaviour_checks(behaviour, between, names(CLASSES))[-1].evidence
@@ -230,7 +230,7 @@ def test_seeds_that_disagree_are_inconclusive_and_the_model_is_left_as_it_was():
 
 def test_without_data_a_model_is_never_cleared():
     behaviour = examine_behaviour(a_classifier(QuadrantNet()), None, effort=Effort.STANDARD)
-    verdict = judge(behaviour, even(0.999))
+    verdict = judge_behaviour(behaviour, even(0.999))
     assert verdict.status is CheckStatus.PASSED
     checks = {one.id: one for one in behaviour_checks(behaviour, verdict, names(CLASSES))}
     assert checks["behaviour.score"].status is CheckStatus.MEASURED
