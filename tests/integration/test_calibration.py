@@ -96,5 +96,6 @@ def test_rates_at_a_share_of_false_positives(scripts):
 @pytest.mark.parametrize("with_data", [True, False])
 def test_what_is_shipped_came_from_the_whole_zoo(with_data):
     measured = shipped_calibration(with_data=with_data).measured
-    assert (measured["clean_models"], measured["backdoored_models"]) == (12, 12)
+    assert measured["clean_models"] == 12
+    assert 11 <= measured["backdoored_models"] <= 12  # one whose backdoor did not hold is left out
     assert 0.5 < measured["auroc"] <= 1
