@@ -58,7 +58,7 @@ def main() -> None:
 
     run("attack --attack badnets --arch small_cnn --data digits --out model.safetensors", folder, "attack.json")
     # 1: it behaves like a backdoored model, as it is one; 6: the seeds disagree. A gate stops at both.
-    run("inspect model.safetensors", folder, "inspect.json", expected=(0, 1, 6))
+    inspected = run("inspect model.safetensors", folder, "inspect.json", expected=(0, 1, 6))
     purified = run(
         "purify model.safetensors --clean-frac 0.1 --recipe paper --lr 2e-3 --batch-size 64 --epochs 100",
         folder,
@@ -96,6 +96,8 @@ def main() -> None:
     console.print(table)
     learned = purified["details"]["learned_from"]
     print(f"Files and reports (.json) are in {folder}/. In brackets: 95 % intervals, from 360 test images.")
+    if measure(inspected, "behaviour.score")["status"] == "passed":
+        print("sau inspect found no sign of the backdoor: on 8x8 images it often misses one (README has how often).")
     print(f"Purified with {learned} clean images, 10 % of the training images: 5 % is 72 here, too few to keep ACC.")
 
     asr = measure(evaluated, "asr.badnets")["value"]
