@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sau_cli.commands.inputs import OpenedModel, Request, data_source, open_model_and_data
-from sau_cli.commands.progress import ProgressView, ReadingView
+from sau_cli.commands.inputs import Request, names_data, open_model_alone, open_model_and_data, received
+from sau_cli.commands.progress import ProgressView
 from sau_cli.commands.session import Session
 from sau_cli.errors import NotEvaluable, SauError, UsageError
 from sau_cli.inspection.effort import Effort
@@ -81,57 +81,16 @@ def _opened(
     session: Session, model: Path, asked: Request, facts: FileFacts, *, needs_data: bool, gradients: bool
 ) -> tuple[Classifier, ImageData | None]:
     """The model, with data where some is named and can be opened."""
-    try:
-        data_source(asked, facts.description)
-    except UsageError:
-        if needs_data:
-            raise
-        return _opened_alone(session, model, asked, facts), None
-    try:
-        opened, images = open_model_and_data(session, model, asked, to_learn=gradients)
-    except UsageError as error:
-        if needs_data:
-            raise
-        session.show(f"going on without data: {error}")
-        return _opened_alone(session, model, asked, facts), None
-    return opened.classifier, images
-
-
-def _opened_alone(session: Session, model: Path, asked: Request, facts: FileFacts) -> Classifier:
-    """The model without data: what data would have told comes from flags, metadata and tensors.
-
-    Raises:
-        UsageError: something is missing.
-    """
-    from sau_adapters.checkpoints import as_classifier, read_checkpoint
-
-    known, found = facts.description, facts.recognition
-    normalisation = asked.normalised(told=known is not None)
-    if known is not None:
-        shape, names = (known.input.channels, known.input.height, known.input.width), known.class_names
-    else:
-        if normalisation is None:
-            raise UsageError(
-                "the file does not say how its images are normalised; add --normalisation, and better --data"
-            )
-        first = found.fitting[0] if found and found.fitting else None
-        if first is None or first.classes is None:
-            raise UsageError("the file does not tell its classes; add --data")
-        size = asked.pixels or ((first.size, first.size) if first.size else None)
-        if size is None:
-            raise UsageError("the file does not tell the size of its images; add --image-size, or better --data")
-        shape, names = (first.channels or 3, *size), tuple(str(number) for number in range(first.classes))
-    with ReadingView(session) as reading:
-        checkpoint = read_checkpoint(model, watch=reading.update)
-    classifier = as_classifier(
-        checkpoint,
-        architecture=asked.arch or (None if known is not None else asked.settings.arch),
-        normalisation=normalisation,
-        image_shape=shape,
-        class_names=names,
-        to_learn=True,
-    )
-    return OpenedModel(checkpoint=checkpoint, classifier=classifier).classifier
+    if needs_data or names_data(asked, facts.description):
+        try:
+            opened, images = open_model_and_data(session, model, asked, to_learn=gradients)
+        except UsageError as error:
+            if needs_data:
+                raise
+            session.show(f"going on without data: {error}")
+        else:
+            return opened.classifier, images
+    return open_model_alone(asked, received(session, model), to_learn=gradients).classifier, None
 
 
 def _accuracy(classifier: Classifier, images: ImageData, *, judged: bool) -> Check:

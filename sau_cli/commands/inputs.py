@@ -127,8 +127,8 @@ def received(session: Session, path: Path) -> Checkpoint:
     return checkpoint
 
 
-def open_model_alone(asked: Request, checkpoint: Checkpoint) -> OpenedModel:
-    """Open a model without any data: what the file does not tell must come from flags.
+def open_model_alone(asked: Request, checkpoint: Checkpoint, *, to_learn: bool = False) -> OpenedModel:
+    """Open a model without any data: what the file does not tell must come from flags. See `open_model_and_data`.
 
     Raises:
         NotEvaluable: the architecture, the input size or the normalisation is not known.
@@ -142,6 +142,7 @@ def open_model_alone(asked: Request, checkpoint: Checkpoint) -> OpenedModel:
         architecture=asked.arch or (None if named else asked.settings.arch),
         normalisation=asked.normalised(told=told is not None),
         image_shape=None if asked.pixels is None else (3, *asked.pixels),
+        to_learn=to_learn,
     )
     return OpenedModel(checkpoint=checkpoint, classifier=classifier)
 

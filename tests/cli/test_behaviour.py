@@ -83,7 +83,7 @@ def test_what_cannot_be_opened_is_a_skipped_check_unless_it_was_asked_for(call, 
     (left,) = [one for one in report()["checks"] if one["id"] == "model.behaviour"]
     assert left["status"] == "skipped"
     assert "--normalisation" in left["evidence"]
-    one_sentence(call("inspect", "bare.safetensors", "--effort", "standard"), 2, "--normalisation")
+    one_sentence(call("inspect", "bare.safetensors", "--effort", "standard"), 3, "--normalisation")
 
 
 def test_two_classes_are_too_few_to_compare(call, bad):
