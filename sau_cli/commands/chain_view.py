@@ -20,14 +20,15 @@ def check_chain(session: Session, model: Path, facts: FileFacts, *, public_key: 
     Raises:
         UsageError: a public key that is none, or no library to use it.
     """
+    if facts.format != "onnx":
+        return ()
+
     from sau_adapters.model_zoos import weights_of
     from sau_adapters.onnx_files import hashes_of
     from sau_adapters.provenance_files import bill_hashes, hashes_beside, read_statement
     from sau_adapters.signatures import signature_path
     from sau_cli.exporting.provenance import chain_checks, chain_links, origins_of
 
-    if facts.format != "onnx":
-        return ()
     path = weights_of(model)
     try:
         told, billed = read_statement(path), bill_hashes(path)
