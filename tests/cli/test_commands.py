@@ -130,8 +130,11 @@ def test_evaluate_measures_both_models_and_judges_limits(call, bad):
     assert call(*words).code == 0
     found = checks("r.json")
     assert {"acc", "asr.badnets", "r-acc.badnets", "der.badnets", "reference.acc", "acc-drop"} <= set(found)
-    for check in found.values():
-        assert check["ci95"][0] <= check["value"] <= check["ci95"][1]
+    for name, check in found.items():
+        if ".p-value" in name:
+            assert 0 <= check["value"] <= 1
+        else:
+            assert check["ci95"][0] <= check["value"] <= check["ci95"][1]
     assert call(*words, "--max-asr", "100%", "--min-acc", "1%", "--max-acc-drop", "1").code == 0
     assert json.loads(Path("r.json").read_text())["verdict"] == "passed"
     done = call(*words, "--max-asr", "0", "--min-acc", "1%")

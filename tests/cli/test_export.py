@@ -197,7 +197,7 @@ def test_the_other_exporter_is_tried(call, bad, monkeypatch):
     assert told["way"] == "torchscript, simplified"
     assert [one["outcome"] for one in told["attempts"]] == ["rejected", "rejected", "proven"]
     assert "dynamo: rejected" in done.err
-    assert call("inspect", "m.onnx").code == 0
+    assert call("inspect", "--effort", "quick", "m.onnx").code == 0
 
 
 def test_a_size_that_the_graph_does_not_take_is_caught(call, bad):
@@ -328,7 +328,7 @@ def _on_a_full_disk(sau, bad: Path, folder: Path) -> Finished | None:
 
 
 def test_the_chain_holds_until_a_weight_is_changed(call, exported):
-    done = call("inspect", exported, "--json", "i.json")
+    done = call("inspect", "--effort", "quick", exported, "--json", "i.json")
     assert done.code == 0
     assert "Chain" in done.err
     found = checks("i.json")
@@ -337,7 +337,7 @@ def test_the_chain_holds_until_a_weight_is_changed(call, exported):
     assert found["chain.signature"]["status"] == "skipped"
     assert report("i.json")["verdict"] == "measured"  # a chain that holds says nothing of behaviour
     tamper(exported, 1e-6)
-    done = call("inspect", exported, "--json", "i2.json")
+    done = call("inspect", "--effort", "quick", exported, "--json", "i2.json")
     assert done.code == 1
     assert {name for name, check in checks("i2.json").items() if check["status"] == "failed"} == {
         "chain.file",
@@ -358,9 +358,9 @@ def test_the_chain_through_purification(call, bad):
 
     assert told == {"received": sha256_of(bad), "purified": sha256_of(Path("bad.purified.safetensors"))}
     assert statement["subject"][0]["digest"]["sha256"] == sha256_of(Path("m.onnx"))
-    assert call("inspect", "m.onnx").code == 0
+    assert call("inspect", "--effort", "quick", "m.onnx").code == 0
     Path("bad.purified.safetensors").write_bytes(bad.read_bytes())
-    assert call("inspect", "m.onnx", "--json", "i.json").code == 1
+    assert call("inspect", "--effort", "quick", "m.onnx", "--json", "i.json").code == 1
     assert checks("i.json")["chain.purified"]["status"] == "failed"
 
 
@@ -370,14 +370,14 @@ def test_a_history_that_does_not_join(call, exported):
         if entry.key == "sau.source_sha256":
             entry.value = "0" * 64
     onnx.save(model, str(exported))
-    assert call("inspect", exported, "--json", "i.json").code == 1
+    assert call("inspect", "--effort", "quick", exported, "--json", "i.json").code == 1
     assert checks("i.json")["chain.history"]["status"] == "failed"
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"subject": 3, "predicate": []}', '{"subject": [1, {}]}'])
 def test_statements_that_are_none(call, exported, content):
     Path("m.onnx.intoto.json").write_text(content)
-    assert call("inspect", exported, "--json", "i.json").code == 1
+    assert call("inspect", "--effort", "quick", exported, "--json", "i.json").code == 1
     assert checks("i.json")["chain.file"]["status"] == "failed"
 
 
@@ -388,7 +388,7 @@ def test_a_statement_never_makes_other_files_be_read(call, exported):
     for one in told["predicate"]["buildDefinition"]["resolvedDependencies"]:
         one["name"] = "../secret"
     Path("m.onnx.intoto.json").write_text(json.dumps(told))
-    call("inspect", exported, "--json", "i.json")
+    call("inspect", "--effort", "quick", exported, "--json", "i.json")
     assert "chain.received" not in checks("i.json")
 
 
@@ -426,17 +426,17 @@ def test_signing(call, bad, monkeypatch):
         subprocess.run(["openssl", *words], check=True, capture_output=True)
     pytest.importorskip("model_signing")
     assert call("export", bad, "-o", "m.onnx", "--sign-key", "key.pem").code == 0
-    assert call("inspect", "m.onnx", "--public-key", "key.pub", "--json", "i.json").code == 0
+    assert call("inspect", "--effort", "quick", "m.onnx", "--public-key", "key.pub", "--json", "i.json").code == 0
     assert checks("i.json")["chain.signature"]["status"] == "passed"
-    assert call("inspect", "m.onnx", "--public-key", "other.pub", "--json", "o.json").code == 1
+    assert call("inspect", "--effort", "quick", "m.onnx", "--public-key", "other.pub", "--json", "o.json").code == 1
     assert checks("o.json")["chain.signature"]["status"] == "failed"
     statement = Path("m.onnx.intoto.json")
     statement.write_text(statement.read_text() + "\n")
-    assert call("inspect", "m.onnx", "--public-key", "key.pub", "--json", "s.json").code == 1
+    assert call("inspect", "--effort", "quick", "m.onnx", "--public-key", "key.pub", "--json", "s.json").code == 1
     assert checks("s.json")["chain.signature"]["status"] == "failed"
     Path("no.pem").write_text("no key")
     one_sentence(call("export", bad, "-o", "n.onnx", "--sign-key", "no.pem"), 2, "no key that signs")
-    one_sentence(call("inspect", "m.onnx", "--public-key", "no.pem"), 2, "no public key")
+    one_sentence(call("inspect", "--effort", "quick", "m.onnx", "--public-key", "no.pem"), 2, "no public key")
     monkeypatch.setattr("sau_adapters.signatures.find_spec", lambda name: None)
     one_sentence(call("export", bad, "-o", "n.onnx", "--sign-key", "key.pem"), 2, "pip install 'sau-cli[sign]'")
     nothing_at("n.onnx")
@@ -449,7 +449,7 @@ def test_weights_beside_the_graph(call, bad, monkeypatch):
     assert call("export", bad, "-o", "m.onnx", *TRIGGER, "--json", "r.json").code == 0
     assert onnx_files.data_path(Path("m.onnx")).stat().st_size > 200_000
     assert set(report()["outputs"]) >= {"onnx", "weights"}
-    assert call("inspect", "m.onnx").code == 0
+    assert call("inspect", "--effort", "quick", "m.onnx").code == 0
     assert call("evaluate", "m.onnx", *TRIGGER, "--json", "e.json").code == 0
     assert checks("e.json")["acc"]["value"] == checks()["export.accuracy"]["value"]
     images = open_images("digits").test.images[:5].numpy().astype(np.float32) / 255
@@ -457,7 +457,7 @@ def test_weights_beside_the_graph(call, bad, monkeypatch):
     data = bytearray(Path("m.onnx.data").read_bytes())
     data[1000] ^= 1
     Path("m.onnx.data").write_bytes(data)
-    assert call("inspect", "m.onnx", "--json", "i.json").code == 1
+    assert call("inspect", "--effort", "quick", "m.onnx", "--json", "i.json").code == 1
     assert "m.onnx.data" in checks("i.json")["chain.file"]["evidence"]
     one_sentence(call("export", bad, "-o", "h.onnx", "--precision", "fp16"), 3, "float32 only")
     nothing_at("h.onnx")
