@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import json
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from io import BytesIO
@@ -112,6 +114,8 @@ class OnnxExporter:
         model = program(classifier, self.opset, dynamic_size=self.dynamic_size)
         if onnx_files.weights_size(model) > self.external_above:
             onnx_files.write_external(model, path)
+            del model
+            give_memory_back()
             return
         proto = onnx_ir.to_proto(model)
         del model
@@ -261,6 +265,13 @@ class GraphWriter:
         """Add the figures to ``metadata_props``, and let onnx check the whole file."""
         onnx_files.add_metadata(path, {VERIFICATION: json.dumps(_figures(proven.verification))})
         onnx.checker.check_model(str(path), full_check=True)
+
+
+def give_memory_back() -> None:
+    """Let the system have what was freed; the C library keeps it otherwise. What exporters leave is knotted."""
+    gc.collect()
+    with suppress(OSError, AttributeError):  # glibc has this, others do not
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _checked(path: Path, opset: int) -> Check:

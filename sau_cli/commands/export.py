@@ -167,7 +167,7 @@ def export(
         asked = request(data=data, data_root=data_root, arch=arch, image_size=image_size, normalisation=normalisation)
 
         from sau_adapters import onnx_files, provenance_files, signatures
-        from sau_adapters.export_onnx import OnnxExporter, Smaller
+        from sau_adapters.export_onnx import OnnxExporter, Smaller, give_memory_back
         from sau_adapters.triggers import file_of, open_trigger
         from sau_cli.attacks.targets import parse_target
         from sau_cli.exporting.exporter import ExportRejected
@@ -260,6 +260,9 @@ def export(
         made = f"{proven.way}{f', {proven.form}' if proven.form else ''}"
         kind = f"real images of {name}" if real else "random images, as no data is named; give --data for a proof"
         session.show(f"wrote {out} ({made}), verified on {verification.images} {kind}")
+        if onnx_files.data_path(out).is_file():
+            del classifier, proven, exporter
+            give_memory_back()  # the end of the process takes some of its own
 
 
 def _smaller(precision: ExportPrecision, quantize: Quantisation | None) -> str | None:
