@@ -83,7 +83,7 @@ def exported(path: Path, architecture: str, **options) -> tuple[Classifier, Path
         with warnings.catch_warnings(action="ignore"):
             torch.onnx.export(classifier, (torch.zeros(2, 3, 32, 32),), str(path), dynamo=False, **options)
     else:
-        OnnxExporter().write(classifier, path)
+        OnnxExporter().write(classifier, path, "dynamo")
     return classifier, path
 
 
