@@ -35,6 +35,7 @@ def test_a_published_backdoored_checkpoint_is_measured_as_published(sau, cifar10
     assert found["asr.grid"] == pytest.approx(0.9991, abs=0.0005)
 
 
+@pytest.mark.slow
 def test_the_whole_job_on_gtsrb(sau, gtsrb, tmp_path):
     """A few short epochs: that 43 classes of road signs go through every command, not how well."""
     with np.load(gtsrb) as archive:

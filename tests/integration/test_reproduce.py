@@ -212,6 +212,7 @@ def test_killed_it_goes_on_and_repeats_nothing(grid):
     assert checks == {name: one["value"] for name, one in document["checks"].items()}
 
 
+@pytest.mark.slow
 def test_the_time_limit_ends_it_and_the_same_command_goes_on(grid):
     code, out, err = finish(grid, "--only", "digits-small_cnn-badnets-0.05-ft", "--time-limit", "1s")
     assert code == 6, err

@@ -20,7 +20,9 @@ def environment() -> dict[str, str]:
 
 
 # Batches of 48 of 144 images are shared out evenly; of 143 the last holds 47, and of 145 a single image.
-@pytest.mark.parametrize(("recipe", "share"), [("paper", "0.1"), ("paper", "0.1008"), ("default", "0.1")])
+@pytest.mark.parametrize(
+    ("recipe", "share"), [pytest.param("paper", "0.1", marks=pytest.mark.slow), ("paper", "0.1008"), ("default", "0.1")]
+)
 def test_two_processes_end_where_one_does(planted, tmp_path, sau, recipe, share):
     bad = shutil.copy(planted / "bad.safetensors", tmp_path)
     words = ("purify", "bad.safetensors", "--recipe", recipe, "--clean-frac", share, "--epochs", "2")
