@@ -24,7 +24,7 @@ demo: $(READY) ## plant a backdoor, remove it, measure, export: under 2 minutes
 	$(BIN)/python examples/demo.py --out demo
 
 test: $(READY) lint ## lint, types and all fast tests, with coverage
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow and not gpu' -n 2 --dist loadfile --cov --cov-report=term -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow and not gpu' -n 2 --dist worksteal --cov --cov-report=term -q
 
 test-slow: $(READY) ## the long sweeps
 	$(BIN)/python -m pytest -m slow -q
