@@ -3,7 +3,7 @@
     python examples/calibration/calibrate.py --zoo-models zoo --data-root data
 
 Writes what the tests found on every model to ``evidence.json`` beside the models (kept, and not made again),
-``sau_cli/inspection/calibration.json``, and prints the table of the README. About 20 seconds a model on one core.
+``sau_cli/inspection/calibration.json``, and prints the table of the README. About 4 minutes on one core.
 """
 
 from __future__ import annotations

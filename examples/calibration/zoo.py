@@ -2,7 +2,7 @@
 
     python examples/calibration/zoo.py --data-root data --out zoo
 
-About 90 minutes on one core of an AMD EPYC without AVX-512. It goes on where it stopped, and prints ACC and ASR.
+About 37 minutes on one core of an AMD EPYC without AVX-512. It goes on where it stopped, and prints ACC and ASR.
 """
 
 from __future__ import annotations
