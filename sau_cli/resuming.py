@@ -33,10 +33,10 @@ def check_same_run(told: str, expected: str) -> None:
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Copies of an optimiser's tensors on the CPU, as ``PARAMETER.NAME``."""
+    """Copies of an optimiser's tensors, as ``PARAMETER.NAME``."""
     states: Mapping[int, Mapping[str, Any]] = optimiser.state_dict()["state"]
     return {
-        f"{number}.{name}": value.detach().cpu().clone()
+        f"{number}.{name}": value.detach().clone()
         for number, state in states.items()
         for name, value in state.items()
         if isinstance(value, Tensor)

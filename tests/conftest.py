@@ -32,7 +32,8 @@ def sau() -> Sau:
     """Run ``sau`` in the way a user does: as a process, in a folder."""
 
     def run(*words: str | Path, cwd: Path, **environment: str) -> Finished:
-        settings = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'adapters'}", **environment}
+        own = (str(ROOT), str(ROOT / "adapters"), *filter(None, [os.environ.get("PYTHONPATH")]))
+        settings = {**os.environ, "PYTHONPATH": os.pathsep.join(own), **environment}
         done = subprocess.run(
             [sys.executable, "-m", "sau_cli", *map(str, words)],
             cwd=cwd,

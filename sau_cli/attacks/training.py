@@ -192,7 +192,7 @@ def _state(
     group = optimiser.param_groups[0]
     return TrainingState(
         epochs=epochs,
-        tensors={name: one.detach().cpu().clone() for name, one in tensors.items()},
+        tensors={name: one.detach().clone() for name, one in tensors.items()},
         rates={"lr": group["lr"], "momentum": group["momentum"]},
     )
 

@@ -276,7 +276,7 @@ class _Run:
         )
 
     def state(self) -> RunState:
-        """Copies of all that changes, on the CPU."""
+        """Copies of all that changes."""
         weights = self.purified.network.state_dict()
         return RunState(
             fingerprint=self.fingerprint,
@@ -284,7 +284,7 @@ class _Run:
             batch=self.batch,
             order=self.order_state,
             augmentation=self.augmentation_stream.get_state(),
-            weights={name: tensor.detach().cpu().clone() for name, tensor in weights.items()},
+            weights={name: tensor.detach().clone() for name, tensor in weights.items()},
             optimiser=optimiser_tensors(self.method.optimiser),
             tally=replace(self.tally),
             seconds=self.seconds,
