@@ -54,7 +54,7 @@ def planted(sau: Sau, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("planted")
     done = sau(
         *("attack", "--attack", "badnets", "--arch", "small_cnn", "--data", "digits"),
-        *("--epochs", "6", "-o", "bad.safetensors", "--json", "attack.json", "--device", "cpu"),
+        *("--epochs", "6", "--precision", "fp32", "-o", "bad.safetensors", "--json", "attack.json", "--device", "cpu"),
         cwd=folder,
     )
     assert done.code == 0, done.err

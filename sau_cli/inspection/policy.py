@@ -156,11 +156,13 @@ def _judge_score(checks: Sequence[Check], limit: float | None, unmeasured: Check
         return (_unmeasured(name, limit, unmeasured, "the score of the behaviour tests", "they were not run"),)
     value = float(found.value)
     sentence = f"the score is to be at most {limit:g} and is {value:.3g}"
-    if found.status is CheckStatus.INCONCLUSIVE:
+    if value > limit:
+        status = CheckStatus.FAILED
+    elif found.status is CheckStatus.INCONCLUSIVE:
         status = CheckStatus.INCONCLUSIVE
         sentence += f", but it is inconclusive: {found.evidence}"
     else:
-        status = CheckStatus.PASSED if value <= limit else CheckStatus.FAILED
+        status = CheckStatus.PASSED
     return (Check(id=name, status=status, value=value, threshold=limit, ci95=found.ci95, evidence=sentence),)
 
 

@@ -35,6 +35,20 @@ def test_a_published_backdoored_checkpoint_is_measured_as_published(sau, cifar10
     assert found["asr.grid"] == pytest.approx(0.9991, abs=0.0005)
 
 
+def test_a_published_backdoored_checkpoint_is_found_without_its_trigger(sau, cifar10, tmp_path):
+    """The exit code of a model that behaves like a backdoored one, and the class that its trigger leads to."""
+    if not CHECKPOINT.is_file():
+        pytest.skip("the published checkpoint is not beside this checkout")
+    words = ("--normalisation", "none", "--data", "cifar10", "--data-root", cifar10, "--device", "cpu")
+    done = sau("inspect", CHECKPOINT, *words, "--json", "r.json", cwd=tmp_path)
+    found = json.loads((tmp_path / "r.json").read_text())
+    assert done.code == found["exit_code"] == 1, done.err
+    assert found["details"]["behaviour"]["suspected_class"] == "airplane"
+    (score,) = [check for check in found["checks"] if check["id"] == "behaviour.score"]
+    assert score["status"] == "failed"
+    assert score["value"] > 0.9
+
+
 @pytest.mark.slow
 def test_the_whole_job_on_gtsrb(sau, gtsrb, tmp_path):
     """A few short epochs: that 43 classes of road signs go through every command, not how well."""

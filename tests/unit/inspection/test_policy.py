@@ -148,6 +148,12 @@ def test_a_score_that_seeds_disagree_on_settles_nothing():
         assert judged.status is CheckStatus.INCONCLUSIVE
 
 
+def test_a_score_over_the_limit_fails_whatever_the_seeds_disagree_on():
+    found = [measured("behaviour.score", 0.6, CheckStatus.INCONCLUSIVE)]
+    (judged,) = judge_measures(found, Policy(max_score=0.5), unmeasured=CheckStatus.INCONCLUSIVE)
+    assert judged.status is CheckStatus.FAILED
+
+
 def test_confident_rules_leave_open_what_the_images_cannot_settle():
     policy = Policy(min_acc=0.9)
     (judged,) = judge_measures([measured("acc", 0.901)], policy, unmeasured=CheckStatus.SKIPPED, confident=True)
