@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sau_cli.attacks.stamps import Stamp, stamp_from_parts
+from sau_cli.attacks.stamps import ChainStamp, Stamp, stamp_from_parts
 from sau_cli.attacks.targets import TargetKind, TargetRule
 from sau_cli.errors import NotEvaluable
 
@@ -49,6 +49,12 @@ class Trigger:
         """The same on pixels, float in [0, 1], that are 8-bit values over 255; so is the result."""
         with torch.no_grad():
             return self.stamping(pixels).clamp(0, 1).mul(255).round().div(255)
+
+    def parts(self) -> tuple[Trigger, ...]:
+        """Triggers that stamp a part of this each, with its name and rule; none where it is made of one piece."""
+        if not isinstance(self.stamping, ChainStamp):
+            return ()
+        return tuple(replace(self, stamping=part) for part in self.stamping.parts)
 
     def tensors(self) -> dict[str, Tensor]:
         """What a trigger file holds beside :meth:`description`."""

@@ -16,7 +16,7 @@ from sau_adapters.files import written_whole
 from sau_cli import __version__
 from sau_cli.attacks.table import ATTACKS, attack_class
 from sau_cli.commands.attack_flags import shown
-from sau_cli.commands.evaluation_view import evaluation_checks, evaluation_table
+from sau_cli.commands.evaluation_view import evaluation_checks, evaluation_table, parts_check, trigger_ids
 from sau_cli.commands.inputs import Request, data_source, open_data, open_model_and_data, request
 from sau_cli.commands.options import (
     ArchOption,
@@ -176,6 +176,7 @@ def attack(
         from sau_cli.attacks.visibility import visibility
         from sau_cli.augmentation import Augmentation
         from sau_cli.devices import chosen_device
+        from sau_cli.evaluation.metrics import evaluate
 
         chosen = chosen_device(device)
         received = None
@@ -275,9 +276,16 @@ def attack(
         session.environment = {"device": str(chosen)}
         session.details = {"settings": told, "seed": seed, "evaluation": plain(planted.evaluation)}
         session.checks.extend(evaluation_checks(planted.evaluation))
+        for trigger, name in zip(planted.triggers, trigger_ids(planted.evaluation), strict=True):
+            if parts := trigger.parts():
+                alone = evaluate(planted.classifier, images.for_testing, triggers=parts)
+                session.checks.append(parts_check(name, alone))
         title = f"{told['attack']} on {planted.evaluation.images} test images of {images.name}"
         session.show(evaluation_table(planted.evaluation, title=title))
         session.show(_visibility_table(planted.triggers, seen))
+        for check in session.checks:
+            if check.id.startswith("part-asr."):
+                session.show(check.evidence)
         for row in planted.evaluation.triggers:
             if row.asr.value < WORKS:
                 session.show(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Group
 
-from sau_cli.reporting.terminal import table, with_interval
+from sau_cli.reporting.terminal import percent, table, with_interval
 from sau_cli.results import Check, CheckStatus, Measure
 
 if TYPE_CHECKING:
@@ -36,6 +36,19 @@ def evaluation_checks(evaluation: Evaluation) -> tuple[Check, ...]:
         if measure is not None
     ]
     return (*measured, *_change_checks(evaluation))
+
+
+def parts_check(trigger: str, parts: Evaluation) -> Check:
+    """What the parts of a trigger do alone: the highest ASR of them."""
+    highest = max((row.asr for row in parts.triggers), key=lambda asr: asr.value)
+    told = ", ".join(percent(row.asr.value) for row in parts.triggers)
+    return Check(
+        id=f"part-asr.{trigger}",
+        status=CheckStatus.MEASURED,
+        value=highest.value,
+        ci95=highest.ci95,
+        evidence=f"images with one of the {len(parts.triggers)} parts of the trigger sent to the target: {told}",
+    )
 
 
 def _change_checks(evaluation: Evaluation) -> Iterator[Check]:

@@ -197,6 +197,20 @@ def test_a_preview_comes_with_a_model_too(call):
         assert picture.format == "PNG"
 
 
+def test_what_each_part_of_a_distributed_trigger_does_alone_is_reported(call):
+    words = ("--attack", "distributed", *QUICK["distributed"], "--parts", "3", "--epochs", "1", "-o", "m.safetensors")
+    done = call(*DIGITS, *words, "--json", "r.json")
+    assert done.code == 0, done.err
+    checks = {one["id"]: one for one in json.loads(Path("r.json").read_text())["checks"]}
+    part = checks["part-asr.distributed"]
+    assert part["status"] == "measured"
+    assert part["ci95"][0] <= part["value"] <= part["ci95"][1]
+    assert "3 parts" in part["evidence"]
+    assert part["evidence"] in " ".join(done.err.split())
+    assert call(*DIGITS, "--attack", "badnets", "--epochs", "1", "-o", "b.safetensors", "--json", "b.json").code == 0
+    assert not [one for one in json.loads(Path("b.json").read_text())["checks"] if one["id"].startswith("part-asr")]
+
+
 def test_an_interrupted_attack_goes_on_to_the_same_file(call, monkeypatch):
     words = (*DIGITS, "--attack", "wanet", "--epochs", "3")
     assert call(*words, "-o", "whole.safetensors").code == 0

@@ -3,7 +3,7 @@ import torch
 
 from sau_cli.attacks.badnets import BadNets
 from sau_cli.attacks.blended import drawn_picture
-from sau_cli.attacks.stamps import AddStamp, PatchStamp
+from sau_cli.attacks.stamps import AddStamp, ChainStamp, PatchStamp, Place
 from sau_cli.attacks.targets import TargetKind, TargetRule, parse_target
 from sau_cli.attacks.triggers import Trigger, trigger_from_parts
 from sau_cli.errors import NotEvaluable, UsageError
@@ -127,3 +127,22 @@ def test_a_target_outside_the_classes_is_refused():
     rule = TargetRule(kind=TargetKind.ALL_TO_ONE, target=10)
     with pytest.raises(UsageError, match="not one of the 10 classes"):
         prepared(random_images(), planned(BadNets(), rule))
+
+
+def test_the_parts_of_a_chain_are_triggers_that_together_are_the_whole():
+    whole = Trigger(
+        name="two",
+        stamping=ChainStamp(
+            parts=tuple(
+                PatchStamp(pattern=torch.ones(1, 2, 2), mask=torch.ones(1, 2, 2), place=place)
+                for place in (Place.TOP_LEFT, Place.BOTTOM_RIGHT)
+            )
+        ),
+        rule=TargetRule(kind=TargetKind.ALL_TO_ONE, target=3),
+    )
+    images = torch.randint(0, 200, (4, 3, 8, 8), dtype=torch.uint8)
+    first, second = whole.parts()
+    assert (first.name, first.rule) == (whole.name, whole.rule)
+    assert (first.stamp(images) != images).sum() == (second.stamp(images) != images).sum() == 4 * 3 * 4
+    assert torch.equal(second.stamp(first.stamp(images)), whole.stamp(images))
+    assert first.parts() == ()
