@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from pathlib import Path
 from statistics import mean
@@ -131,7 +132,7 @@ def plot(documents: list[Document], path: Path) -> None:
         panels[one["axes"]["data"], one["axes"]["network"], one["axes"]["clean"]].append(one)
     defences = sorted({one["axes"]["defence"] for one in documents})
     attacks = sorted({one["axes"]["attack"] for one in documents})
-    colours = {name: plt.get_cmap("tab10")(place % 10) for place, name in enumerate(defences)}
+    colours = _colours(defences)
     marks = {name: "osD^vP*Xph<>"[place % 12] for place, name in enumerate(attacks)}
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
@@ -171,12 +172,63 @@ def plot(documents: list[Document], path: Path) -> None:
     plt.close(figure)
 
 
+def plot_rows(documents: list[Document], path: Path) -> None:
+    """ASR before (hollow) and after, and the fall of ACC, with the range over seeds: a line for each row of the table."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    varying = [axis for axis in GROUP if len({one["axes"][axis] for one in documents}) > 1] or ["defence"]
+    rows: dict[tuple[Any, ...], list[Document]] = defaultdict(list)
+    for one in documents:
+        rows[tuple(one["axes"][axis] for axis in GROUP)].append(one)
+    colours = _colours(sorted({one["axes"]["defence"] for one in documents}))
+    names, heights, height, last = [], [], 0.0, None
+    figure, (rate, fall) = plt.subplots(
+        1, 2, sharey=True, figsize=(9, 1 + 0.2 * len(rows)), width_ratios=(3, 2), layout="constrained"
+    )
+    for key, members in rows.items():
+        height += 1.0 if last in (None, key[:-1]) else 1.6  # a gap between attacks, none between defences
+        last = key[:-1]
+        axes, known = dict(zip(GROUP, key, strict=True)), [measures(one) for one in members]
+        names.append(", ".join(str(axes[axis]) for axis in varying))
+        heights.append(height)
+        before = [one["ASR before"] for one in known if one["ASR before"] is not None]
+        if before:
+            rate.scatter(mean(before), height, s=16, color="none", edgecolor="grey")
+        falls = [(one["ACC before"] or 0) - (one["ACC"] or 0) for one in known]
+        for place, values in ((rate, [one["ASR"] for one in known if one["ASR"] is not None]), (fall, falls)):
+            if values:
+                place.plot([min(values), max(values)], [height, height], color=colours[axes["defence"]], linewidth=1)
+                place.scatter(mean(values), height, s=16, color=colours[axes["defence"]])
+    rate.set_yticks(heights, names, fontsize=7)
+    rate.invert_yaxis()
+    rate.set_xlim(-4, 104)
+    rate.set_xlabel("ASR, %; before: hollow")
+    fall.set_xlabel("fall of ACC, points")
+    for place in (rate, fall):
+        place.grid(alpha=0.3)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _colours(names: list[str]) -> dict[str, Any]:
+    import matplotlib as mpl
+
+    palette = mpl.colormaps["tab10" if len(names) <= 10 else "tab20"]
+    return {name: palette(place % palette.N) for place, name in enumerate(names)}
+
+
 def write_results(out: Path, documents: list[Document]) -> list[Path]:
-    """Write the table, and the plot where something is done."""
-    written = [out / "table.md"]
-    written[0].write_text(markdown(documents), encoding="utf-8")
+    """Write all cells as one file, the table, and the plots where something is done."""
+    written = [out / "cells.json", out / "table.md"]
+    lines = ",\n".join(json.dumps(one) for one in documents)
+    written[0].write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+    written[1].write_text(markdown(documents), encoding="utf-8")
     done = [one for one in documents if one["status"] == "done"]
     if done:
-        written.append(out / "acc-asr.png")
-        plot(done, written[1])
+        for name, draw in (("acc-asr.png", plot), ("rows.png", plot_rows)):
+            written.append(out / name)
+            draw(done, written[-1])
     return written

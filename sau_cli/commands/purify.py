@@ -103,6 +103,17 @@ def purify(
     ] = None,
     step: Annotated[float | None, typer.Option(help="Of each signed-gradient step. [default: epsilon]")] = None,
     steps: Annotated[int | None, typer.Option(help="Signed-gradient steps. [default: 3; paper: 5]")] = None,
+    clean_weight: Annotated[float | None, typer.Option(help="λ1, of learning the clean images. [default: 1]")] = None,
+    unlearning_weight: Annotated[
+        float | None,
+        typer.Option(help="λ2, of unlearning; 0 for none. [default: 0.5, or 1 below 1,000 images; paper: 1]"),
+    ] = None,
+    adversarial_weight: Annotated[
+        float | None, typer.Option(help="λ3, of fooling both models, in the search. [default: 0.01]")
+    ] = None,
+    shared_weight: Annotated[
+        float | None, typer.Option(help="λ4, of fooling them alike, in the search. [default: 1]")
+    ] = None,
     rho: Annotated[float | None, typer.Option(help="Radius of ft-sam, adaptive to the weights. [default: 2]")] = None,
     precision: Annotated[
         Precision | None,
@@ -177,6 +188,10 @@ def purify(
             epsilon=epsilon,
             step=step if step is not None else epsilon,
             steps=steps,
+            clean_weight=clean_weight,
+            unlearning_weight=unlearning_weight,
+            adversarial_weight=adversarial_weight,
+            shared_weight=shared_weight,
             rho=rho,
         )
         settings = fitted()

@@ -116,7 +116,12 @@ class ImplicitUnlearning:
 MethodSettings: TypeAlias = Recipe | FineTuning | ImplicitUnlearning
 SHARED = {"epochs", "lr", "batch_size"}
 OWN: Mapping[MethodName, frozenset[str]] = {
-    MethodName.SAU: frozenset({"epsilon", "step", "steps"}),
+    MethodName.SAU: frozenset(
+        {
+            *("epsilon", "step", "steps"),
+            *("clean_weight", "unlearning_weight", "adversarial_weight", "shared_weight"),
+        }
+    ),
     MethodName.FT: frozenset(),
     MethodName.FT_SAM: frozenset({"rho"}),
     MethodName.I_BAU: frozenset(),

@@ -115,6 +115,10 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_ordinary(self, "epochs", "lr", "batch_size", "epsilon", "step", "steps")
+        weights = ("clean_weight", "unlearning_weight", "adversarial_weight", "shared_weight")
+        check_ordinary(self, *(name for name in weights if getattr(self, name) != 0))
+        if self.clean_weight == 0 and self.unlearning_weight == 0:
+            raise UsageError("clean weight 0 and unlearning weight 0 leave nothing to learn; give one of them")
         if not 0 <= self.distillation <= 1:
             raise UsageError(f"distillation {self.distillation:g} is impossible; give a share from 0 to 1")
         if self.epsilon > 1:

@@ -244,7 +244,12 @@ def test_impossible_attack_settings(call, flags, words):
 
 
 @pytest.mark.parametrize(
-    "flags", [["--lr", "-1"], ["--epochs", "0"], ["--epsilon", "2"], ["--steps", "0"], ["--recipe", "soup"]]
+    "flags",
+    [
+        *(["--lr", "-1"], ["--epochs", "0"], ["--epsilon", "2"], ["--steps", "0"], ["--recipe", "soup"]),
+        *(["--shared-weight", "-1"], ["--adversarial-weight", "nan"]),
+        ["--clean-weight", "0", "--unlearning-weight", "0"],
+    ],
 )
 def test_impossible_purify_settings(call, bad, flags):
     one_sentence(call("purify", bad, "--clean-frac", "0.05", "-o", "out.safetensors", *flags), 2)

@@ -110,7 +110,7 @@ def states(folder: Path) -> dict[str, str]:
     return {f"{one['axes']['data']}-{one['axes']['attack']}-{one['axes']['defence']}": one["status"] for one in found}
 
 
-@pytest.mark.parametrize("name", ["quick", "cpu", "paper", "tiny-imagenet"])
+@pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.toml")))
 def test_the_settings_that_come_with_it_make_cells(modules, name):
     reproduce, _ = modules
     cells = list(reproduce.cells_of(reproduce.read_settings(FOLDER / f"{name}.toml")))
@@ -194,6 +194,8 @@ def test_killed_it_goes_on_and_repeats_nothing(grid):
     assert "boom" in table.split("## Crashed")[1]
     assert "boom" not in table.split("## Means")[0]
     assert (grid / "out" / "acc-asr.png").stat().st_size > 10_000
+    assert (grid / "out" / "rows.png").stat().st_size > 10_000
+    assert {one["status"] for one in json.loads((grid / "out" / "cells.json").read_text())} >= {"done"}
 
     code, out, err = finish(grid, "--only", "digits")
     assert code == 1

@@ -222,9 +222,13 @@ def test_what_a_method_cannot_be_is_refused():
 
 
 @pytest.mark.parametrize("method", ["ft", "ft-sam", "i-bau"])
-@pytest.mark.parametrize("flag", ["epsilon", "step", "steps"])
+@pytest.mark.parametrize(
+    "flag",
+    ["epsilon", "step", "steps", "clean_weight", "unlearning_weight", "adversarial_weight", "shared_weight"],
+)
 def test_settings_of_another_method_are_refused_by_name(method, flag):
-    with pytest.raises(UsageError, match=f"--{flag} is a setting of --method sau, and {method} has none"):
+    name = flag.replace("_", "-")
+    with pytest.raises(UsageError, match=f"--{name} is a setting of --method sau, and {method} has none"):
         settings_for(MethodName(method), **{flag: 1})
 
 
