@@ -173,7 +173,7 @@ def plot(documents: list[Document], path: Path) -> None:
 
 
 def plot_rows(documents: list[Document], path: Path) -> None:
-    """ASR before (hollow) and after, and the fall of ACC, with the range over seeds: a line for each row of the table."""
+    """ASR before (hollow) and after, and the fall of ACC: a line for each row of the table, with the range of seeds."""
     import matplotlib as mpl
 
     mpl.use("Agg")
