@@ -15,6 +15,8 @@ SMALLEST_PATCH, LARGEST_PATCH = 2, 0.25
 """Pixels on a side, and the share of an image's height."""
 COARSE = 4
 """Random blobs are drawn on a grid of so many points on a side."""
+WAVES = 0.5
+"""Share of the perturbations of many images at once that begin as a wave; the others as blobs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -119,22 +121,50 @@ def mixed(first: SearchSpace, second: SearchSpace, takes_second: Tensor) -> Sear
     )
 
 
+def blobs(draws: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """Smooth random regions of -1 and 1, as a picture that is mixed in has them; (N, C * COARSE²) to (N, C, H, W)."""
+    coarse = draws.reshape(len(draws), shape[0], COARSE, COARSE) - 0.5
+    return interpolate(coarse, size=shape[1:], mode="bilinear").sign()
+
+
+def waves(draws: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """A sine of random direction, phase and height, the same in every colour; (N, 4) to (N, C, H, W) in [-1, 1].
+
+    Frequencies go up to a quarter of the pixels along each side; heights from a half to 1. Sums of such waves are all
+    patterns that are not too fine, and no blob is near one of them.
+    """
+    channels, height, width = shape
+    down, across, phase, tall = draws[:, :, None, None].unbind(dim=1)
+    rows = torch.arange(height, device=draws.device)[:, None] / height
+    columns = torch.arange(width, device=draws.device) / width
+    turns = (2 * down - 1) * height / 4 * rows + across * width / 4 * columns + phase
+    return ((0.5 + tall / 2) * torch.sin(2 * torch.pi * turns))[:, None].expand(-1, channels, -1, -1)
+
+
 def draws_needed(channels: int) -> int:
     """How many numbers :func:`drawn_space` takes for an image."""
-    return 4 + channels + channels * COARSE**2
+    return 4 + channels + draws_for_starts(channels)
+
+
+def draws_for_starts(channels: int) -> int:
+    """Of those, how many say where perturbations that are alike begin."""
+    return 1 + 4 + channels * COARSE**2
 
 
 def drawn_space(images: Tensor, draws: Tensor, recipe: Recipe, groups: Sequence[int]) -> SearchSpace:
     """The recipe's space: a ball for most images, a patch for a share of them.
 
     With ``recipe.universal``, those of a group that are in the ball go together, as a trigger does with all images:
-    one search for all of them, from random blobs of ±ε. A patch is searched for each image by itself.
+    one search for all of them, from :func:`blobs` or :func:`waves` within ε. Each image has a patch of its own.
 
     Args:
         images: (N, C, H, W) float in [0, 1].
-        draws: (N, D) in [0, 1), D by :func:`draws_needed`: which kind, what :func:`patches` takes, and the blobs.
+        draws: (N, D) in [0, 1), D by :func:`draws_needed`: which kind, what :func:`patches` takes, and where
+            the search begins.
         groups: sizes of the groups, one after another, N in all.
     """
+    _, channels, height, width = images.shape
+    shape = channels, height, width
     everywhere = ball(images, epsilon=recipe.epsilon, step=recipe.step, clip=recipe.clip)
     patched = draws[:, 0] < recipe.patch_share
     together = None
@@ -143,10 +173,12 @@ def drawn_space(images: Tensor, draws: Tensor, recipe: Recipe, groups: Sequence[
         first = torch.tensor([0, *groups], device=images.device).cumsum(0)[number]
         alone = len(groups) + torch.arange(len(images), device=images.device)
         together = torch.where(patched, alone, number)
-        coarse = draws[first, -images.shape[1] * COARSE**2 :].reshape(-1, images.shape[1], COARSE, COARSE) - 0.5
-        blobs = interpolate(coarse.to(images.dtype), size=images.shape[2:], mode="bilinear").sign() * recipe.epsilon
-        everywhere = replace(everywhere, start=torch.clamp(blobs, everywhere.low, everywhere.high))
+        which, of_waves, of_blobs = (
+            draws[first, -draws_for_starts(channels) :].to(images.dtype).split([1, 4, channels * COARSE**2], dim=1)
+        )
+        begin = torch.where(which[..., None, None] < WAVES, waves(of_waves, shape), blobs(of_blobs, shape))
+        everywhere = replace(everywhere, start=torch.clamp(recipe.epsilon * begin, everywhere.low, everywhere.high))
     if patched.any():
-        square = patches(images, draws[:, 1 : 4 + images.shape[1]])
+        square = patches(images, draws[:, 1 : 4 + channels])
         everywhere = mixed(everywhere, square, patched)
     return replace(everywhere, together=together)

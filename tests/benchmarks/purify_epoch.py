@@ -131,8 +131,8 @@ def main() -> None:
         for _ in range(chosen.rounds):
             times["naive"].append(seconds(partial(naive_sau, begun, batches, received=classifier)))
             for precision, state in state_of.items():
-                last_epoch = partial(purify, classifier, clean, recipe=before, seed=0)
-                times[precision.value].append(seconds(partial(last_epoch, precision=precision, resume=state)))
+                last = purify(classifier, clean, recipe=before, seed=0, precision=precision, resume=state).epochs[-1]
+                times[precision.value].append(last.seconds)
         share = sum(sizes) / len(data)
         print(f"{name}: an epoch of {len(data)} images; {share:.2f} search steps an image")
         print(f"  naive  {statistics.median(times['naive']):.2f} s")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sau_cli.unlearning.recipes import Recipe
-from sau_cli.unlearning.search_space import ball, drawn_space, draws_needed, mixed, patches
+from sau_cli.unlearning.search_space import ball, blobs, drawn_space, draws_needed, mixed, patches, waves
 
 
 def some_pixels(count: int = 20, size: int = 8) -> torch.Tensor:
@@ -85,6 +85,28 @@ def test_images_that_go_together_are_perturbed_alike():
     alone = drawn_space(images, numbers, Recipe(patch_share=0.5), [12])
     assert alone.together is None
     assert torch.equal(alone.direction(gradient, everyone), gradient.sign())
+
+
+def test_waves_have_the_frequency_and_the_height_that_are_drawn():
+    flat, stripes = waves(torch.tensor([[0.5, 0.0, 0.25, 1.0], [0.5, 0.75, 0.0, 0.0]]), (3, 8, 32))
+    assert torch.allclose(flat, torch.ones(3, 8, 32)), "no turns, and a quarter of one to begin with"
+    spectrum = torch.fft.rfft(stripes[1, 3]).abs() / 16
+    assert spectrum.argmax() == 6
+    assert spectrum.max().item() == pytest.approx(0.5, abs=1e-5)
+    assert torch.equal(stripes[0], stripes[2])
+    down = waves(torch.tensor([[1.0, 0.0, 0.0, 1.0]]), (1, 8, 4))[0, 0, :, 0]
+    assert down.tolist() == pytest.approx([0, 1, 0, -1, 0, 1, 0, -1], abs=1e-5), "at most a turn in four pixels"
+
+
+def test_perturbations_that_are_alike_begin_as_blobs_or_as_waves_within_epsilon():
+    images = torch.full((64, 1, 8, 8), 0.5)
+    recipe = Recipe(universal=True, epsilon=0.1, step=0.1, clip=True)
+    numbers = torch.rand(64, draws_needed(1), generator=torch.Generator().manual_seed(1))
+    start = drawn_space(images, numbers, recipe, [1] * 64).start
+    assert float(start.abs().max()) <= 0.1 + 1e-7
+    two_valued = [len(one.unique()) <= 2 for one in start]
+    assert 0.3 < sum(two_valued) / 64 < 0.7
+    assert set(blobs(torch.rand(5, 16), (1, 8, 8)).unique().tolist()) <= {-1.0, 0.0, 1.0}
 
 
 def test_a_common_direction_is_the_one_that_most_gradient_has():
