@@ -123,7 +123,7 @@ def accumulate_gradients(
             )
         delta[half], said[half] = found.delta, found.received_labels
     with running_in(precision, device):
-        logits = purified(images + delta).float()
+        logits = purified(space.perturbed(images, delta, torch.arange(len(images), device=device))).float()
     wrong = (said != labels) & (said != received_labels)
     sar_loss = (unlearning_loss(logits, said) * wrong).sum()
     loss = recipe.unlearning_weight * sar_loss

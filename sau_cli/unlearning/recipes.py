@@ -77,11 +77,12 @@ class Recipe:
             off, all statistics stay those of the received model.
         distillation: how much of the clean loss is learned from the received model's own probabilities on the
             clean images in place of their labels, in [0, 1]; not in classes that it does not recognise.
-        universal: images are perturbed alike, a group of 32 at a time, as a trigger does.
+        universal: images are perturbed alike, a group of 32 at a time, as a trigger does: by blobs or waves within the
+            ball, or by a slight warp.
         patch_share: how many of the images are perturbed in a small square, whose pixels may take any value, instead
             of everywhere within the ball, in [0, 1].
         ball_recovery, patch_recovery: weights of learning, on a perturbed image, the received model's own
-            probabilities for the clean one, where it is perturbed within the ball and where in a square.
+            probabilities for the clean one, where it is perturbed within the ball or warped, and where in a square.
         gradient_norm: a longer gradient of a step is shortened to this L2 norm; 0 for none.
         balanced: draw the clean share evenly over the classes; the authors draw uniformly.
 

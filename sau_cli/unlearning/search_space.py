@@ -7,16 +7,18 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.nn.functional import affine_grid, grid_sample, interpolate
 
 from sau_cli.unlearning.recipes import Recipe
 
 SMALLEST_PATCH, LARGEST_PATCH = 2, 0.25
 """Pixels on a side, and the share of an image's height."""
 COARSE = 4
-"""Random blobs are drawn on a grid of so many points on a side."""
-WAVES = 0.5
-"""Share of the perturbations of many images at once that begin as a wave; the others as blobs."""
+"""Random blobs are drawn, and warps are searched for, on a grid of so many points on a side."""
+REACH = 1 / 32
+"""How far a point of a warp may move, in half sides of the image: half a pixel of 32."""
+WARPS, WAVES = 0.2, 0.5
+"""Shares of the perturbations of many images at once that are warps, and that begin as a wave; the others as blobs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -28,6 +30,7 @@ class SearchSpace:
         start: (N, C, H, W), where the search begins; within the bounds.
         step: (N, 1, 1, 1), the length of a signed-gradient step.
         patched: (N,) bool, the images of which only a square may change.
+        warped: (N,) bool, the images that are bent: their δ is no addition but :func:`bent`'s.
         together: (N,) int64, or None: images with the same number take the same steps, those that most of them need.
     """
 
@@ -36,6 +39,7 @@ class SearchSpace:
     start: Tensor
     step: Tensor
     patched: Tensor
+    warped: Tensor
     together: Tensor | None = None
 
     def of(self, at: Tensor) -> SearchSpace:
@@ -46,8 +50,15 @@ class SearchSpace:
             start=self.start[at],
             step=self.step[at],
             patched=self.patched[at],
+            warped=self.warped[at],
             together=None if self.together is None else self.together[at],
         )
+
+    def perturbed(self, images: Tensor, delta: Tensor, at: Tensor) -> Tensor:
+        """The images ``at`` (n,), here (n, C, H, W), with their δ."""
+        warped = self.warped[at][:, None, None, None]
+        added = images + delta
+        return torch.where(warped, bent(images, delta), added) if warped.any() else added
 
     def direction(self, gradient: Tensor, at: Tensor) -> Tensor:
         """Signs of the gradients (n, C, H, W) of the images ``at`` (n,), summed over those that go together."""
@@ -77,6 +88,7 @@ def ball(images: Tensor, *, epsilon: float, step: float, clip: bool) -> SearchSp
         start=high.clone(),
         step=images.new_full((len(images), 1, 1, 1), step),
         patched=torch.zeros(len(images), dtype=torch.bool, device=images.device),
+        warped=torch.zeros(len(images), dtype=torch.bool, device=images.device),
     )
 
 
@@ -106,6 +118,40 @@ def patches(images: Tensor, draws: Tensor) -> SearchSpace:
         start=(draws[:, 3:, None, None].to(images.dtype) - images) * mask,
         step=images.new_full((len(images), 1, 1, 1), 0.5),
         patched=torch.ones(len(images), dtype=torch.bool, device=images.device),
+        warped=torch.zeros(len(images), dtype=torch.bool, device=images.device),
+    )
+
+
+def bent(images: Tensor, delta: Tensor) -> Tensor:
+    """Images (N, C, H, W) sampled elsewhere: by a smooth flow through the points whose moves stand first in δ.
+
+    Source: Nguyen and Tran, "WaNet", ICLR 2021, arXiv 2102.10369, whose triggers are such warps.
+    """
+    moves = delta.flatten(1)[:, : 2 * COARSE**2].reshape(-1, 2, COARSE, COARSE)
+    flow = interpolate(moves, size=images.shape[2:], mode="bicubic", align_corners=True).movedim(1, 3)
+    still = torch.eye(2, 3, device=images.device, dtype=images.dtype).expand(len(images), 2, 3)
+    places = affine_grid(still, list(images.shape), align_corners=True) + flow
+    return grid_sample(images, places, mode="bilinear", padding_mode="border", align_corners=True)
+
+
+def warps(images: Tensor, draws: Tensor) -> SearchSpace:
+    """Smooth warps that move every point by :data:`REACH` at most, from random ones.
+
+    Args:
+        images: (N, C, H, W) float in [0, 1], of 2 * COARSE² numbers or more each.
+        draws: (N, 2 * COARSE²) in [0, 1): where the search begins.
+    """
+    moved = torch.zeros_like(images).flatten(1)
+    moved[:, : draws.shape[1]] = REACH
+    start = torch.zeros_like(moved)
+    start[:, : draws.shape[1]] = REACH * (2 * draws - 1)
+    return SearchSpace(
+        low=-moved.view_as(images),
+        high=moved.view_as(images),
+        start=start.view_as(images),
+        step=images.new_full((len(images), 1, 1, 1), REACH),
+        patched=torch.zeros(len(images), dtype=torch.bool, device=images.device),
+        warped=torch.ones(len(images), dtype=torch.bool, device=images.device),
     )
 
 
@@ -118,12 +164,13 @@ def mixed(first: SearchSpace, second: SearchSpace, takes_second: Tensor) -> Sear
         start=torch.where(which, second.start, first.start),
         step=torch.where(which, second.step, first.step),
         patched=torch.where(takes_second, second.patched, first.patched),
+        warped=torch.where(takes_second, second.warped, first.warped),
     )
 
 
 def blobs(draws: Tensor, shape: tuple[int, int, int]) -> Tensor:
     """Smooth random regions of -1 and 1, as a picture that is mixed in has them; (N, C * COARSE²) to (N, C, H, W)."""
-    coarse = draws.reshape(len(draws), shape[0], COARSE, COARSE) - 0.5
+    coarse = draws[:, : shape[0] * COARSE**2].reshape(len(draws), shape[0], COARSE, COARSE) - 0.5
     return interpolate(coarse, size=shape[1:], mode="bilinear").sign()
 
 
@@ -148,14 +195,14 @@ def draws_needed(channels: int) -> int:
 
 def draws_for_starts(channels: int) -> int:
     """Of those, how many say where perturbations that are alike begin."""
-    return 1 + 4 + channels * COARSE**2
+    return 1 + 4 + max(channels, 2) * COARSE**2
 
 
 def drawn_space(images: Tensor, draws: Tensor, recipe: Recipe, groups: Sequence[int]) -> SearchSpace:
     """The recipe's space: a ball for most images, a patch for a share of them.
 
     With ``recipe.universal``, those of a group that are in the ball go together, as a trigger does with all images:
-    one search for all of them, from :func:`blobs` or :func:`waves` within ε. Each image has a patch of its own.
+    one search for all of them: a warp, or from :func:`blobs` or :func:`waves` within ε. A patch is of one image.
 
     Args:
         images: (N, C, H, W) float in [0, 1].
@@ -173,11 +220,14 @@ def drawn_space(images: Tensor, draws: Tensor, recipe: Recipe, groups: Sequence[
         first = torch.tensor([0, *groups], device=images.device).cumsum(0)[number]
         alone = len(groups) + torch.arange(len(images), device=images.device)
         together = torch.where(patched, alone, number)
-        which, of_waves, of_blobs = (
-            draws[first, -draws_for_starts(channels) :].to(images.dtype).split([1, 4, channels * COARSE**2], dim=1)
+        kind, of_waves, of_others = (
+            draws[first, -draws_for_starts(channels) :].to(images.dtype).split([1, 4, max(channels, 2) * COARSE**2], 1)
         )
-        begin = torch.where(which[..., None, None] < WAVES, waves(of_waves, shape), blobs(of_blobs, shape))
+        kind = kind[..., None, None]
+        begin = torch.where(kind < WARPS + WAVES, waves(of_waves, shape), blobs(of_others, shape))
         everywhere = replace(everywhere, start=torch.clamp(recipe.epsilon * begin, everywhere.low, everywhere.high))
+        if channels * height * width >= 2 * COARSE**2:
+            everywhere = mixed(everywhere, warps(images, of_others[:, : 2 * COARSE**2]), kind.flatten() < WARPS)
     if patched.any():
         square = patches(images, draws[:, 1 : 4 + channels])
         everywhere = mixed(everywhere, square, patched)

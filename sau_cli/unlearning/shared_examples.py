@@ -23,7 +23,7 @@ class Perturbed:
     """The result of the search.
 
     Attributes:
-        delta: (N, C, H, W); add it to the images.
+        delta: (N, C, H, W); what :meth:`~sau_cli.unlearning.search_space.SearchSpace.perturbed` takes.
         received_labels: (N,) what the received model says of the perturbed images, ỹ in the paper.
     """
 
@@ -98,7 +98,7 @@ def find_shared_examples(
     active = torch.arange(len(images), device=images.device)
     for _ in range(recipe.steps):
         current = delta[active].requires_grad_(True)
-        perturbed = images[active] + current
+        perturbed = space.perturbed(images[active], current, active)
         purified_logits, received_logits = purified(perturbed).float(), received(perturbed).float()
         purified_now, received_now = purified_logits.argmax(dim=1), received_logits.argmax(dim=1)
         purified_fooled = purified_now != purified_labels[active]
@@ -119,5 +119,5 @@ def find_shared_examples(
         active = active[open_]
         delta[active] = space.moved(delta[active], space.direction(gradient[open_], active), active)
     with torch.no_grad():
-        final[active] = received(images[active] + delta[active]).argmax(dim=1)
+        final[active] = received(space.perturbed(images[active], delta[active], active)).argmax(dim=1)
     return Perturbed(delta=delta, received_labels=final)

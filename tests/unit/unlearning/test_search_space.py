@@ -8,7 +8,18 @@ import pytest
 import torch
 
 from sau_cli.unlearning.recipes import Recipe
-from sau_cli.unlearning.search_space import ball, blobs, drawn_space, draws_needed, mixed, patches, waves
+from sau_cli.unlearning.search_space import (
+    REACH,
+    ball,
+    bent,
+    blobs,
+    drawn_space,
+    draws_needed,
+    mixed,
+    patches,
+    warps,
+    waves,
+)
 
 
 def some_pixels(count: int = 20, size: int = 8) -> torch.Tensor:
@@ -102,11 +113,37 @@ def test_perturbations_that_are_alike_begin_as_blobs_or_as_waves_within_epsilon(
     images = torch.full((64, 1, 8, 8), 0.5)
     recipe = Recipe(universal=True, epsilon=0.1, step=0.1, clip=True)
     numbers = torch.rand(64, draws_needed(1), generator=torch.Generator().manual_seed(1))
-    start = drawn_space(images, numbers, recipe, [1] * 64).start
-    assert float(start.abs().max()) <= 0.1 + 1e-7
-    two_valued = [len(one.unique()) <= 2 for one in start]
-    assert 0.3 < sum(two_valued) / 64 < 0.7
+    space = drawn_space(images, numbers, recipe, [1] * 64)
+    assert float(space.start.abs().max()) <= 0.1 + 1e-7
+    two_valued = [len(one.unique()) <= 2 for one in space.start]
+    assert 0.2 < sum(two_valued) / 64 < 0.6
+    assert 0.1 < float(space.warped.float().mean()) < 0.3
+    assert not drawn_space(images[..., :4, :4], numbers, recipe, [1] * 64).warped.any(), "too few pixels to hold one"
     assert set(blobs(torch.rand(5, 16), (1, 8, 8)).unique().tolist()) <= {-1.0, 0.0, 1.0}
+
+
+def test_a_warp_of_nothing_changes_nothing_and_a_shift_shifts():
+    images = some_pixels(3, 32)
+    assert torch.allclose(bent(images, torch.zeros_like(images)), images, atol=1e-5)
+    delta = torch.zeros_like(images)
+    delta.flatten(1)[:, :16] = 2 / 31  # of the width, for which points count as 31 steps: a pixel to the left
+    assert torch.allclose(bent(images, delta)[..., :-1], images[..., 1:], atol=1e-5)
+
+
+def test_warps_stay_within_reach_and_are_searched_like_any_other():
+    images = some_pixels(6, 16)
+    space, everyone = warps(images, torch.rand(6, 32)), torch.arange(6)
+    far = space.moved(space.start, torch.randn(images.shape).sign(), everyone)
+    assert float(far.abs().max()) <= REACH
+    assert not far.flatten(1)[:, 32:].any(), "the rest of δ says nothing"
+    delta = far.clone().requires_grad_(True)
+    space.perturbed(images, delta, everyone).square().sum().backward()
+    assert bool((delta.grad.flatten(1)[:, :32] != 0).all())
+    both = mixed(ball(images, epsilon=0.1, step=0.1, clip=True), space, everyone < 2)
+    seen = both.perturbed(images, both.start, everyone)
+    assert torch.equal(seen[2:], images[2:] + both.start[2:])
+    assert torch.equal(seen[:2], bent(images, space.start)[:2])
+    assert torch.equal(both.of(everyone[2:]).perturbed(images[2:], both.start[2:], everyone[:4]), seen[2:])
 
 
 def test_a_common_direction_is_the_one_that_most_gradient_has():
