@@ -135,7 +135,7 @@ def bent(images: Tensor, delta: Tensor) -> Tensor:
 
 
 def warps(images: Tensor, draws: Tensor) -> SearchSpace:
-    """Smooth warps that move every point by :data:`REACH` at most, from random ones.
+    """Smooth warps whose points move by :data:`REACH` at most, from random ones.
 
     Args:
         images: (N, C, H, W) float in [0, 1], of 2 * COARSE² numbers or more each.
