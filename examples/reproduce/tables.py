@@ -221,9 +221,9 @@ def _colours(names: list[str]) -> dict[str, Any]:
 
 
 def write_results(out: Path, documents: list[Document]) -> list[Path]:
-    """Write all cells as one file, the table, and the plots where something is done."""
+    """Write all cells but for their epochs as one file, the table, and the plots where something is done."""
     written = [out / "cells.json", out / "table.md"]
-    lines = ",\n".join(json.dumps(one) for one in documents)
+    lines = ",\n".join(json.dumps({key: one[key] for key in one if key != "epochs"}) for one in documents)
     written[0].write_text(f"[\n{lines}\n]\n", encoding="utf-8")
     written[1].write_text(markdown(documents), encoding="utf-8")
     done = [one for one in documents if one["status"] == "done"]
