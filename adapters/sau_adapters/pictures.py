@@ -67,7 +67,7 @@ def enlargement(change: Tensor) -> int:
     51
     """
     changed = change[change > 0].numpy()
-    return max(1, int(255 // np.quantile(changed, 0.9))) if len(changed) else 1
+    return max(1, int(255 // np.quantile(changed, 0.9, method="lower"))) if len(changed) else 1
 
 
 def recovered_trigger(kind: str, change: Tensor, success: float, image: Tensor) -> dict[str, str | float]:
