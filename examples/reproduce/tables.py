@@ -1,7 +1,11 @@
-"""Results as a Markdown table and plots, from the JSON of the cells and nothing else."""
+"""Results as a Markdown table and plots, from the JSON of the cells and nothing else.
+
+``python examples/reproduce/tables.py cells.json`` writes them again beside the file.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections import defaultdict
 from pathlib import Path
@@ -232,3 +236,14 @@ def write_results(out: Path, documents: list[Document]) -> list[Path]:
             written.append(out / name)
             draw(done, written[-1])
     return written
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("cells", type=Path, help="cells.json, as reproduce.py writes it")
+    cells: Path = parser.parse_args().cells
+    write_results(cells.parent, json.loads(cells.read_text(encoding="utf-8")))
+
+
+if __name__ == "__main__":
+    main()

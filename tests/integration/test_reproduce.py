@@ -249,6 +249,17 @@ def test_the_table_is_made_of_the_documents(modules):
     assert "defence two, seed 0: it \\| broke" in text
 
 
+def test_the_table_is_written_again_from_all_cells_in_one_file(modules, tmp_path):
+    _, tables = modules
+    documents = [document("x", "one", 0, 0.2), document("x", "two", 0, 0.4), document("y", "two", 0, 0.9, "crashed")]
+    first = {path.name: path.read_bytes() for path in tables.write_results(tmp_path, documents)}
+    cells = tmp_path / "cells.json"
+    for name in first.keys() - {cells.name}:
+        (tmp_path / name).unlink()
+    subprocess.run([sys.executable, FOLDER / "tables.py", cells], check=True)
+    assert {name: (tmp_path / name).read_bytes() for name in first} == first
+
+
 def test_by_epoch_has_a_point_for_each(planted, tmp_path):
     settings = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'adapters'}", "OMP_NUM_THREADS": "1"}
     words = (planted / "bad.safetensors", "--trigger", planted / "bad.trigger.safetensors", "--data", "digits")
