@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from sau_cli.classifier import Classifier
 from sau_cli.unlearning.trail import Tally
 
 
@@ -47,8 +48,11 @@ class BatchStep(Protocol):
             NotFiniteError: the loss is not finite; the weights are as they were.
         """
 
+    def learned(self) -> Classifier:
+        """What the run would end with here."""
+
     def tensors(self) -> Mapping[str, Tensor]:
-        """What a method remembers from one batch to the next of an epoch, beside weights and optimiser."""
+        """What a method remembers from one batch to the next, beside weights and optimiser."""
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on from :meth:`tensors`."""

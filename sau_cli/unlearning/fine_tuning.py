@@ -40,6 +40,10 @@ class FineTuner:
     def begin_epoch(self, order: Tensor) -> None:
         """Nothing goes from one epoch to the next."""
 
+    def learned(self) -> Classifier:
+        """The classifier at work."""
+        return self.purified
+
     def tensors(self) -> Mapping[str, Tensor]:
         """Nothing goes from one batch to the next."""
         return {}

@@ -77,6 +77,10 @@ class ImplicitUnlearner:
         self.delta = torch.zeros(1, *learning.images.shape[1:], device=self.device)
         self.optimiser: torch.optim.Optimizer = torch.optim.Adam(purified.parameters(), lr=settings.lr)
 
+    def learned(self) -> Classifier:
+        """The classifier at work."""
+        return self.purified
+
     def tensors(self) -> Mapping[str, Tensor]:
         """δ of the round, (1, C, H, W)."""
         return {"delta": self.delta.detach().cpu().clone()}

@@ -209,9 +209,9 @@ class _Run:
                 if save and not whole:
                     save(self.state())
         if stopped and self.batch:
-            self.accuracy = _accuracy(self.purified, self.clean.held_back)
+            self.accuracy = _accuracy(self.method.learned(), self.clean.held_back)
         return Purification(
-            classifier=self.purified.to(memory_format=torch.contiguous_format),
+            classifier=self.method.learned().to(memory_format=torch.contiguous_format),
             recipe=self.recipe,
             epochs=tuple(self.history),
             held_back_accuracy_before=before,
@@ -245,7 +245,7 @@ class _Run:
         started = time.monotonic()
         try:
             check_finite_weights(self.purified)
-            self.accuracy = _accuracy(self.purified, self.clean.held_back)
+            self.accuracy = _accuracy(self.method.learned(), self.clean.held_back)
         except NotEvaluable as error:
             raise NotFiniteError("the weights stopped being finite") from error
         tally = self.tally

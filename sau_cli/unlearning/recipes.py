@@ -83,6 +83,8 @@ class Recipe:
             of everywhere within the ball, in [0, 1].
         ball_recovery, patch_recovery: weights of learning, on a perturbed image, the received model's own
             probabilities for the clean one, where it is perturbed within the ball or warped, and where in a square.
+        averaging: decay of the running mean of weights and statistics that the run ends with, a step, in [0, 1); 0 for
+            the last weights themselves. The mean forgets the first steps faster, as it has seen few.
         gradient_norm: a longer gradient of a step is shortened to this L2 norm; 0 for none.
         balanced: draw the clean share evenly over the classes; the authors draw uniformly.
 
@@ -113,6 +115,7 @@ class Recipe:
     ball_recovery: float = 0.0
     patch_recovery: float = 0.0
     gradient_norm: float = 0.0
+    averaging: float = 0.0
 
     def __post_init__(self) -> None:
         check_ordinary(self, "epochs", "lr", "batch_size", "epsilon", "step", "steps")
@@ -122,6 +125,8 @@ class Recipe:
             raise UsageError("clean weight 0 and unlearning weight 0 leave nothing to learn; give one of them")
         if not 0 <= self.distillation <= 1:
             raise UsageError(f"distillation {self.distillation:g} is impossible; give a share from 0 to 1")
+        if not 0 <= self.averaging < 1:
+            raise UsageError(f"averaging {self.averaging:g} is impossible; give a decay from 0 to below 1")
         if self.epsilon > 1:
             raise UsageError(f"epsilon {self.epsilon:g} is impossible; pixels lie in 0 to 1, so give at most 1")
 

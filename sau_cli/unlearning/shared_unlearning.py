@@ -6,14 +6,15 @@ Shared Adversarial Examples", NeurIPS 2023, arXiv 2307.10562.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 from math import isfinite
-from typing import assert_never
+from typing import assert_never, cast
 
 import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
+from torch.optim.swa_utils import AveragedModel
 
 from sau_cli.classifier import Classifier
 from sau_cli.evaluation.predictions import predicted_logits
@@ -47,6 +48,9 @@ class SharedUnlearning:
         self.device = purified.mean.device
         self.layout = fast_layout(precision, self.device)
         self.statistics = BatchStatistics(purified)
+        self.average = (
+            AveragedModel(purified, multi_avg_fn=self.follow, use_buffers=True) if recipe.averaging > 0 else None
+        )
         self.part = max_batch or recipe.batch_size
         self.received_logits = predicted_logits(received, learning.images)
         self.recognised = recognised_classes(self.received_logits, learning.labels)
@@ -65,12 +69,29 @@ class SharedUnlearning:
     def begin_epoch(self, order: Tensor) -> None:
         """Nothing goes from one epoch to the next."""
 
+    def follow(self, means: Sequence[Tensor], last: Sequence[Tensor], seen: Tensor | int) -> None:
+        """Move tensors of the running mean towards the last ones. Counts have no mean."""
+        weight = max(1 - self.recipe.averaging, 9 / (10 + int(seen)))
+        for mean, now in zip(means, last, strict=True):
+            if mean.is_floating_point():
+                mean.lerp_(now, weight)
+            else:
+                mean.copy_(now)
+
+    def learned(self) -> Classifier:
+        """The running mean, if the recipe has one; the classifier at work."""
+        return self.purified if self.average is None else cast("Classifier", self.average.module)
+
     def tensors(self) -> Mapping[str, Tensor]:
-        """Nothing goes from one batch to the next."""
-        return {}
+        """The running mean."""
+        if self.average is None:
+            return {}
+        return {name: tensor.detach().clone() for name, tensor in self.average.state_dict().items()}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Nothing to go on from."""
+        """Go on with the running mean."""
+        if self.average is not None:
+            self.average.load_state_dict(dict(tensors))
 
     def take(self, batch: Batch) -> Tally:
         """One step on λ1·L_cl + λ2·L_sar. See :class:`~sau_cli.unlearning.batch_step.BatchStep`."""
@@ -92,6 +113,8 @@ class SharedUnlearning:
             clip_grad_norm_(self.purified.parameters(), self.recipe.gradient_norm)
         self.optimiser.step()
         self.statistics.follow()
+        if self.average is not None:
+            self.average.update_parameters(self.purified)
         return tally
 
     def received_on(self, images: Tensor) -> Tensor:

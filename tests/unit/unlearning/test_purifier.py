@@ -113,3 +113,19 @@ def test_no_step_is_longer_than_the_gradient_norm_allows():
     weights = torch.cat([one.detach().flatten() for one in received.parameters()]).norm().item()
     assert 0 < moved[0.01] <= 0.1 * 1.9 * (0.01 + 5e-4 * weights) * 1.001
     assert moved[0.0] > 2 * moved[0.01]
+
+
+@pytest.mark.parametrize(("averaging", "weight"), [(0.5, 9 / 11), (0.1, 0.9)])
+def test_the_run_ends_with_the_running_mean_of_its_weights(averaging, weight):
+    """Of two steps: what the first left, and a share of the way from there to what the second left."""
+    data, states = random_images(32), []
+    clean = CleanData(learning=data, held_back=data)
+    recipe = Recipe(epochs=2, optimiser=Optimiser.SGD, lr=0.05, clean_statistics=True)
+    last = purify(small(), clean, recipe=recipe, seed=0, save=states.append).classifier.network.state_dict()
+    result = purify(small(), clean, recipe=replace(recipe, averaging=averaging), seed=0)
+    for name, mean in result.classifier.network.state_dict().items():
+        first = states[0].weights[name]
+        expected = first + weight * (last[name] - first) if mean.is_floating_point() else last[name]
+        assert torch.allclose(mean, expected, atol=1e-6), name
+    own = float((predicted_labels(result.classifier, data.images) == data.labels).float().mean())
+    assert result.held_back_accuracy == result.epochs[-1].held_back_accuracy == own

@@ -19,7 +19,13 @@ DATA = random_images(40)
 CLEAN = CleanData(learning=DATA, held_back=DATA.take(range(10)), augmentation=Augmentation(padding=1, flip=True))
 PAPER = Recipe(epochs=3, batch_size=16, lr=1e-3)
 VARIED = replace(
-    PAPER, optimiser=Optimiser.SGD, schedule=Schedule.COSINE, augment=True, clip=True, clean_statistics=True
+    PAPER,
+    optimiser=Optimiser.SGD,
+    schedule=Schedule.COSINE,
+    augment=True,
+    clip=True,
+    clean_statistics=True,
+    averaging=0.8,
 )
 
 
