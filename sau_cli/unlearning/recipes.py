@@ -182,5 +182,7 @@ def _default(images: int) -> dict[str, Any]:
         "universal": True,
         "ball_recovery": 0.2,
         "patch_recovery": 0.5,
+        "gradient_norm": 30.0,
+        "averaging": 0.0 if few else 0.98,
         "balanced": True,
     }
