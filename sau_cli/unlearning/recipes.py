@@ -83,9 +83,10 @@ class Recipe:
             of everywhere within the ball, in [0, 1].
         ball_recovery, patch_recovery: weights of learning, on a perturbed image, the received model's own
             probabilities for the clean one, where it is perturbed within the ball or warped, and where in a square.
-        averaging: decay of the running mean of weights and statistics that the run ends with, a step, in [0, 1); 0 for
-            the last weights themselves. The mean forgets the first steps faster, as it has seen few.
         gradient_norm: a longer gradient of a step is shortened to this L2 norm; 0 for none.
+        averaging: decay of the running mean of weights and statistics that the run ends with, a step, in [0, 1); 0 for
+            the last weights themselves. Step t counts 9 / (10 + t) at least, so that early stops are no averages of
+            the received model: decays above 0.9 differ in long runs only.
         balanced: draw the clean share evenly over the classes; the authors draw uniformly.
 
     Raises:
