@@ -85,8 +85,7 @@ class Recipe:
             probabilities for the clean one, where it is perturbed within the ball or warped, and where in a square.
         gradient_norm: a longer gradient of a step is shortened to this L2 norm; 0 for none.
         averaging: decay of the running mean of weights and statistics that the run ends with, a step, in [0, 1); 0 for
-            the last weights themselves. Step t counts 9 / (10 + t) at least, so that early stops are no averages of
-            the received model: decays above 0.9 differ in long runs only.
+            the last weights themselves. The first steps count alike, until one more counts as the decay says.
         balanced: draw the clean share evenly over the classes; the authors draw uniformly.
 
     Raises:

@@ -71,7 +71,7 @@ class SharedUnlearning:
 
     def follow(self, means: Sequence[Tensor], last: Sequence[Tensor], seen: Tensor | int) -> None:
         """Move tensors of the running mean towards the last ones. Counts have no mean."""
-        weight = max(1 - self.recipe.averaging, 9 / (10 + int(seen)))
+        weight = max(1 - self.recipe.averaging, 1 / (1 + int(seen)))
         for mean, now in zip(means, last, strict=True):
             if mean.is_floating_point():
                 mean.lerp_(now, weight)

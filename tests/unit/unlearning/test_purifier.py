@@ -115,7 +115,7 @@ def test_no_step_is_longer_than_the_gradient_norm_allows():
     assert moved[0.0] > 2 * moved[0.01]
 
 
-@pytest.mark.parametrize(("averaging", "weight"), [(0.5, 9 / 11), (0.1, 0.9)])
+@pytest.mark.parametrize(("averaging", "weight"), [(0.9, 0.5), (0.1, 0.9)])
 def test_the_run_ends_with_the_running_mean_of_its_weights(averaging, weight):
     """Of two steps: what the first left, and a share of the way from there to what the second left."""
     data, states = random_images(32), []
