@@ -79,6 +79,8 @@ class Recipe:
             clean images in place of their labels, in [0, 1]; not in classes that it does not recognise.
         universal: images are perturbed alike, a group of 32 at a time, as a trigger does: by blobs or waves within the
             ball, or by a slight warp.
+        warp_share, wave_share: how many of the perturbations that images share are warps, and how many begin as a wave,
+            in [0, 1]; the others begin as blobs.
         patch_share: how many of the images are perturbed in a small square, whose pixels may take any value, instead
             of everywhere within the ball, in [0, 1].
         ball_recovery, patch_recovery: weights of learning, on a perturbed image, the received model's own
@@ -111,6 +113,8 @@ class Recipe:
     distillation: float = 0.0
     balanced: bool = False
     universal: bool = False
+    warp_share: float = 0.0
+    wave_share: float = 0.0
     patch_share: float = 0.0
     ball_recovery: float = 0.0
     patch_recovery: float = 0.0
@@ -180,6 +184,8 @@ def _default(images: int) -> dict[str, Any]:
         "clean_statistics": True,
         "patch_share": 0.5,
         "universal": True,
+        "warp_share": 0.2 if few else 0.1,
+        "wave_share": 0.5 if few else 0.25,
         "ball_recovery": 0.2,
         "patch_recovery": 0.5,
         "gradient_norm": 30.0,

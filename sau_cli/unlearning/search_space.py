@@ -17,8 +17,6 @@ COARSE = 4
 """Random blobs are drawn, and warps are searched for, on a grid of so many points on a side."""
 REACH = 1 / 32
 """How far a point of a warp may move, in half sides of the image: half a pixel of 32."""
-WARPS, WAVES = 0.2, 0.5
-"""Shares of the perturbations of many images at once that are warps, and that begin as a wave; the others as blobs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -224,10 +222,12 @@ def drawn_space(images: Tensor, draws: Tensor, recipe: Recipe, groups: Sequence[
             draws[first, -draws_for_starts(channels) :].to(images.dtype).split([1, 4, max(channels, 2) * COARSE**2], 1)
         )
         kind = kind[..., None, None]
-        begin = torch.where(kind < WARPS + WAVES, waves(of_waves, shape), blobs(of_others, shape))
+        waved = kind < recipe.warp_share + recipe.wave_share
+        begin = torch.where(waved, waves(of_waves, shape), blobs(of_others, shape))
         everywhere = replace(everywhere, start=torch.clamp(recipe.epsilon * begin, everywhere.low, everywhere.high))
         if channels * height * width >= 2 * COARSE**2:
-            everywhere = mixed(everywhere, warps(images, of_others[:, : 2 * COARSE**2]), kind.flatten() < WARPS)
+            warped = kind.flatten() < recipe.warp_share
+            everywhere = mixed(everywhere, warps(images, of_others[:, : 2 * COARSE**2]), warped)
     if patched.any():
         square = patches(images, draws[:, 1 : 4 + channels])
         everywhere = mixed(everywhere, square, patched)

@@ -80,7 +80,7 @@ def test_each_image_of_a_mixture_has_its_own_kind():
 
 def test_images_that_go_together_are_perturbed_alike():
     images = some_pixels(12).clamp(0.25, 0.75)  # so that nothing is clipped
-    recipe = Recipe(universal=True, patch_share=0.3, epsilon=0.1, step=0.1, clip=True)
+    recipe = Recipe(universal=True, warp_share=0.2, wave_share=0.5, patch_share=0.3, epsilon=0.1, step=0.1, clip=True)
     numbers = torch.rand(12, draws_needed(3), generator=torch.Generator().manual_seed(8))
     space = drawn_space(images, numbers, recipe, [8, 4])
     assert 0 < int(space.patched.sum()) < 12
@@ -111,7 +111,7 @@ def test_waves_have_the_frequency_and_the_height_that_are_drawn():
 
 def test_perturbations_that_are_alike_begin_as_blobs_or_as_waves_within_epsilon():
     images = torch.full((64, 1, 8, 8), 0.5)
-    recipe = Recipe(universal=True, epsilon=0.1, step=0.1, clip=True)
+    recipe = Recipe(universal=True, warp_share=0.2, wave_share=0.5, epsilon=0.1, step=0.1, clip=True)
     numbers = torch.rand(64, draws_needed(1), generator=torch.Generator().manual_seed(1))
     space = drawn_space(images, numbers, recipe, [1] * 64)
     assert float(space.start.abs().max()) <= 0.1 + 1e-7
