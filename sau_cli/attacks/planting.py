@@ -253,6 +253,8 @@ def attack(
         if not holds:
             say(f"the backdoor works on {success:.1%} of training images after round {rounds}; training on")
             keep(_after_round(state, planted, triggers, rounds))
+    if finished:
+        say(f"measuring on {len(data.for_testing):,} test images")
     return PlantedBackdoor(
         classifier=planted,
         triggers=triggers,

@@ -214,12 +214,13 @@ def evaluate(
         before = open_model_and_data(session, reference, asked, data=images)[0].classifier if reference else None
         for source in trigger or ():
             session.took(file_of(source))
-        evaluation = measure(
-            opened.classifier.to(chosen),
-            images.for_testing,
-            triggers=triggers,
-            reference=None if before is None else before.to(chosen),
-        )
+        with session.working(f"measuring on {len(images.for_testing):,} test images"):
+            evaluation = measure(
+                opened.classifier.to(chosen),
+                images.for_testing,
+                triggers=triggers,
+                reference=None if before is None else before.to(chosen),
+            )
         session.environment = {"device": str(chosen)}
         session.details = {"data": images.name, "evaluation": plain(evaluation)}
         session.checks.extend(evaluation_checks(evaluation))
@@ -260,12 +261,13 @@ def _see_whether_it_lasts(
     from sau_cli.images import parted
 
     made_on, measured_on = parted(images, 0.5, seed=seed)
-    woken = [wake(classifier, made_on, measured_on, one, seed=seed) for one in triggers] if reactivating else []
-    taught = [
-        teach(classifier, made_on, measured_on, one, poisoned=poisoned, seed=seed)
-        for one in triggers
-        if poisoned is not None
-    ]
+    with session.working("attacking it again"):
+        woken = [wake(classifier, made_on, measured_on, one, seed=seed) for one in triggers] if reactivating else []
+        taught = [
+            teach(classifier, made_on, measured_on, one, poisoned=poisoned, seed=seed)
+            for one in triggers
+            if poisoned is not None
+        ]
     session.details["lasting"] = {
         "measured_on": len(measured_on),
         "seed": seed,

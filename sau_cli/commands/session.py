@@ -7,7 +7,7 @@ import platform
 import sys
 import traceback
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
@@ -140,6 +140,10 @@ class Session:
         """Show people a table or a line, unless they asked for quiet."""
         if not self.quiet:
             self._say(Text(printable(what)) if isinstance(what, str) else what, soft_wrap=isinstance(what, str))
+
+    def working(self, on: str) -> AbstractContextManager[object]:
+        """Show on a terminal that work of unknown length goes on; nothing elsewhere."""
+        return self.console.status(on) if self.console.is_terminal and not self.quiet else nullcontext()
 
     def _say(self, what: RenderableType, *, soft_wrap: bool = True) -> None:
         """To standard error; a stream that takes nothing stops neither the work nor its report."""
