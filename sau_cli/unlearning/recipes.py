@@ -81,6 +81,8 @@ class Recipe:
             ball, or by a slight warp.
         warp_share, wave_share: how many of the perturbations that images share are warps, and how many begin as a wave,
             in [0, 1]; the others begin as blobs.
+        smooth: steps that images share within the ball leave out what is finer than a frequency, drawn for each group:
+            a picture that is mixed in is no noise.
         patch_share: how many of the images are perturbed in a small square, whose pixels may take any value, instead
             of everywhere within the ball, in [0, 1].
         ball_recovery, patch_recovery: weights of learning, on a perturbed image, the received model's own
@@ -115,6 +117,7 @@ class Recipe:
     universal: bool = False
     warp_share: float = 0.0
     wave_share: float = 0.0
+    smooth: bool = False
     patch_share: float = 0.0
     ball_recovery: float = 0.0
     patch_recovery: float = 0.0
@@ -186,6 +189,7 @@ def _default(images: int) -> dict[str, Any]:
         "universal": True,
         "warp_share": 0.2 if few else 0.1,
         "wave_share": 0.5 if few else 0.25,
+        "smooth": not few,
         "ball_recovery": 0.2,
         "patch_recovery": 0.5,
         "gradient_norm": 30.0,

@@ -30,6 +30,8 @@ class SearchSpace:
         patched: (N,) bool, the images of which only a square may change.
         warped: (N,) bool, the images that are bent: their δ is no addition but :func:`bent`'s.
         together: (N,) int64, or None: images with the same number take the same steps, those that most of them need.
+        finest: (N,), or None: in cycles a pixel; whatever of the gradient is finer than this counts for nothing, the
+            same for all that go together.
     """
 
     low: Tensor
@@ -39,6 +41,7 @@ class SearchSpace:
     patched: Tensor
     warped: Tensor
     together: Tensor | None = None
+    finest: Tensor | None = None
 
     def of(self, at: Tensor) -> SearchSpace:
         """That of the images ``at`` (n,) alone."""
@@ -50,6 +53,7 @@ class SearchSpace:
             patched=self.patched[at],
             warped=self.warped[at],
             together=None if self.together is None else self.together[at],
+            finest=None if self.finest is None else self.finest[at],
         )
 
     def perturbed(self, images: Tensor, delta: Tensor, at: Tensor) -> Tensor:
@@ -63,6 +67,9 @@ class SearchSpace:
         if self.together is not None:
             numbers, member = self.together[at].unique(return_inverse=True)
             sums = gradient.new_zeros(len(numbers), *gradient.shape[1:]).index_add_(0, member, gradient)
+            if self.finest is not None:
+                finest = self.finest.new_zeros(len(numbers)).index_copy_(0, member, self.finest[at])
+                sums = smoothed(sums, finest)
             gradient = sums[member]
         return gradient.sign()
 
@@ -153,6 +160,27 @@ def warps(images: Tensor, draws: Tensor) -> SearchSpace:
     )
 
 
+def smoothed(pictures: Tensor, finest: Tensor) -> Tensor:
+    """Pictures (N, C, H, W) without the waves that have more than ``finest`` (N,) cycles a pixel."""
+    height, width = pictures.shape[2:]
+    down = torch.fft.fftfreq(height, device=pictures.device)[:, None]
+    across = torch.fft.rfftfreq(width, device=pictures.device)
+    kept = torch.fft.rfft2(pictures) * (down.hypot(across) <= finest[:, None, None, None])
+    return torch.where(finest.isinf()[:, None, None, None], pictures, torch.fft.irfft2(kept, s=(height, width)))
+
+
+def cut_offs(draws: Tensor, pixels: int) -> Tensor:
+    """Frequencies in cycles a pixel: from two cycles over so many pixels to half a cycle a pixel; (N,) to (N,).
+
+    Every octave as likely: triggers may be coarse or fine.
+
+    >>> cut_offs(torch.tensor([0.0, 1.0]), 32).tolist()
+    [0.0625, 0.5]
+    """
+    coarsest = min(2 / pixels, 0.5)
+    return coarsest * (0.5 / coarsest) ** draws
+
+
 def mixed(first: SearchSpace, second: SearchSpace, takes_second: Tensor) -> SearchSpace:
     """The second space for the images that ``takes_second`` (N,) names, the first for the others."""
     which = takes_second[:, None, None, None]
@@ -201,6 +229,7 @@ def drawn_space(images: Tensor, draws: Tensor, recipe: Recipe, groups: Sequence[
 
     With ``recipe.universal``, those of a group that are in the ball go together, as a trigger does with all images:
     one search for all of them: a warp, or from :func:`blobs` or :func:`waves` within ε. A patch is of one image.
+    With ``recipe.smooth``, the steps within ε are no finer than one of :func:`cut_offs`.
 
     Args:
         images: (N, C, H, W) float in [0, 1].
@@ -212,7 +241,7 @@ def drawn_space(images: Tensor, draws: Tensor, recipe: Recipe, groups: Sequence[
     shape = channels, height, width
     everywhere = ball(images, epsilon=recipe.epsilon, step=recipe.step, clip=recipe.clip)
     patched = draws[:, 0] < recipe.patch_share
-    together = None
+    together = finest = None
     if recipe.universal:
         number = torch.repeat_interleave(torch.tensor(groups, device=images.device))
         first = torch.tensor([0, *groups], device=images.device).cumsum(0)[number]
@@ -228,7 +257,10 @@ def drawn_space(images: Tensor, draws: Tensor, recipe: Recipe, groups: Sequence[
         if channels * height * width >= 2 * COARSE**2:
             warped = kind.flatten() < recipe.warp_share
             everywhere = mixed(everywhere, warps(images, of_others[:, : 2 * COARSE**2]), warped)
+        if recipe.smooth:
+            cut_off = cut_offs(draws[first, 1], min(height, width)).to(images.dtype)
+            finest = torch.where(patched | everywhere.warped, torch.inf, cut_off)
     if patched.any():
         square = patches(images, draws[:, 1 : 4 + channels])
         everywhere = mixed(everywhere, square, patched)
-    return replace(everywhere, together=together)
+    return replace(everywhere, together=together, finest=finest)

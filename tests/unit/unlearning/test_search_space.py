@@ -13,10 +13,12 @@ from sau_cli.unlearning.search_space import (
     ball,
     bent,
     blobs,
+    cut_offs,
     drawn_space,
     draws_needed,
     mixed,
     patches,
+    smoothed,
     warps,
     waves,
 )
@@ -152,3 +154,39 @@ def test_a_common_direction_is_the_one_that_most_gradient_has():
     gradient = torch.stack([torch.full((3, 8, 8), 2.0), torch.full((3, 8, 8), -1.0)])
     assert torch.equal(space.direction(gradient, torch.tensor([0, 1])), torch.ones(2, 3, 8, 8))
     assert torch.equal(space.direction(gradient[1:], torch.tensor([1])), -torch.ones(1, 3, 8, 8))
+
+
+def test_what_is_finer_than_a_picture_may_be_is_left_out_of_it():
+    coarse = waves(torch.tensor([[0.5, 0.25, 0.3, 1.0]]), (3, 16, 32))  # 2 turns across
+    fine = waves(torch.tensor([[0.75, 0.75, 0.0, 1.0]]), (3, 16, 32))  # 6 across and 2 down
+    both = (coarse + fine + 1).expand(4, -1, -1, -1)
+    seen = smoothed(both, torch.tensor([0.01, 2 / 32, 6 / 32, torch.inf]))
+    assert torch.allclose(seen[0], torch.ones(3, 16, 32), atol=1e-5), "the mean is always kept"
+    assert torch.allclose(seen[1], coarse[0] + 1, atol=1e-5)
+    assert torch.allclose(seen[2], coarse[0] + 1, atol=1e-5), "6 turns in 32 and 2 in 16 are more than 6 in 32"
+    assert torch.equal(seen[3], both[3])
+
+
+def test_shared_steps_are_smooth_where_the_recipe_says_so_and_only_within_the_ball():
+    images = some_pixels(64, 16).clamp(0.25, 0.75)
+    recipe = Recipe(universal=True, smooth=True, warp_share=0.3, wave_share=0.3, patch_share=0.2, epsilon=0.1, step=0.1)
+    numbers = torch.rand(64, draws_needed(3), generator=torch.Generator().manual_seed(2))
+    space, everyone = drawn_space(images, numbers, recipe, [4] * 16), torch.arange(64)
+    gradient = torch.randn(images.shape, generator=torch.Generator().manual_seed(4))
+    direction = space.direction(gradient, everyone)
+    plain = replace(space, finest=None).direction(gradient, everyone)
+    exempt = space.patched | space.warped
+    assert 0 < int(exempt.sum()) < 64
+    assert torch.equal(direction[exempt], plain[exempt])
+    assert not torch.equal(direction[~exempt], plain[~exempt])
+
+    def changes(signs):  # from one pixel of a row to the next
+        return (signs[..., 1:] != signs[..., :-1]).float().mean(dim=(1, 2, 3))
+
+    of_group = space.finest[~exempt]
+    assert torch.equal(of_group, cut_offs(numbers[everyone // 4 * 4, 1], 16)[~exempt])
+    by_cut_off = changes(direction[~exempt])[of_group.argsort()]
+    third = len(by_cut_off) // 3
+    assert by_cut_off[:third].mean() < 0.3 < by_cut_off[-third:].mean() < 0.55
+    some = everyone[::2]
+    assert torch.equal(space.of(some).direction(gradient[some], everyone[:32]), space.direction(gradient[some], some))
