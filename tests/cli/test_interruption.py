@@ -130,3 +130,16 @@ def test_nothing_to_go_on_from_starts_from_the_beginning(call, bad):
     done = call("purify", bad, *WORDS, "--epochs", "1", "--resume")
     assert done.code == 0
     assert "starting from the beginning" in done.err
+
+
+def test_an_interrupt_while_the_command_line_is_imported_is_no_traceback(tmp_path):
+    (tmp_path / "typer.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
+    path = os.pathsep.join(map(str, (tmp_path, ROOT, ROOT / "adapters")))
+    ended = subprocess.run(
+        [sys.executable, "-m", "sau_cli", "--version"],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "error: interrupted\n")
