@@ -81,7 +81,7 @@ class Recipe:
             ball, or by a slight warp.
         warp_share, wave_share: how many of the perturbations that images share are warps, and how many begin as a wave,
             in [0, 1]; the others begin as blobs.
-        smooth: steps that images share within the ball leave out what is finer than a frequency, drawn for each group:
+        smooth: in half of the groups, steps within the ball leave out what is finer than a frequency, which is drawn:
             a picture that is mixed in is no noise.
         patch_share: how many of the images are perturbed in a small square, whose pixels may take any value, instead
             of everywhere within the ball, in [0, 1].

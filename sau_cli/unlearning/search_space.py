@@ -170,15 +170,16 @@ def smoothed(pictures: Tensor, finest: Tensor) -> Tensor:
 
 
 def cut_offs(draws: Tensor, pixels: int) -> Tensor:
-    """Frequencies in cycles a pixel: from two cycles over so many pixels to half a cycle a pixel; (N,) to (N,).
+    """Frequencies in cycles a pixel, (N,) to (N,): infinite for draws from 0.5 on, so that half of the steps are whole.
 
-    Every octave as likely: triggers may be coarse or fine.
+    For those below, from two cycles over so many pixels to half a cycle a pixel, every octave as likely: triggers may be
+    coarse or fine.
 
-    >>> cut_offs(torch.tensor([0.0, 1.0]), 32).tolist()
-    [0.0625, 0.5]
+    >>> cut_offs(torch.tensor([0.0, 0.25, 0.5]), 16).tolist()
+    [0.125, 0.25, inf]
     """
     coarsest = min(2 / pixels, 0.5)
-    return coarsest * (0.5 / coarsest) ** draws
+    return torch.where(draws < 0.5, coarsest * (0.5 / coarsest) ** (2 * draws), torch.inf)
 
 
 def mixed(first: SearchSpace, second: SearchSpace, takes_second: Tensor) -> SearchSpace:
@@ -229,7 +230,8 @@ def drawn_space(images: Tensor, draws: Tensor, recipe: Recipe, groups: Sequence[
 
     With ``recipe.universal``, those of a group that are in the ball go together, as a trigger does with all images:
     one search for all of them: a warp, or from :func:`blobs` or :func:`waves` within ε. A patch is of one image.
-    With ``recipe.smooth``, the steps within ε are no finer than one of :func:`cut_offs`.
+    With ``recipe.smooth``, the steps within ε are no finer than one of :func:`cut_offs`, by how large the patch of the
+    first image would be.
 
     Args:
         images: (N, C, H, W) float in [0, 1].
