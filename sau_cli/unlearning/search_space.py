@@ -172,8 +172,8 @@ def smoothed(pictures: Tensor, finest: Tensor) -> Tensor:
 def cut_offs(draws: Tensor, pixels: int) -> Tensor:
     """Frequencies in cycles a pixel, (N,) to (N,): infinite for draws from 0.5 on, so that half of the steps are whole.
 
-    Below that, from two cycles over so many pixels to half a cycle a pixel, every octave as likely: triggers may be coarse
-    or fine.
+    Below that, from two cycles over so many pixels to half a cycle a pixel, every octave as likely: triggers may be
+    coarse, or fine.
 
     >>> cut_offs(torch.tensor([0.0, 0.25, 0.5]), 16).tolist()
     [0.125, 0.25, inf]
