@@ -30,7 +30,7 @@ class SearchSpace:
         patched: (N,) bool, the images of which only a square may change.
         warped: (N,) bool, the images that are bent: their δ is no addition but :func:`bent`'s.
         together: (N,) int64, or None: images with the same number take the same steps, those that most of them need.
-        finest: (N,), or None: in cycles a pixel; whatever of the gradient is finer than this counts for nothing, the
+        cut_off: (N,), or None: in cycles a pixel; whatever of the gradient is finer than this counts for nothing, the
             same for all that go together.
     """
 
@@ -41,7 +41,7 @@ class SearchSpace:
     patched: Tensor
     warped: Tensor
     together: Tensor | None = None
-    finest: Tensor | None = None
+    cut_off: Tensor | None = None
 
     def of(self, at: Tensor) -> SearchSpace:
         """That of the images ``at`` (n,) alone."""
@@ -53,7 +53,7 @@ class SearchSpace:
             patched=self.patched[at],
             warped=self.warped[at],
             together=None if self.together is None else self.together[at],
-            finest=None if self.finest is None else self.finest[at],
+            cut_off=None if self.cut_off is None else self.cut_off[at],
         )
 
     def perturbed(self, images: Tensor, delta: Tensor, at: Tensor) -> Tensor:
@@ -67,9 +67,9 @@ class SearchSpace:
         if self.together is not None:
             numbers, member = self.together[at].unique(return_inverse=True)
             sums = gradient.new_zeros(len(numbers), *gradient.shape[1:]).index_add_(0, member, gradient)
-            if self.finest is not None:
-                finest = self.finest.new_zeros(len(numbers)).index_copy_(0, member, self.finest[at])
-                sums = smoothed(sums, finest)
+            if self.cut_off is not None:
+                cut_off = self.cut_off.new_zeros(len(numbers)).index_copy_(0, member, self.cut_off[at])
+                sums = low_passed(sums, cut_off)
             gradient = sums[member]
         return gradient.sign()
 
@@ -160,13 +160,13 @@ def warps(images: Tensor, draws: Tensor) -> SearchSpace:
     )
 
 
-def smoothed(pictures: Tensor, finest: Tensor) -> Tensor:
-    """Pictures (N, C, H, W) without the waves that have more than ``finest`` (N,) cycles a pixel."""
+def low_passed(pictures: Tensor, cut_off: Tensor) -> Tensor:
+    """Pictures (N, C, H, W) without the waves that have more than ``cut_off`` (N,) cycles a pixel."""
     height, width = pictures.shape[2:]
     down = torch.fft.fftfreq(height, device=pictures.device)[:, None]
     across = torch.fft.rfftfreq(width, device=pictures.device)
-    kept = torch.fft.rfft2(pictures) * (down.hypot(across) <= finest[:, None, None, None])
-    return torch.where(finest.isinf()[:, None, None, None], pictures, torch.fft.irfft2(kept, s=(height, width)))
+    kept = torch.fft.rfft2(pictures) * (down.hypot(across) <= cut_off[:, None, None, None])
+    return torch.where(cut_off.isinf()[:, None, None, None], pictures, torch.fft.irfft2(kept, s=(height, width)))
 
 
 def cut_offs(draws: Tensor, pixels: int) -> Tensor:
@@ -243,7 +243,7 @@ def drawn_space(images: Tensor, draws: Tensor, recipe: Recipe, groups: Sequence[
     shape = channels, height, width
     everywhere = ball(images, epsilon=recipe.epsilon, step=recipe.step, clip=recipe.clip)
     patched = draws[:, 0] < recipe.patch_share
-    together = finest = None
+    together = cut_off = None
     if recipe.universal:
         number = torch.repeat_interleave(torch.tensor(groups, device=images.device))
         first = torch.tensor([0, *groups], device=images.device).cumsum(0)[number]
@@ -260,9 +260,9 @@ def drawn_space(images: Tensor, draws: Tensor, recipe: Recipe, groups: Sequence[
             warped = kind.flatten() < recipe.warp_share
             everywhere = mixed(everywhere, warps(images, of_others[:, : 2 * COARSE**2]), warped)
         if recipe.smooth:
-            cut_off = cut_offs(draws[first, 1], min(height, width)).to(images.dtype)
-            finest = torch.where(patched | everywhere.warped, torch.inf, cut_off)
+            drawn = cut_offs(draws[first, 1], min(height, width)).to(images.dtype)
+            cut_off = torch.where(patched | everywhere.warped, torch.inf, drawn)
     if patched.any():
         square = patches(images, draws[:, 1 : 4 + channels])
         everywhere = mixed(everywhere, square, patched)
-    return replace(everywhere, together=together, finest=finest)
+    return replace(everywhere, together=together, cut_off=cut_off)

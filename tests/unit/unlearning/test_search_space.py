@@ -16,9 +16,9 @@ from sau_cli.unlearning.search_space import (
     cut_offs,
     drawn_space,
     draws_needed,
+    low_passed,
     mixed,
     patches,
-    smoothed,
     warps,
     waves,
 )
@@ -160,7 +160,7 @@ def test_what_is_finer_than_a_picture_may_be_is_left_out_of_it():
     coarse = waves(torch.tensor([[0.5, 0.25, 0.3, 1.0]]), (3, 16, 32))  # 2 turns across
     fine = waves(torch.tensor([[0.75, 0.75, 0.0, 1.0]]), (3, 16, 32))  # 6 across and 2 down
     both = (coarse + fine + 1).expand(4, -1, -1, -1)
-    seen = smoothed(both, torch.tensor([0.01, 2 / 32, 6 / 32, torch.inf]))
+    seen = low_passed(both, torch.tensor([0.01, 2 / 32, 6 / 32, torch.inf]))
     assert torch.allclose(seen[0], torch.ones(3, 16, 32), atol=1e-5), "the mean is always kept"
     assert torch.allclose(seen[1], coarse[0] + 1, atol=1e-5)
     assert torch.allclose(seen[2], coarse[0] + 1, atol=1e-5), "6 turns in 32 and 2 in 16 are more than 6 in 32"
@@ -174,8 +174,8 @@ def test_shared_steps_are_smooth_where_the_recipe_says_so_and_only_within_the_ba
     space, everyone = drawn_space(images, numbers, recipe, [4] * 16), torch.arange(64)
     gradient = torch.randn(images.shape, generator=torch.Generator().manual_seed(4))
     direction = space.direction(gradient, everyone)
-    plain = replace(space, finest=None).direction(gradient, everyone)
-    exempt = space.finest.isinf()
+    plain = replace(space, cut_off=None).direction(gradient, everyone)
+    exempt = space.cut_off.isinf()
     assert 32 <= int(exempt.sum()) < 64
     assert bool(exempt[space.patched | space.warped].all())
     assert torch.equal(direction[exempt], plain[exempt])
@@ -184,7 +184,7 @@ def test_shared_steps_are_smooth_where_the_recipe_says_so_and_only_within_the_ba
     def changes(signs):  # from one pixel of a row to the next
         return (signs[..., 1:] != signs[..., :-1]).float().mean(dim=(1, 2, 3))
 
-    of_group = space.finest[~exempt]
+    of_group = space.cut_off[~exempt]
     assert torch.equal(of_group, cut_offs(numbers[everyone // 4 * 4, 1], 16)[~exempt])
     by_cut_off = changes(direction[~exempt])[of_group.argsort()]
     third = len(by_cut_off) // 3
