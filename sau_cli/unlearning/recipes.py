@@ -193,6 +193,6 @@ def _default(images: int) -> dict[str, Any]:
         "ball_recovery": 0.2,
         "patch_recovery": 0.5,
         "gradient_norm": 30.0,
-        "averaging": 0.0 if few else 0.98,
+        "averaging": 0.0 if few else 0.99,
         "balanced": True,
     }
