@@ -170,16 +170,15 @@ def recipe_for(name: RecipeName, *, images: int | None = None, **overrides: Any)
 
 def _default(images: int) -> dict[str, Any]:
     """What tests/benchmarks/README.md has the measurements for."""
-    batch_size = min(128, max(16, 1 << (images // 16).bit_length() >> 1))
+    batch_size = 1 << min(max((images // 4).bit_length() - 1, 4), 7)
     batches = -(-images // batch_size)
-    few = images < FEW
     return {
         "epochs": max(10, -(-FEWEST_STEPS // batches)),
         "batch_size": batch_size,
         "optimiser": Optimiser.SGD,
-        "lr": 0.02 if few else 0.01,
+        "lr": 0.02 if images < FEW else 0.01,
         "schedule": Schedule.COSINE,
-        "unlearning_weight": 1.0 if few else 0.5,
+        "unlearning_weight": 0.5,
         "distillation": 1.0,
         "steps": 3,
         "clip": True,
@@ -187,12 +186,12 @@ def _default(images: int) -> dict[str, Any]:
         "clean_statistics": True,
         "patch_share": 0.5,
         "universal": True,
-        "warp_share": 0.2 if few else 0.1,
-        "wave_share": 0.5 if few else 0.25,
-        "smooth": not few,
+        "warp_share": 0.1,
+        "wave_share": 0.25,
+        "smooth": True,
         "ball_recovery": 0.2,
         "patch_recovery": 0.5,
         "gradient_norm": 30.0,
-        "averaging": 0.0 if few else 0.99,
+        "averaging": 0.99,
         "balanced": True,
     }

@@ -69,7 +69,7 @@ def test_schedules():
 
 
 @pytest.mark.parametrize(
-    ("images", "batch_size", "epochs"), [(20, 16, 100), (144, 16, 23), (640, 32, 10), (2500, 128, 10)]
+    ("images", "batch_size", "epochs"), [(20, 16, 100), (144, 32, 40), (640, 128, 40), (2500, 128, 10)]
 )
 def test_the_default_recipe_takes_smaller_steps_and_more_epochs_where_images_are_few(images, batch_size, epochs):
     recipe = recipe_for(RecipeName.DEFAULT, images=images)
