@@ -13,7 +13,7 @@ From a file to a purified model::
     received = as_classifier(read_checkpoint(Path("model.safetensors")))
     digits = open_images("digits")
     clean = sau_cli.draw_clean(digits.train, 0.1, balanced=True, augmentation=digits.augmentation, seed=0)
-    recipe = sau_cli.recipe_for(sau_cli.RecipeName.DEFAULT, images=len(clean.learning))
+    recipe = sau_cli.recipe_for(sau_cli.RecipeName.DEFAULT, learning=clean.learning)
     result = sau_cli.purify(received, clean, recipe=recipe, seed=0)
     print(sau_cli.evaluate(result.classifier, digits.for_testing, reference=received).accuracy)
 

@@ -98,7 +98,7 @@ def main() -> None:
         clean = draw_clean(
             data.train, given.clean_frac, balanced=balanced, augmentation=data.augmentation, seed=given.seed
         )
-        settings = settings_for(method, recipe, images=len(clean.learning), epochs=given.epochs)
+        settings = settings_for(method, recipe, learning=clean.learning, epochs=given.epochs)
         points = series[run] = [point(0, evaluate(received, test, triggers=triggers))]
         copy = deepcopy(received)
 

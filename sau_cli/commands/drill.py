@@ -78,7 +78,7 @@ def run_drill(
         learned_from = round(share * len(images.train))
     balanced = True if told is None else told.balanced
     parts = drill_images(images, learned_from=learned_from, balanced=balanced, seed=seed)
-    settings = told or settings_for(MethodName.SAU, images=len(parts.purifying.learning))
+    settings = told or settings_for(MethodName.SAU, learning=parts.purifying.learning)
     whence = "those of sau purify" if told is None else "those that the model's history tells of its purification"
     classifier = opened.classifier.to(device)
     check_clean_data(classifier, parts.purifying)

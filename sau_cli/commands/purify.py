@@ -91,7 +91,8 @@ def purify(
     lr: Annotated[
         float | None,
         typer.Option(
-            help="Learning rate. [default: 0.01, or 0.02 below 1,000 images; ft, ft-sam: 0.01; paper, i-bau: 1e-4]"
+            help="Learning rate. [default: 0.01, or 0.02 below 100,000 pixels in all; ft, ft-sam: 0.01; "
+            "paper, i-bau: 1e-4]"
         ),
     ] = None,
     batch_size: Annotated[
@@ -106,7 +107,7 @@ def purify(
     clean_weight: Annotated[float | None, typer.Option(help="λ1, of learning the clean images. [default: 1]")] = None,
     unlearning_weight: Annotated[
         float | None,
-        typer.Option(help="λ2, of unlearning; 0 for none. [default: 0.5, or 1 below 1,000 images; paper: 1]"),
+        typer.Option(help="λ2, of unlearning; 0 for none. [default: 0.5, or 1 below 100,000 pixels in all; paper: 1]"),
     ] = None,
     adversarial_weight: Annotated[
         float | None, typer.Option(help="λ3, of fooling both models, in the search. [default: 0.01]")
@@ -217,7 +218,7 @@ def purify(
                 "of it is yours, such as 0.05 (1 for all)"
             )
         clean = draw_clean(images.train, share, balanced=settings.balanced, augmentation=images.augmentation, seed=seed)
-        settings = fitted(images=len(clean.learning))
+        settings = fitted(learning=clean.learning)
         single = method is MethodName.I_BAU or recipe is RecipeName.PAPER
         asked_precision = Precision.FP32 if precision is None and single else precision
         number_format = chosen_precision(asked_precision, chosen)

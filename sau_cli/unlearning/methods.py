@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import Any, TypeAlias, assert_never
+from typing import TYPE_CHECKING, Any, TypeAlias, assert_never
 
 from sau_cli.errors import UsageError
 from sau_cli.unlearning.recipes import Recipe, RecipeName, Schedule, check_ordinary, recipe_for
+
+if TYPE_CHECKING:
+    from sau_cli.images import LabelledImages
 
 
 class MethodName(StrEnum):
@@ -135,13 +138,13 @@ def method_of(settings: MethodSettings) -> MethodName:
 
 
 def settings_for(
-    method: MethodName, recipe: RecipeName | None = None, *, images: int | None = None, **overrides: Any
+    method: MethodName, recipe: RecipeName | None = None, *, learning: LabelledImages | None = None, **overrides: Any
 ) -> MethodSettings:
     """The settings of a method; overrides that are None keep the method's own value.
 
     Args:
         recipe: of Shared Adversarial Unlearning alone; None for its default.
-        images: how many there are to learn from.
+        learning: what there is to learn from.
 
     Raises:
         UsageError: a setting, or a recipe, that the method does not have.
@@ -156,7 +159,7 @@ def settings_for(
             raise UsageError(f"{flag} is a setting of --method {owner}, and {method} has none such; leave it out")
     match method:
         case MethodName.SAU:
-            return recipe_for(recipe or RecipeName.DEFAULT, images=images, **given)
+            return recipe_for(recipe or RecipeName.DEFAULT, learning=learning, **given)
         case MethodName.FT:
             return FineTuning(**given)
         case MethodName.FT_SAM:

@@ -5,14 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from math import cos, pi
-from typing import Any, assert_never
+from typing import TYPE_CHECKING, Any, assert_never
 
 from sau_cli.errors import UsageError
 
+if TYPE_CHECKING:
+    from sau_cli.images import LabelledImages
+
 LARGEST = 10_000_000
 """No count, size or rate of a recipe is as large."""
-MANY, FEW, FEWEST_STEPS = 2_500, 1_000, 200
-"""Images that the default recipe was tuned on, those below which it learns faster, and steps that it takes at least."""
+MANY, LITTLE, FEWEST_STEPS = 2_500, 100_000, 200
+"""Images that the default recipe was tuned on, pixels in all below which it learns faster, and steps that it takes at
+least."""
 
 
 class RecipeName(StrEnum):
@@ -152,33 +156,36 @@ class Recipe:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
-def recipe_for(name: RecipeName, *, images: int | None = None, **overrides: Any) -> Recipe:
+def recipe_for(name: RecipeName, *, learning: LabelledImages | None = None, **overrides: Any) -> Recipe:
     """The named recipe; overrides that are None keep the recipe's own value.
 
     Args:
-        images: how many there are to learn from; ``default`` takes smaller steps and more epochs where they are few.
+        learning: what there is to learn from; ``default`` takes smaller batches and more epochs where images are few,
+            and a higher rate where they are few and tiny.
     """
     given = {key: value for key, value in overrides.items() if value is not None}
     match name:
         case RecipeName.DEFAULT:
-            return Recipe(name=name, **_default(images or MANY) | given)
+            return Recipe(name=name, **_default(learning) | given)
         case RecipeName.PAPER:
             return Recipe(name=name, **given)
         case _ as never:
             assert_never(never)
 
 
-def _default(images: int) -> dict[str, Any]:
+def _default(learning: LabelledImages | None) -> dict[str, Any]:
     """What tests/benchmarks/README.md has the measurements for."""
+    images = MANY if learning is None else len(learning)
+    little = learning is not None and images * learning.images[0, 0].numel() < LITTLE
     batch_size = 1 << min(max((images // 4).bit_length() - 1, 4), 7)
     batches = -(-images // batch_size)
     return {
         "epochs": max(10, -(-FEWEST_STEPS // batches)),
         "batch_size": batch_size,
         "optimiser": Optimiser.SGD,
-        "lr": 0.02 if images < FEW else 0.01,
+        "lr": 0.02 if little else 0.01,
         "schedule": Schedule.COSINE,
-        "unlearning_weight": 0.5,
+        "unlearning_weight": 1.0 if little else 0.5,
         "distillation": 1.0,
         "steps": 3,
         "clip": True,

@@ -61,7 +61,7 @@ def test_the_first_step_is_that_of_a_cpu(name, monkeypatch):
 @pytest.mark.parametrize("precision", list(Precision))
 @pytest.mark.parametrize("method", list(MethodName))
 def test_every_method_runs_and_goes_on_from_its_states(method, precision):
-    settings, states = settings_for(method, images=64, epochs=3, batch_size=32), []
+    settings, states = settings_for(method, learning=clean().learning, epochs=3, batch_size=32), []
     whole = purify(network("small_cnn"), clean(), recipe=settings, seed=0, precision=precision, save=states.append)
     again = purify(network("small_cnn"), clean(), recipe=settings, seed=0, precision=precision, resume=states[1])
     assert [one.number for one in again.epochs] == [1, 2, 3]

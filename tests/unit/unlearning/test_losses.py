@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import one_hot
 
+from sau_cli.images import LabelledImages
 from sau_cli.unlearning.outer_step import distillation_loss, recognised_classes, unlearning_loss
 from sau_cli.unlearning.recipes import Recipe, RecipeName, Schedule, recipe_for
 from sau_cli.unlearning.shared_examples import inner_objective, jensen_shannon
@@ -69,13 +70,27 @@ def test_schedules():
 
 
 @pytest.mark.parametrize(
-    ("images", "batch_size", "epochs"), [(20, 16, 100), (144, 32, 40), (640, 128, 40), (2500, 128, 10)]
+    ("images", "side", "batch_size", "epochs", "lr"),
+    [
+        (20, 8, 16, 100, 0.02),
+        (144, 8, 32, 40, 0.02),
+        (500, 32, 64, 25, 0.01),
+        (640, 32, 128, 40, 0.01),
+        (2500, 32, 128, 10, 0.01),
+    ],
 )
-def test_the_default_recipe_takes_smaller_steps_and_more_epochs_where_images_are_few(images, batch_size, epochs):
-    recipe = recipe_for(RecipeName.DEFAULT, images=images)
-    assert (recipe.batch_size, recipe.epochs) == (batch_size, epochs)
-    assert recipe_for(RecipeName.DEFAULT, images=images, epochs=3, lr=None).epochs == 3
-    assert recipe_for(RecipeName.PAPER, images=images) == Recipe()
+def test_the_default_recipe_takes_small_batches_and_more_epochs_where_images_are_few(
+    images, side, batch_size, epochs, lr
+):
+    learning = LabelledImages(
+        images=torch.zeros(images, 1, side, side, dtype=torch.uint8),
+        labels=torch.zeros(images, dtype=torch.int64),
+        class_names=("one",),
+    )
+    recipe = recipe_for(RecipeName.DEFAULT, learning=learning)
+    assert (recipe.batch_size, recipe.epochs, recipe.lr) == (batch_size, epochs, lr)
+    assert recipe_for(RecipeName.DEFAULT, learning=learning, epochs=3, lr=None).epochs == 3
+    assert recipe_for(RecipeName.PAPER, learning=learning) == Recipe()
 
 
 def test_the_received_model_teaches_only_the_classes_that_it_recognises():

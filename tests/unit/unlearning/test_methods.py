@@ -242,7 +242,7 @@ def test_a_recipe_is_of_sau_alone_and_rho_of_ft_sam():
 
 @pytest.mark.parametrize("method", MethodName)
 def test_settings_come_back_from_what_history_tells(method):
-    settings = settings_for(method, images=100, epochs=7)
+    settings = settings_for(method, epochs=7)
     assert method_of(settings) is method
     told = settings.settings() | {"method": method.value, "clean_frac": 0.1, "precision": "bf16"}
     told = {key: value.value if hasattr(value, "value") else value for key, value in told.items()}
