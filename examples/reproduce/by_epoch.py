@@ -103,7 +103,7 @@ def main() -> None:
         copy = deepcopy(received)
 
         def measure(state: RunState, copy: Any = copy, points: list[dict[str, Any]] = points) -> None:
-            copy.network.load_state_dict(dict(state.weights))
+            copy.network.load_state_dict(state.learned())
             points.append(point(state.epoch - 1, evaluate(copy, test, triggers=triggers)))
 
         done = purify(received, clean, recipe=settings, seed=given.seed, save=measure)

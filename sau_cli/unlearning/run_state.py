@@ -50,6 +50,12 @@ class RunState:
     held_back_accuracy: float
     method: Mapping[str, Tensor] = field(default_factory=dict)
 
+    def learned(self) -> dict[str, Tensor]:
+        """The state dict that a run stopped here ends with: the running mean, where the method keeps one."""
+        kept = "module.network."
+        mean = {name.removeprefix(kept): tensor for name, tensor in self.method.items() if name.startswith(kept)}
+        return mean or dict(self.weights)
+
     def tensors(self) -> dict[str, Tensor]:
         """What a file of the state holds beside :meth:`description`."""
         return {

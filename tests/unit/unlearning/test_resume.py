@@ -63,6 +63,7 @@ def test_stopped_anywhere_and_gone_on_with_through_a_file(tmp_path, recipe, step
     first = purify(received(), CLEAN, recipe=recipe, seed=1, save=save, stop=StopAfter(steps))
     assert not first.finished
     assert not same(weights(first), weights(whole))
+    assert same(weights(first), read_state(path).learned())
     second = purify(received(), CLEAN, recipe=recipe, seed=1, save=save, resume=read_state(path))
     assert second.finished
     assert same(weights(second), weights(whole))
