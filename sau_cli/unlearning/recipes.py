@@ -176,7 +176,7 @@ def recipe_for(name: RecipeName, *, learning: LabelledImages | None = None, **ov
 def _default(learning: LabelledImages | None) -> dict[str, Any]:
     """What tests/benchmarks/README.md has the measurements for."""
     images = MANY if learning is None else len(learning)
-    little = learning is not None and images * learning.images[0, 0].numel() < LITTLE
+    little = learning is not None and learning.images[:, 0].numel() < LITTLE
     batch_size = 1 << min(max((images // 4).bit_length() - 1, 4), 7)
     batches = -(-images // batch_size)
     return {
