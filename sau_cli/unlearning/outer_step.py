@@ -14,10 +14,10 @@ from torch.nn.functional import cross_entropy
 from sau_cli.classifier import Classifier
 from sau_cli.model_state import frozen
 from sau_cli.precision import Precision, running_in
-from sau_cli.unlearning.batch_statistics import SMALLEST_GROUP, BatchStatistics, packed
+from sau_cli.unlearning.batch_statistics import SMALLEST_GROUP, BatchStatistics
 from sau_cli.unlearning.recipes import Recipe
 from sau_cli.unlearning.search_space import SearchSpace
-from sau_cli.unlearning.shared_examples import find_shared_examples
+from sau_cli.unlearning.shared_examples import Step, find_shared_examples
 from sau_cli.unlearning.trail import Tally
 
 
@@ -75,6 +75,7 @@ def accumulate_gradients(
     recipe: Recipe,
     precision: Precision,
     statistics: BatchStatistics,
+    step: Step | None = None,
 ) -> Tally:
     """Add the gradients of λ1·L_cl + λ2·L_sar for a part of a batch to those of ``purified``.
 
@@ -89,6 +90,7 @@ def accumulate_gradients(
         groups: how many images, one after another, are learned from at a time, n in all.
         of: size of the whole batch, which the sums are divided by.
         statistics: of the batch norms of ``purified``.
+        step: of the search; see :func:`~sau_cli.unlearning.shared_examples.find_shared_examples`.
     """
     device = images.device
     parts, clean_loss, by_group = [], 0.0, recipe.clean_statistics
@@ -106,24 +108,24 @@ def accumulate_gradients(
     purified_labels, received_labels = clean_logits.argmax(dim=1), received_logits.argmax(dim=1)
     if recipe.unlearning_weight == 0:
         return Tally(images=len(images), clean_loss=clean_loss)
-    delta, said = space.start.clone(), received_labels.clone()
-    # Two networks are at work in the search: by halves, it needs no more memory than learning from the whole.
-    halves = packed(groups if recipe.grouped else [1] * len(images), -(-len(images) // 2))
-    for half in torch.arange(len(images), device=device).split([sum(sizes) for sizes in halves]):
-        with running_in(precision, device), frozen(purified):
-            found = find_shared_examples(
-                purified,
-                received,
-                images[half],
-                labels[half],
-                purified_labels=purified_labels[half],
-                received_labels=received_labels[half],
-                space=space.of(half),
-                recipe=recipe,
-            )
-        delta[half], said[half] = found.delta, found.received_labels
+    with running_in(precision, device), frozen(purified):
+        # Two networks are at work in the search: by halves, it needs no more memory than learning from the whole.
+        found = find_shared_examples(
+            purified,
+            received,
+            images,
+            labels,
+            purified_labels=purified_labels,
+            received_labels=received_labels,
+            space=space,
+            recipe=recipe,
+            groups=groups if recipe.grouped else None,
+            at_once=-(-len(images) // 2),
+            step=step,
+        )
+    said = found.received_labels
     with running_in(precision, device):
-        logits = purified(space.perturbed(images, delta, torch.arange(len(images), device=device))).float()
+        logits = purified(space.perturbed(images, found.delta)).float()
     wrong = (said != labels) & (said != received_labels)
     sar_loss = (unlearning_loss(logits, said) * wrong).sum()
     loss = recipe.unlearning_weight * sar_loss

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -28,8 +28,9 @@ class SearchSpace:
         start: (N, C, H, W), where the search begins; within the bounds.
         step: (N, 1, 1, 1), the length of a signed-gradient step.
         patched: (N,) bool, the images of which only a square may change.
-        warped: (N,) bool, the images that are bent: their δ is no addition but :func:`bent`'s.
-        together: (N,) int64, or None: images with the same number take the same steps, those that most of them need.
+        warped: (N,) bool, the images that are bent: their δ is no addition but :func:`bent`'s; None where none is.
+        together: (N,) int64 below N, or None: images with the same number take the same steps, those that most of
+            them need.
         cut_off: (N,), or None: in cycles a pixel; whatever of the gradient is finer than this counts for nothing, the
             same for all that go together.
     """
@@ -39,43 +40,39 @@ class SearchSpace:
     start: Tensor
     step: Tensor
     patched: Tensor
-    warped: Tensor
+    warped: Tensor | None = None
     together: Tensor | None = None
     cut_off: Tensor | None = None
 
     def of(self, at: Tensor) -> SearchSpace:
         """That of the images ``at`` (n,) alone."""
-        return SearchSpace(
-            low=self.low[at],
-            high=self.high[at],
-            start=self.start[at],
-            step=self.step[at],
-            patched=self.patched[at],
-            warped=self.warped[at],
-            together=None if self.together is None else self.together[at],
-            cut_off=None if self.cut_off is None else self.cut_off[at],
-        )
+        taken = {name: None if tensor is None else tensor[at] for name, tensor in self.tensors().items()}
+        if (together := taken["together"]) is not None:
+            taken["together"] = together.unique(return_inverse=True)[1]
+        return SearchSpace(**taken)  # type: ignore[arg-type]
 
-    def perturbed(self, images: Tensor, delta: Tensor, at: Tensor) -> Tensor:
-        """The images ``at`` (n,), here (n, C, H, W), with their δ."""
-        warped = self.warped[at][:, None, None, None]
+    def tensors(self) -> dict[str, Tensor | None]:
+        """All of it by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def perturbed(self, images: Tensor, delta: Tensor) -> Tensor:
+        """The images (N, C, H, W) with their δ."""
         added = images + delta
-        return torch.where(warped, bent(images, delta), added) if warped.any() else added
+        if self.warped is None:
+            return added
+        return torch.where(self.warped[:, None, None, None], bent(images, delta), added)
 
-    def direction(self, gradient: Tensor, at: Tensor) -> Tensor:
-        """Signs of the gradients (n, C, H, W) of the images ``at`` (n,), summed over those that go together."""
+    def direction(self, gradient: Tensor) -> Tensor:
+        """Signs of the gradients (N, C, H, W), summed over the images that go together."""
         if self.together is not None:
-            numbers, member = self.together[at].unique(return_inverse=True)
-            sums = gradient.new_zeros(len(numbers), *gradient.shape[1:]).index_add_(0, member, gradient)
+            gradient = torch.zeros_like(gradient).index_add_(0, self.together, gradient)[self.together]
             if self.cut_off is not None:
-                cut_off = self.cut_off.new_zeros(len(numbers)).index_copy_(0, member, self.cut_off[at])
-                sums = low_passed(sums, cut_off)
-            gradient = sums[member]
+                gradient = low_passed(gradient, self.cut_off)
         return gradient.sign()
 
-    def moved(self, delta: Tensor, direction: Tensor, at: Tensor) -> Tensor:
-        """δ of the images ``at`` (n,), one step further in a direction of signs, and within the bounds."""
-        return torch.clamp(delta + self.step[at] * direction, self.low[at], self.high[at])
+    def moved(self, delta: Tensor, direction: Tensor) -> Tensor:
+        """δ one step further in a direction of signs, and within the bounds."""
+        return torch.clamp(delta + self.step * direction, self.low, self.high)
 
 
 def ball(images: Tensor, *, epsilon: float, step: float, clip: bool) -> SearchSpace:
@@ -93,7 +90,6 @@ def ball(images: Tensor, *, epsilon: float, step: float, clip: bool) -> SearchSp
         start=high.clone(),
         step=images.new_full((len(images), 1, 1, 1), step),
         patched=torch.zeros(len(images), dtype=torch.bool, device=images.device),
-        warped=torch.zeros(len(images), dtype=torch.bool, device=images.device),
     )
 
 
@@ -123,7 +119,6 @@ def patches(images: Tensor, draws: Tensor) -> SearchSpace:
         start=(draws[:, 3:, None, None].to(images.dtype) - images) * mask,
         step=images.new_full((len(images), 1, 1, 1), 0.5),
         patched=torch.ones(len(images), dtype=torch.bool, device=images.device),
-        warped=torch.zeros(len(images), dtype=torch.bool, device=images.device),
     )
 
 
@@ -191,8 +186,15 @@ def mixed(first: SearchSpace, second: SearchSpace, takes_second: Tensor) -> Sear
         start=torch.where(which, second.start, first.start),
         step=torch.where(which, second.step, first.step),
         patched=torch.where(takes_second, second.patched, first.patched),
-        warped=torch.where(takes_second, second.warped, first.warped),
+        warped=_named_by_either(second.warped, first.warped, takes_second),
     )
+
+
+def _named_by_either(second: Tensor | None, first: Tensor | None, takes_second: Tensor) -> Tensor | None:
+    if first is None and second is None:
+        return None
+    none = torch.zeros_like(takes_second)
+    return torch.where(takes_second, none if second is None else second, none if first is None else first)
 
 
 def blobs(draws: Tensor, shape: tuple[int, int, int]) -> Tensor:
@@ -248,7 +250,7 @@ def drawn_space(images: Tensor, draws: Tensor, recipe: Recipe, groups: Sequence[
         number = torch.repeat_interleave(torch.tensor(groups, device=images.device))
         first = torch.tensor([0, *groups], device=images.device).cumsum(0)[number]
         alone = len(groups) + torch.arange(len(images), device=images.device)
-        together = torch.where(patched, alone, number)
+        together = torch.where(patched, alone, number).unique(return_inverse=True)[1]
         kind, of_waves, of_others = (
             draws[first, -draws_for_starts(channels) :].to(images.dtype).split([1, 4, max(channels, 2) * COARSE**2], 1)
         )
@@ -258,10 +260,12 @@ def drawn_space(images: Tensor, draws: Tensor, recipe: Recipe, groups: Sequence[
         everywhere = replace(everywhere, start=torch.clamp(recipe.epsilon * begin, everywhere.low, everywhere.high))
         if channels * height * width >= 2 * COARSE**2:
             warped = kind.flatten() < recipe.warp_share
-            everywhere = mixed(everywhere, warps(images, of_others[:, : 2 * COARSE**2]), warped)
+            if warped.any():
+                everywhere = mixed(everywhere, warps(images, of_others[:, : 2 * COARSE**2]), warped)
         if recipe.smooth:
             drawn = cut_offs(draws[first, 1], min(height, width)).to(images.dtype)
-            cut_off = torch.where(patched | everywhere.warped, torch.inf, drawn)
+            exempt = patched if everywhere.warped is None else patched | everywhere.warped
+            cut_off = torch.where(exempt, torch.inf, drawn)
     if patched.any():
         square = patches(images, draws[:, 1 : 4 + channels])
         everywhere = mixed(everywhere, square, patched)

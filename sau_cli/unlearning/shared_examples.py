@@ -6,8 +6,12 @@ with the inner loop as the authors' released code runs it.
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import log
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -65,6 +69,65 @@ def inner_objective(
     return recipe.adversarial_weight * adversarial + recipe.shared_weight * shared
 
 
+class Step(Protocol):
+    """:func:`search_step` on two models, or what replays it."""
+
+    def __call__(
+        self,
+        *,
+        images: Tensor,
+        delta: Tensor,
+        labels: Tensor,
+        purified_labels: Tensor,
+        received_labels: Tensor,
+        counted: Tensor,
+        **space: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor]: ...
+
+
+def search_step(
+    purified: Classifier,
+    received: Classifier,
+    recipe: Recipe,
+    *,
+    images: Tensor,
+    delta: Tensor,
+    labels: Tensor,
+    purified_labels: Tensor,
+    received_labels: Tensor,
+    counted: Tensor,
+    **space: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One step of the search for images at work: nothing in it waits for a device or depends on what tensors hold.
+
+    Args:
+        images, delta: (n, C, H, W).
+        counted: (n,) bool; the others are there to fill up, and have no part in the directions.
+        space: the tensors of a :class:`~sau_cli.unlearning.search_space.SearchSpace`.
+
+    Returns:
+        δ one step further, (n, C, H, W); before that step, what the received model said, (n,) int64, and which images
+        were counted and not shared, (n,) bool.
+    """
+    where = SearchSpace(**space)  # type: ignore[arg-type]
+    current = delta.detach().requires_grad_(True)
+    perturbed = where.perturbed(images, current)
+    purified_logits, received_logits = purified(perturbed).float(), received(perturbed).float()
+    purified_now, received_now = purified_logits.argmax(dim=1), received_logits.argmax(dim=1)
+    purified_fooled, received_fooled = purified_now != purified_labels, received_now != received_labels
+    unshared = counted & ~(purified_fooled & received_fooled & (purified_now == received_now))
+    objective = inner_objective(
+        purified_logits,
+        received_logits,
+        labels,
+        purified_fooled=purified_fooled,
+        received_fooled=received_fooled,
+        recipe=recipe,
+    )
+    (gradient,) = torch.autograd.grad(objective.where(unshared, 0.0).sum(), current)
+    return where.moved(current.detach(), where.direction(gradient)), received_now, unshared
+
+
 def find_shared_examples(
     purified: Classifier,
     received: Classifier,
@@ -75,6 +138,9 @@ def find_shared_examples(
     received_labels: Tensor,
     space: SearchSpace,
     recipe: Recipe,
+    groups: Sequence[int] | None = None,
+    at_once: int | None = None,
+    step: Step | None = None,
 ) -> Perturbed:
     """Search, for each image, a perturbation that sends both models to the same new label.
 
@@ -83,41 +149,49 @@ def find_shared_examples(
         until all are shared:  δ ← δ + step·sign(∇ objective), back into the space
 
     Both models must be in eval mode: then samples are independent, and a sample that is shared
-    has zero gradient, so it leaves the batch with nothing changed.
+    has zero gradient, so it leaves with nothing changed, and makes room for those that wait.
 
     Args:
         images: (N, C, H, W) float in [0, 1].
         labels: (N,) the true labels.
         purified_labels, received_labels: (N,) each model's own prediction on the clean images;
             a model is fooled where it departs from it.
+        groups: sizes, one after another, of what is searched for together; None: each image by itself.
+        at_once: images at work at a time, or one group; None: all.
+        step: :func:`search_step` for these two models and this recipe, in another way; None: as it is.
 
     Source: Wei et al., inner maximisation; δ lives on {-ε, 0, +ε} when step equals ε.
     """
-    delta = space.start.clone()
-    final = received_labels.clone()
-    active = torch.arange(len(images), device=images.device)
-    for _ in range(recipe.steps):
-        current = delta[active].requires_grad_(True)
-        perturbed = space.perturbed(images[active], current, active)
-        purified_logits, received_logits = purified(perturbed).float(), received(perturbed).float()
-        purified_now, received_now = purified_logits.argmax(dim=1), received_logits.argmax(dim=1)
-        purified_fooled = purified_now != purified_labels[active]
-        received_fooled = received_now != received_labels[active]
-        final[active] = received_now
-        open_ = ~(purified_fooled & received_fooled & (purified_now == received_now))
-        if not open_.any():
-            return Perturbed(delta=delta, received_labels=final)
-        objective = inner_objective(
-            purified_logits,
-            received_logits,
-            labels[active],
-            purified_fooled=purified_fooled,
-            received_fooled=received_fooled,
-            recipe=recipe,
+    step = step or partial(search_step, purified, received, recipe)
+    delta, said = space.start.clone(), received_labels.clone()
+    taken = torch.zeros_like(labels)
+    waiting, first = deque(groups or [1] * len(images)), 0
+    at = torch.arange(0, device=images.device)
+    ended = []
+    while waiting or len(at):
+        upto = first
+        while waiting and (
+            upto - first + len(at) == 0 or upto - first + len(at) + waiting[0] <= (at_once or len(images))
+        ):
+            upto += waiting.popleft()
+        at, first = torch.cat([at, torch.arange(first, upto, device=images.device)]), upto
+        moved, now, unshared = step(
+            images=images[at],
+            delta=delta[at],
+            labels=labels[at],
+            purified_labels=purified_labels[at],
+            received_labels=received_labels[at],
+            counted=torch.ones_like(at, dtype=torch.bool),
+            **space.of(at).tensors(),
         )
-        (gradient,) = torch.autograd.grad(objective[open_].sum(), current)
-        active = active[open_]
-        delta[active] = space.moved(delta[active], space.direction(gradient[open_], active), active)
+        said[at] = now
+        at = at[unshared]
+        delta[at] = moved[unshared]
+        taken[at] += 1
+        done = taken[at] == recipe.steps
+        ended.append(at[done])
+        at = at[~done]
     with torch.no_grad():
-        final[active] = received(space.perturbed(images[active], delta[active], active)).argmax(dim=1)
-    return Perturbed(delta=delta, received_labels=final)
+        for part in torch.cat(ended).split(at_once or len(images)) if ended else ():
+            said[part] = received(space.of(part).perturbed(images[part], delta[part])).argmax(dim=1)
+    return Perturbed(delta=delta, received_labels=said)
