@@ -17,7 +17,7 @@ from sau_cli.precision import Precision, running_in
 from sau_cli.unlearning.batch_statistics import SMALLEST_GROUP, BatchStatistics
 from sau_cli.unlearning.recipes import Recipe
 from sau_cli.unlearning.search_space import SearchSpace
-from sau_cli.unlearning.shared_examples import Step, find_shared_examples
+from sau_cli.unlearning.shared_examples import Search, find_shared_examples
 from sau_cli.unlearning.trail import Tally
 
 
@@ -75,7 +75,7 @@ def accumulate_gradients(
     recipe: Recipe,
     precision: Precision,
     statistics: BatchStatistics,
-    step: Step | None = None,
+    search: Search | None = None,
 ) -> Tally:
     """Add the gradients of λ1·L_cl + λ2·L_sar for a part of a batch to those of ``purified``.
 
@@ -90,7 +90,7 @@ def accumulate_gradients(
         groups: how many images, one after another, are learned from at a time, n in all.
         of: size of the whole batch, which the sums are divided by.
         statistics: of the batch norms of ``purified``.
-        step: of the search; see :func:`~sau_cli.unlearning.shared_examples.find_shared_examples`.
+        search: see :func:`~sau_cli.unlearning.shared_examples.find_shared_examples`.
     """
     device = images.device
     parts, clean_loss, by_group = [], 0.0, recipe.clean_statistics
@@ -121,7 +121,7 @@ def accumulate_gradients(
             recipe=recipe,
             groups=groups if recipe.grouped else None,
             at_once=-(-len(images) // 2),
-            step=step,
+            search=search,
         )
     said = found.received_labels
     with running_in(precision, device):

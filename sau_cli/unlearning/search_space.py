@@ -45,11 +45,8 @@ class SearchSpace:
     cut_off: Tensor | None = None
 
     def of(self, at: Tensor) -> SearchSpace:
-        """That of the images ``at`` (n,) alone."""
-        taken = {name: None if tensor is None else tensor[at] for name, tensor in self.tensors().items()}
-        if (together := taken["together"]) is not None:
-            taken["together"] = together.unique(return_inverse=True)[1]
-        return SearchSpace(**taken)  # type: ignore[arg-type]
+        """That of the images ``at`` (n,) alone, with the numbers that they had."""
+        return SearchSpace(**{name: None if tensor is None else tensor[at] for name, tensor in self.tensors().items()})  # type: ignore[arg-type]
 
     def tensors(self) -> dict[str, Tensor | None]:
         """All of it by name."""
@@ -62,10 +59,11 @@ class SearchSpace:
             return added
         return torch.where(self.warped[:, None, None, None], bent(images, delta), added)
 
-    def direction(self, gradient: Tensor) -> Tensor:
-        """Signs of the gradients (N, C, H, W), summed over the images that go together."""
+    def direction(self, gradient: Tensor, numbers: int) -> Tensor:
+        """Signs of the gradients (n, C, H, W), summed over images that go together, by numbers below ``numbers``."""
         if self.together is not None:
-            gradient = torch.zeros_like(gradient).index_add_(0, self.together, gradient)[self.together]
+            sums = gradient.new_zeros(numbers, *gradient.shape[1:])
+            gradient = sums.index_add_(0, self.together, gradient)[self.together]
             if self.cut_off is not None:
                 gradient = low_passed(gradient, self.cut_off)
         return gradient.sign()

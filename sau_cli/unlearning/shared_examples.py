@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import log
-from typing import Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -69,63 +69,75 @@ def inner_objective(
     return recipe.adversarial_weight * adversarial + recipe.shared_weight * shared
 
 
-class Step(Protocol):
-    """:func:`search_step` on two models, or what replays it."""
-
-    def __call__(
-        self,
-        *,
-        images: Tensor,
-        delta: Tensor,
-        labels: Tensor,
-        purified_labels: Tensor,
-        received_labels: Tensor,
-        counted: Tensor,
-        **space: Tensor | None,
-    ) -> tuple[Tensor, Tensor, Tensor]: ...
-
-
 def search_step(
     purified: Classifier,
     received: Classifier,
     recipe: Recipe,
+    at: Tensor,
     *,
     images: Tensor,
     delta: Tensor,
+    said: Tensor,
     labels: Tensor,
     purified_labels: Tensor,
     received_labels: Tensor,
-    counted: Tensor,
     **space: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """One step of the search for images at work: nothing in it waits for a device or depends on what tensors hold.
+) -> Tensor:
+    """One step of the search for the images ``at`` (n,) of N, in place; what is done depends on no tensor's values.
 
     Args:
-        images, delta: (n, C, H, W).
-        counted: (n,) bool; the others are there to fill up, and have no part in the directions.
-        space: the tensors of a :class:`~sau_cli.unlearning.search_space.SearchSpace`.
+        images, delta: (N, C, H, W); δ of the images that are not shared goes a step further.
+        said: (N,) int64, becomes what the received model says before that step.
+        space: the tensors of a :class:`~sau_cli.unlearning.search_space.SearchSpace` of N images.
 
     Returns:
-        δ one step further, (n, C, H, W); before that step, what the received model said, (n,) int64, and which images
-        were counted and not shared, (n,) bool.
+        (n,) bool, which of them were not shared before the step.
     """
-    where = SearchSpace(**space)  # type: ignore[arg-type]
-    current = delta.detach().requires_grad_(True)
-    perturbed = where.perturbed(images, current)
+    where, current = SearchSpace(**space).of(at), delta[at].requires_grad_(True)  # type: ignore[arg-type]
+    perturbed = where.perturbed(images[at], current)
     purified_logits, received_logits = purified(perturbed).float(), received(perturbed).float()
     purified_now, received_now = purified_logits.argmax(dim=1), received_logits.argmax(dim=1)
-    purified_fooled, received_fooled = purified_now != purified_labels, received_now != received_labels
-    unshared = counted & ~(purified_fooled & received_fooled & (purified_now == received_now))
+    purified_fooled, received_fooled = purified_now != purified_labels[at], received_now != received_labels[at]
+    unshared: Tensor = ~(purified_fooled & received_fooled & (purified_now == received_now))
     objective = inner_objective(
         purified_logits,
         received_logits,
-        labels,
+        labels[at],
         purified_fooled=purified_fooled,
         received_fooled=received_fooled,
         recipe=recipe,
     )
     (gradient,) = torch.autograd.grad(objective.where(unshared, 0.0).sum(), current)
-    return where.moved(current.detach(), where.direction(gradient)), received_now, unshared
+    current = current.detach()
+    moved = where.moved(current, where.direction(gradient, len(images)))
+    delta.index_copy_(0, at, moved.where(unshared[:, None, None, None], current))
+    said.index_copy_(0, at, received_now)
+    return unshared
+
+
+class Search:
+    """The steps of two models and a recipe, with one set of images after another."""
+
+    def __init__(self, purified: Classifier, received: Classifier, recipe: Recipe) -> None:
+        self.function = partial(search_step, purified, received, recipe)
+        self.tensors: dict[str, Any] = {}
+
+    def begin(self, **tensors: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Take the tensors of :func:`search_step`; returns ``delta`` and ``said``, which will change."""
+        self.tensors = tensors
+        return self.tensors["delta"], self.tensors["said"]
+
+    def step(self, at: Tensor) -> Tensor:
+        """:func:`search_step` for the images ``at`` (n,); both ``at`` and the answer are on the CPU."""
+        return self.function(at.to(self.tensors["images"].device), **self.tensors).cpu()
+
+    def release(self) -> None:
+        """Hold on to nothing."""
+        self.tensors = {}
+
+    def lack_memory(self) -> None:
+        """The device is full: do with less from now on."""
+        self.release()
 
 
 def find_shared_examples(
@@ -140,7 +152,7 @@ def find_shared_examples(
     recipe: Recipe,
     groups: Sequence[int] | None = None,
     at_once: int | None = None,
-    step: Step | None = None,
+    search: Search | None = None,
 ) -> Perturbed:
     """Search, for each image, a perturbation that sends both models to the same new label.
 
@@ -158,40 +170,34 @@ def find_shared_examples(
             a model is fooled where it departs from it.
         groups: sizes, one after another, of what is searched for together; None: each image by itself.
         at_once: images at work at a time, or one group; None: all.
-        step: :func:`search_step` for these two models and this recipe, in another way; None: as it is.
+        search: of these two models and this recipe, in another way than :class:`Search`.
 
     Source: Wei et al., inner maximisation; δ lives on {-ε, 0, +ε} when step equals ε.
     """
-    step = step or partial(search_step, purified, received, recipe)
-    delta, said = space.start.clone(), received_labels.clone()
-    taken = torch.zeros_like(labels)
-    waiting, first = deque(groups or [1] * len(images)), 0
-    at = torch.arange(0, device=images.device)
-    ended = []
+    search = search or Search(purified, received, recipe)
+    delta, said = search.begin(
+        images=images,
+        delta=space.start.clone(),
+        said=received_labels.clone(),
+        labels=labels,
+        purified_labels=purified_labels,
+        received_labels=received_labels,
+        **space.tensors(),
+    )
+    waiting, first, largest = deque(groups or [1] * len(images)), 0, at_once or len(images)
+    at, taken, ended = torch.arange(0), torch.zeros(len(images), dtype=torch.int64), []
     while waiting or len(at):
         upto = first
-        while waiting and (
-            upto - first + len(at) == 0 or upto - first + len(at) + waiting[0] <= (at_once or len(images))
-        ):
+        while waiting and (len(at) + upto == first or len(at) + upto - first + waiting[0] <= largest):
             upto += waiting.popleft()
-        at, first = torch.cat([at, torch.arange(first, upto, device=images.device)]), upto
-        moved, now, unshared = step(
-            images=images[at],
-            delta=delta[at],
-            labels=labels[at],
-            purified_labels=purified_labels[at],
-            received_labels=received_labels[at],
-            counted=torch.ones_like(at, dtype=torch.bool),
-            **space.of(at).tensors(),
-        )
-        said[at] = now
-        at = at[unshared]
-        delta[at] = moved[unshared]
+        at, first = torch.cat([at, torch.arange(first, upto)]), upto
+        at = at[search.step(at)]
         taken[at] += 1
         done = taken[at] == recipe.steps
         ended.append(at[done])
         at = at[~done]
-    with torch.no_grad():
-        for part in torch.cat(ended).split(at_once or len(images)) if ended else ():
-            said[part] = received(space.of(part).perturbed(images[part], delta[part])).argmax(dim=1)
+    last = torch.cat(ended).to(images.device)
+    if len(last):
+        with torch.no_grad():
+            said[last] = received(space.of(last).perturbed(images[last], delta[last])).argmax(dim=1)
     return Perturbed(delta=delta, received_labels=said)

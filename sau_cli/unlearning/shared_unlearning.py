@@ -23,9 +23,11 @@ from sau_cli.precision import Precision, fast_layout, running_in
 from sau_cli.team import Team
 from sau_cli.unlearning.batch_statistics import GROUP, BatchStatistics, group_sizes, packed
 from sau_cli.unlearning.batch_step import Batch, NotFiniteError, out_of_memory
+from sau_cli.unlearning.cuda_graphs import ReplayedSearch
 from sau_cli.unlearning.outer_step import accumulate_gradients, recognised_classes
 from sau_cli.unlearning.recipes import Optimiser, Recipe
 from sau_cli.unlearning.search_space import drawn_space, draws_needed
+from sau_cli.unlearning.shared_examples import Search
 from sau_cli.unlearning.trail import Tally
 
 
@@ -52,6 +54,7 @@ class SharedUnlearning:
             AveragedModel(purified, multi_avg_fn=self.follow, use_buffers=True) if recipe.averaging > 0 else None
         )
         self.part = max_batch or recipe.batch_size
+        self.search = (ReplayedSearch if self.device.type == "cuda" else Search)(purified, received, recipe)
         self.received_logits = predicted_logits(received, learning.images)
         self.recognised = recognised_classes(self.received_logits, learning.labels)
         match recipe.optimiser:
@@ -154,6 +157,7 @@ class SharedUnlearning:
                             recipe=self.recipe,
                             precision=self.precision,
                             statistics=self.statistics,
+                            search=self.search,
                         )
                     )
                 break
@@ -161,8 +165,7 @@ class SharedUnlearning:
                 if not out_of_memory(error) or self.part == 1:
                     raise
             self.part = (min(self.part, len(images)) + 1) // 2
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
+            self.search.lack_memory()
         return self.shared_with_others(tally)
 
     def shared_with_others(self, tally: Tally) -> Tally:

@@ -87,16 +87,16 @@ def test_images_that_go_together_are_perturbed_alike():
     space = drawn_space(images, numbers, recipe, [8, 4])
     assert 0 < int(space.patched.sum()) < 12
     gradient = torch.randn(images.shape, generator=torch.Generator().manual_seed(4))
-    delta = space.moved(space.start, space.direction(gradient))
+    delta = space.moved(space.start, space.direction(gradient, len(images)))
     for group in (range(8), range(8, 12)):
         in_ball = [at for at in group if not space.patched[at]]
         assert len(in_ball) > 1
         assert all(torch.equal(delta[at], delta[in_ball[0]]) for at in in_ball)
     patched = space.patched
-    assert torch.equal(space.direction(gradient)[patched], gradient.sign()[patched])
+    assert torch.equal(space.direction(gradient, len(images))[patched], gradient.sign()[patched])
     alone = drawn_space(images, numbers, Recipe(patch_share=0.5), [12])
     assert alone.together is None
-    assert torch.equal(alone.direction(gradient), gradient.sign())
+    assert torch.equal(alone.direction(gradient, len(images)), gradient.sign())
 
 
 def test_waves_have_the_frequency_and_the_height_that_are_drawn():
@@ -151,8 +151,8 @@ def test_a_common_direction_is_the_one_that_most_gradient_has():
     images = some_pixels(2)
     space = replace(ball(images, epsilon=0.1, step=0.1, clip=False), together=torch.tensor([1, 1]))
     gradient = torch.stack([torch.full((3, 8, 8), 2.0), torch.full((3, 8, 8), -1.0)])
-    assert torch.equal(space.direction(gradient), torch.ones(2, 3, 8, 8))
-    assert torch.equal(space.of(torch.tensor([1])).direction(gradient[1:]), -torch.ones(1, 3, 8, 8))
+    assert torch.equal(space.direction(gradient, len(images)), torch.ones(2, 3, 8, 8))
+    assert torch.equal(space.of(torch.tensor([1])).direction(gradient[1:], len(images)), -torch.ones(1, 3, 8, 8))
 
 
 def test_what_is_finer_than_a_picture_may_be_is_left_out_of_it():
@@ -172,8 +172,8 @@ def test_shared_steps_are_smooth_where_the_recipe_says_so_and_only_within_the_ba
     numbers = torch.rand(64, draws_needed(3), generator=torch.Generator().manual_seed(2))
     space, everyone = drawn_space(images, numbers, recipe, [4] * 16), torch.arange(64)
     gradient = torch.randn(images.shape, generator=torch.Generator().manual_seed(4))
-    direction = space.direction(gradient)
-    plain = replace(space, cut_off=None).direction(gradient)
+    direction = space.direction(gradient, len(images))
+    plain = replace(space, cut_off=None).direction(gradient, len(images))
     exempt = space.cut_off.isinf()
     assert 32 <= int(exempt.sum()) < 64
     assert bool(exempt[space.patched | space.warped].all())
@@ -191,4 +191,6 @@ def test_shared_steps_are_smooth_where_the_recipe_says_so_and_only_within_the_ba
     some = everyone[::2]
     others = torch.zeros_like(gradient)
     others[some] = gradient[some]
-    assert torch.equal(space.of(some).direction(gradient[some]), space.direction(others)[some])
+    assert torch.equal(
+        space.of(some).direction(gradient[some], len(images)), space.direction(others, len(images))[some]
+    )
