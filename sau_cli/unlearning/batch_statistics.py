@@ -41,13 +41,16 @@ def packed(sizes: Sequence[int], largest: int) -> list[list[int]]:
     return parts
 
 
+Sums = dict[str, Tensor]
+"""By layer, (3, C): how many values, the sum of their distances from the running mean, and of the squares of these."""
+
+
 class BatchStatistics:
     """The batch norms of a network, and the moments of what they saw since the running statistics last moved.
 
     Attributes:
         layers: by name, those with running statistics.
-        sums: by layer, (3, C): how many values, the sum of their distances from the running mean, and of the
-            squares of these.
+        sums: of what was added.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -56,26 +59,30 @@ class BatchStatistics:
             for name, part in module.named_modules()
             if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.running_mean is not None  # noqa: SLF001
         }
-        self.sums: dict[str, Tensor] = {}
+        self.sums: Sums = {}
 
     @contextmanager
-    def of_each_group(self, *, on: bool = True) -> Iterator[None]:
-        """What passes inside the block is normalised by its own statistics, and its moments are added up, if ``on``."""
+    def of_each_group(self, *, on: bool = True) -> Iterator[Sums]:
+        """What passes inside the block is normalised by its own statistics, if ``on``; yields its moments.
+
+        They count once they are added with :meth:`add`.
+        """
+        seen: Sums = {}
         if not on:
-            yield
+            yield seen
             return
-        hooks = [layer.register_forward_pre_hook(self._taking(name)) for name, layer in self.layers.items()]
+        hooks = [layer.register_forward_pre_hook(self._taking(name, seen)) for name, layer in self.layers.items()]
         for layer in self.layers.values():
             layer.training, layer.track_running_stats = True, False
         try:
-            yield
+            yield seen
         finally:
             for layer in self.layers.values():
                 layer.training, layer.track_running_stats = False, True
             for hook in hooks:
                 hook.remove()
 
-    def _taking(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    def _taking(self, name: str, sums: Sums) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         mean = self.layers[name].get_buffer("running_mean")
 
         def take(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -85,9 +92,14 @@ class BatchStatistics:
             apart = x - mean.reshape(1, -1, *[1] * (x.ndim - 2))
             count = torch.full_like(mean, apart.numel() / apart.shape[1])
             seen = torch.stack([count, apart.sum(over), apart.square().sum(over)])
-            self.sums[name] = self.sums[name] + seen if name in self.sums else seen
+            sums[name] = sums[name] + seen if name in sums else seen
 
         return take
+
+    def add(self, seen: Sums) -> None:
+        """Count the moments of a group."""
+        for name, sums in seen.items():
+            self.sums[name] = self.sums[name] + sums if name in self.sums else sums.clone()
 
     def all_sums(self) -> list[Tensor]:
         """The sums of every layer, in a fixed order; zeros where it saw nothing."""

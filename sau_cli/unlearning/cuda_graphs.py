@@ -1,4 +1,4 @@
-"""The search on a GPU: its steps as CUDA graphs, recorded once for a size, then replayed without a word from Python.
+"""Functions of tensors as CUDA graphs: recorded once for shapes, then replayed without a word from Python.
 
 Small networks and small batches keep a GPU waiting for the next kernel; a graph hands it all of them at once.
 Source: PyTorch's notes on CUDA semantics, "CUDA Graphs".
@@ -6,123 +6,105 @@ Source: PyTorch's notes on CUDA semantics, "CUDA Graphs".
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 
-from sau_cli.classifier import Classifier
 from sau_cli.unlearning.batch_step import out_of_memory
-from sau_cli.unlearning.frozen_batch_norm import FrozenBatchNorms
-from sau_cli.unlearning.recipes import Recipe
-from sau_cli.unlearning.shared_examples import Search
 
 WARM_UPS = 3
 """Calls before one is recorded, as PyTorch asks for: libraries choose their algorithms in them."""
 
+Result = TypeVar("Result")
 
-class ReplayedSearch(Search):
-    """The steps as graphs, while that can be.
 
-    Tensors stand in buffers with one row more than the largest set of images has: what fills a step up to one of a few
-    sizes works on that row, and tells nobody. Weights may change in place between sets of images.
+def directly(key: Hashable, function: Callable[..., Result], *tensors: Tensor, kept: Iterable[Tensor] = ()) -> Result:
+    """Call a function, as :meth:`Graphs.run` does where nothing can be recorded."""
+    del key, kept
+    return function(*tensors)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Recording:
+    """A graph, the tensors that it reads, and what it writes."""
+
+    graph: torch.cuda.CUDAGraph
+    inputs: tuple[Tensor, ...]
+    result: object
+
+
+class Graphs:
+    """Recordings, which share their memory.
 
     Attributes:
-        reason: why steps are no longer recorded; empty while they are.
+        reason: why nothing is recorded any more; empty while it is.
     """
 
-    def __init__(self, purified: Classifier, received: Classifier, recipe: Recipe) -> None:
-        super().__init__(purified, received, recipe)
-        self.frozen = [FrozenBatchNorms(model) for model in (purified, received)]
-        self.buffers: dict[str, Tensor] = {}
-        self.recorded: dict[tuple[int, frozenset[str]], tuple[torch.cuda.CUDAGraph, Tensor, Tensor]] = {}
+    def __init__(self) -> None:
+        self.recordings: dict[Hashable, Recording] = {}
         self.reason = ""
 
-    def begin(self, **tensors: Tensor | None) -> tuple[Tensor, Tensor]:
-        """See :meth:`Search.begin`; inside the precision that the steps will run in."""
-        for one in self.frozen:
-            one.follow()
-        if self.reason:
-            return super().begin(**tensors)
-        given = {name: tensor for name, tensor in tensors.items() if tensor is not None}
-        count = len(given["images"])
-        if self.buffers and len(self.buffers["images"]) <= count:
-            self.release()
-        for name, tensor in given.items():
-            if name not in self.buffers:
-                rows = len(self.buffers["images"]) if self.buffers else count + 1
-                self.buffers[name] = tensor.new_zeros(rows, *tensor.shape[1:])
-                if name == "together":
-                    self.buffers[name][-1] = rows - 1
-            self.buffers[name][:count].copy_(tensor)
-        self.tensors = {name: self.buffers[name] if name in given else None for name in tensors}
-        return self.buffers["delta"][:count], self.buffers["said"][:count]
+    def run(
+        self, key: Hashable, function: Callable[..., Result], *tensors: Tensor, kept: Iterable[Tensor] = ()
+    ) -> Result:
+        """What the function returns for these tensors; its tensors hold it until the next call with this key.
 
-    def step(self, at: Tensor) -> Tensor:
-        """See :meth:`Search.step`.
+        Args:
+            key: of a function whose work depends on the shapes of its tensors and no value. What it reads beside them,
+                such as weights, may change in place only.
+            kept: tensors that the function changes; recording leaves them as they are.
 
         Raises:
             RuntimeError: memory does not suffice; whatever else forbids a recording is kept as ``reason``.
         """
-        with self.frozen[0].used(), self.frozen[1].used():
-            if self.reason:
-                return super().step(at)
-            size = padded(len(at))
-            key = size, frozenset(name for name, tensor in self.tensors.items() if tensor is not None)
-            filled = torch.full((size,), len(self.buffers["images"]) - 1)
-            filled[: len(at)] = at
-            if key not in self.recorded:
-                try:
-                    self.recorded[key] = self.record(filled)
-                except RuntimeError as error:
-                    if out_of_memory(error):
-                        raise
-                    self.recorded.clear()
-                    self.reason = str(error).strip().splitlines()[0]
-                    return super().step(at)
-            graph, where, unshared = self.recorded[key]
-            where.copy_(filled)
-            graph.replay()
-            return unshared[: len(at)].cpu()
+        if self.reason:
+            return function(*tensors)
+        whole = key, *((tensor.shape, tensor.dtype) for tensor in tensors)
+        if whole not in self.recordings:
+            try:
+                self.recordings[whole] = self.record(function, tensors, list(kept))
+            except RuntimeError as error:
+                if out_of_memory(error):
+                    raise
+                self.stop(str(error).strip().splitlines()[0])
+                return function(*tensors)
+        recording = self.recordings[whole]
+        for own, tensor in zip(recording.inputs, tensors, strict=True):
+            own.copy_(tensor)
+        recording.graph.replay()
+        return recording.result  # type: ignore[return-value]
 
-    def record(self, at: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor, Tensor]:
-        """The graph of a step for as many images as these, where it reads which, and where it says which are left."""
-        where = at.to(self.buffers["images"].device)
-        before = {name: self.buffers[name].clone() for name in ("delta", "said")}
+    def record(self, function: Callable[..., object], tensors: tuple[Tensor, ...], kept: list[Tensor]) -> Recording:
+        """Call the function a few times, and once more to record it."""
+        inputs = tuple(tensor.clone() for tensor in tensors)
+        before = [tensor.clone() for tensor in kept]
         try:
             aside = torch.cuda.Stream()
             aside.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(aside):
                 for _ in range(WARM_UPS):
-                    self.function(where, **self.tensors)
+                    function(*inputs)
             torch.cuda.current_stream().wait_stream(aside)
             graph = torch.cuda.CUDAGraph()
-            pool = next((other.pool() for other, _, _ in self.recorded.values()), None)
+            pool = next((one.graph.pool() for one in self.recordings.values()), None)
             with torch.cuda.graph(graph, pool=pool):
-                unshared = self.function(where, **self.tensors)
+                result = function(*inputs)
         finally:
-            for name, tensor in before.items():
-                self.buffers[name].copy_(tensor)
-        return graph, where, unshared
+            for tensor, was in zip(kept, before, strict=True):
+                tensor.copy_(was)
+        return Recording(graph=graph, inputs=inputs, result=result)
 
-    def release(self) -> None:
-        """Let go of all recordings and buffers, and their memory."""
-        self.recorded.clear()
-        self.buffers.clear()
-        super().release()
+    def clear(self) -> None:
+        """Let go of all recordings, and of their memory."""
+        self.recordings.clear()
         if torch.cuda.is_available():
             torch.cuda.synchronize()
             torch.cuda.empty_cache()
 
-    def lack_memory(self) -> None:
-        """See :meth:`Search.lack_memory`; recordings keep theirs to themselves, so there are no more."""
-        self.reason = "memory does not suffice"
-        self.release()
-
-
-def padded(count: int) -> int:
-    """The next power of two, or three quarters of it: at most half as many again, in few sizes.
-
-    >>> [padded(count) for count in (1, 3, 5, 12, 13, 64, 65, 100)]
-    [8, 8, 8, 12, 16, 64, 96, 128]
-    """
-    whole = 1 << max(count - 1, 7).bit_length()
-    return whole * 3 // 4 if whole > 8 and count <= whole * 3 // 4 else whole
+    def stop(self, reason: str) -> None:
+        """Record nothing more."""
+        self.reason = reason
+        self.clear()

@@ -77,11 +77,12 @@ class FineTuner:
                 for images, labels in zip(batch.images.split(self.part), batch.labels.split(self.part), strict=True):
                     pixels = as_pixels(images).contiguous(memory_format=self.layout)
                     by_itself = len(images) >= SMALLEST_GROUP
-                    with running_in(self.precision, self.device), self.statistics.of_each_group(on=by_itself):
+                    with running_in(self.precision, self.device), self.statistics.of_each_group(on=by_itself) as seen:
                         logits = self.purified(pixels).float()
                     smoothing = self.settings.label_smoothing
                     loss = cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
                     (loss / len(batch.at)).backward()
+                    self.statistics.add(seen)
                     total += loss.item()
                 return total
             except RuntimeError as error:

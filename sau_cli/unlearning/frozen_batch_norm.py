@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,8 @@ class FrozenBatchNorms:
 
     def __init__(self, module: nn.Module) -> None:
         kinds = nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d
-        self.layers = [part for part in module.modules() if type(part) in kinds and part.running_mean is not None]
+        own = [part for part in module.modules() if type(part) in kinds]
+        self.layers: list[Any] = [layer for layer in own if layer.running_mean is not None]
         self.scales: list[Tensor] = []
         self.shifts: list[Tensor] = []
 
@@ -32,11 +34,9 @@ class FrozenBatchNorms:
         """Take over the layers' present weights and statistics, in place from the second time on."""
         scales, shifts = [], []
         for layer in self.layers:
-            scale = (layer.get_buffer("running_var") + layer.eps).rsqrt()
-            scale = scale if layer.weight is None else scale * layer.weight
-            shift = -layer.get_buffer("running_mean") * scale
+            scale = (layer.get_buffer("running_var") + layer.eps).rsqrt() * (layer.weight if layer.affine else 1)
             scales.append(scale)
-            shifts.append(shift if layer.bias is None else shift + layer.bias)
+            shifts.append((layer.bias if layer.affine else 0) - layer.get_buffer("running_mean") * scale)
         if not self.scales:
             where = self.layers[0].get_buffer("running_var").device.type if self.layers else "cpu"
             fast = torch.get_autocast_dtype(where) if torch.is_autocast_enabled(where) else None
@@ -49,7 +49,7 @@ class FrozenBatchNorms:
     def used(self) -> Iterator[None]:
         """The layers work this way inside the block; :meth:`follow` must have been called."""
         for layer, scale, shift in zip(self.layers, self.scales, self.shifts, strict=True):
-            layer.forward = _scaled(scale, shift)  # type: ignore[method-assign]
+            layer.forward = _scaled(scale, shift)
         try:
             yield
         finally:

@@ -9,12 +9,14 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 from torch.nn.functional import cross_entropy
 
 from sau_cli.classifier import Classifier
 from sau_cli.model_state import frozen
 from sau_cli.precision import Precision, running_in
-from sau_cli.unlearning.batch_statistics import SMALLEST_GROUP, BatchStatistics
+from sau_cli.unlearning.batch_statistics import SMALLEST_GROUP, BatchStatistics, Sums
+from sau_cli.unlearning.cuda_graphs import Graphs, directly
 from sau_cli.unlearning.recipes import Recipe
 from sau_cli.unlearning.search_space import SearchSpace
 from sau_cli.unlearning.shared_examples import Search, find_shared_examples
@@ -61,6 +63,15 @@ def distillation_loss(logits: Tensor, received_logits: Tensor, labels: Tensor, r
     return torch.where(recognised[labels], taught, cross_entropy(logits, labels, reduction="none"))
 
 
+def add_gradients(parameters: Sequence[Parameter], gradients: Sequence[Tensor | None]) -> None:
+    """Add to what the parameters have; None where a loss does not depend on one."""
+    pairs = [(one, gradient) for one, gradient in zip(parameters, gradients, strict=True) if gradient is not None]
+    for one, gradient in pairs:
+        if one.grad is None:
+            one.grad = torch.zeros_like(one)
+        one.grad.add_(gradient)
+
+
 def accumulate_gradients(
     purified: Classifier,
     received: Classifier,
@@ -76,6 +87,7 @@ def accumulate_gradients(
     precision: Precision,
     statistics: BatchStatistics,
     search: Search | None = None,
+    graphs: Graphs | None = None,
 ) -> Tally:
     """Add the gradients of λ1·L_cl + λ2·L_sar for a part of a batch to those of ``purified``.
 
@@ -91,19 +103,35 @@ def accumulate_gradients(
         of: size of the whole batch, which the sums are divided by.
         statistics: of the batch norms of ``purified``.
         search: see :func:`~sau_cli.unlearning.shared_examples.find_shared_examples`.
+        graphs: to replay the passes of ``purified`` with.
     """
-    device = images.device
-    parts, clean_loss, by_group = [], 0.0, recipe.clean_statistics
-    for group in torch.arange(len(images)).split(list(groups)):
-        with running_in(precision, device), statistics.of_each_group(on=by_group and len(group) >= SMALLEST_GROUP):
-            logits = purified(images[group]).float()
-        loss = cross_entropy(logits, labels[group], reduction="sum")
-        clean_loss += loss.item()
+    device, run = images.device, directly if graphs is None else graphs.run
+    trained = [parameter for parameter in purified.parameters() if parameter.requires_grad]
+
+    def gradients(loss: Tensor) -> list[Tensor | None]:
+        return list(torch.autograd.grad(loss, trained, allow_unused=True))
+
+    def learn(
+        images: Tensor, labels: Tensor, received_logits: Tensor
+    ) -> tuple[Tensor, Tensor, list[Tensor | None], Sums]:
+        by_itself = recipe.clean_statistics and len(images) >= SMALLEST_GROUP
+        with running_in(precision, device), statistics.of_each_group(on=by_itself) as seen:
+            logits = purified(images).float()
+        clean = loss = cross_entropy(logits, labels, reduction="sum")
         if recipe.distillation > 0:
-            taught = distillation_loss(logits, received_logits[group], labels[group], recognised).sum()
+            taught = distillation_loss(logits, received_logits, labels, recognised).sum()
             loss = (1 - recipe.distillation) * loss + recipe.distillation * taught
-        (recipe.clean_weight / of * loss).backward()
-        parts.append(logits.detach())
+        return logits.detach(), clean.detach(), gradients(recipe.clean_weight / of * loss), seen
+
+    parts, clean_loss = [], 0.0
+    for group in torch.arange(len(images), device=device).split(list(groups)):
+        logits, loss, found_gradients, seen = run(
+            ("learn", of), learn, images[group], labels[group], received_logits[group]
+        )
+        add_gradients(trained, found_gradients)
+        statistics.add(seen)
+        clean_loss += loss.item()
+        parts.append(logits.clone())
     clean_logits = torch.cat(parts)
     purified_labels, received_labels = clean_logits.argmax(dim=1), received_logits.argmax(dim=1)
     if recipe.unlearning_weight == 0:
@@ -124,17 +152,33 @@ def accumulate_gradients(
             search=search,
         )
     said = found.received_labels
-    with running_in(precision, device):
-        logits = purified(space.perturbed(images, found.delta)).float()
-    wrong = (said != labels) & (said != received_labels)
-    sar_loss = (unlearning_loss(logits, said) * wrong).sum()
-    loss = recipe.unlearning_weight * sar_loss
-    if recipe.recovers:
-        kept = distillation_loss(logits, received_logits, labels, recognised)
-        weight = torch.where(space.patched, recipe.patch_recovery, recipe.ball_recovery)
-        loss = loss + (weight * kept).sum()
-    (loss / of).backward()
-    now = logits.detach().argmax(dim=1)
+
+    def unlearn(
+        perturbed: Tensor, labels: Tensor, received_logits: Tensor, said: Tensor, wrong: Tensor, patched: Tensor
+    ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
+        with running_in(precision, device):
+            logits = purified(perturbed).float()
+        sar_loss = (unlearning_loss(logits, said) * wrong).sum()
+        loss = recipe.unlearning_weight * sar_loss
+        if recipe.recovers:
+            kept = distillation_loss(logits, received_logits, labels, recognised)
+            weight = torch.where(patched, recipe.patch_recovery, recipe.ball_recovery)
+            loss = loss + (weight * kept).sum()
+        return logits.detach().argmax(dim=1), sar_loss.detach(), gradients(loss / of)
+
+    with torch.no_grad(), running_in(precision, device):
+        perturbed = space.perturbed(images, found.delta)
+    now, sar_loss, found_gradients = run(
+        ("unlearn", of),
+        unlearn,
+        perturbed,
+        labels,
+        received_logits,
+        said,
+        (said != labels) & (said != received_labels),
+        space.patched,
+    )
+    add_gradients(trained, found_gradients)
     fooled, received_fooled, same = now != purified_labels, said != received_labels, now == said
     return Tally(
         images=len(images),

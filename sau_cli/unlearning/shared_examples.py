@@ -124,20 +124,12 @@ class Search:
 
     def begin(self, **tensors: Tensor | None) -> tuple[Tensor, Tensor]:
         """Take the tensors of :func:`search_step`; returns ``delta`` and ``said``, which will change."""
-        self.tensors = tensors
+        self.tensors = dict(tensors)
         return self.tensors["delta"], self.tensors["said"]
 
     def step(self, at: Tensor) -> Tensor:
         """:func:`search_step` for the images ``at`` (n,); both ``at`` and the answer are on the CPU."""
         return self.function(at.to(self.tensors["images"].device), **self.tensors).cpu()
-
-    def release(self) -> None:
-        """Hold on to nothing."""
-        self.tensors = {}
-
-    def lack_memory(self) -> None:
-        """The device is full: do with less from now on."""
-        self.release()
 
 
 def find_shared_examples(

@@ -23,9 +23,10 @@ from sau_cli.precision import Precision, fast_layout, running_in
 from sau_cli.team import Team
 from sau_cli.unlearning.batch_statistics import GROUP, BatchStatistics, group_sizes, packed
 from sau_cli.unlearning.batch_step import Batch, NotFiniteError, out_of_memory
-from sau_cli.unlearning.cuda_graphs import ReplayedSearch
+from sau_cli.unlearning.cuda_graphs import Graphs, directly
 from sau_cli.unlearning.outer_step import accumulate_gradients, recognised_classes
 from sau_cli.unlearning.recipes import Optimiser, Recipe
+from sau_cli.unlearning.replayed_search import ReplayedSearch
 from sau_cli.unlearning.search_space import drawn_space, draws_needed
 from sau_cli.unlearning.shared_examples import Search
 from sau_cli.unlearning.trail import Tally
@@ -54,7 +55,12 @@ class SharedUnlearning:
             AveragedModel(purified, multi_avg_fn=self.follow, use_buffers=True) if recipe.averaging > 0 else None
         )
         self.part = max_batch or recipe.batch_size
-        self.search = (ReplayedSearch if self.device.type == "cuda" else Search)(purified, received, recipe)
+        self.graphs = Graphs() if self.device.type == "cuda" else None
+        self.search = (
+            Search(purified, received, recipe)
+            if self.graphs is None
+            else ReplayedSearch(purified, received, recipe, self.graphs)
+        )
         self.received_logits = predicted_logits(received, learning.images)
         self.recognised = recognised_classes(self.received_logits, learning.labels)
         match recipe.optimiser:
@@ -122,8 +128,14 @@ class SharedUnlearning:
 
     def received_on(self, images: Tensor) -> Tensor:
         """Logits of the received model on images (N, C, H, W) uint8."""
-        with torch.no_grad(), running_in(self.precision, self.device):
-            return torch.cat([self.received(self.pixels(part)).float() for part in images.split(self.part)])
+
+        def say(images: Tensor) -> Tensor:
+            with torch.no_grad(), running_in(self.precision, self.device):
+                logits: Tensor = self.received(self.pixels(images)).float()
+                return logits
+
+        run = directly if self.graphs is None else self.graphs.run
+        return torch.cat([run("received", say, part).clone() for part in images.split(self.part)])
 
     def gradients(
         self, images: Tensor, labels: Tensor, received_logits: Tensor, draws: Tensor, *, groups: list[int], of: int
@@ -158,6 +170,7 @@ class SharedUnlearning:
                             precision=self.precision,
                             statistics=self.statistics,
                             search=self.search,
+                            graphs=self.graphs,
                         )
                     )
                 break
@@ -165,7 +178,8 @@ class SharedUnlearning:
                 if not out_of_memory(error) or self.part == 1:
                     raise
             self.part = (min(self.part, len(images)) + 1) // 2
-            self.search.lack_memory()
+            if self.graphs is not None:
+                self.graphs.stop("memory does not suffice")
         return self.shared_with_others(tally)
 
     def shared_with_others(self, tally: Tally) -> Tally:

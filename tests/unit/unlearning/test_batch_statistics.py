@@ -16,10 +16,11 @@ def test_inside_the_block_a_group_is_normalised_by_itself_and_nothing_moves_befo
     with statistics.of_each_group(on=False):
         assert torch.allclose(network(images), images, atol=1e-4)
     assert statistics.sums == {}
-    with statistics.of_each_group():
+    with statistics.of_each_group() as seen:
         assert network(images).flatten().tolist() == pytest.approx([-1, 1], abs=1e-4)
         assert not network[1].training
     assert network(images).flatten().tolist() == pytest.approx([1, 5], abs=1e-4)
+    statistics.add(seen)
     statistics.follow()
     assert float(network[0].running_mean) == pytest.approx(0.3)
     assert float(network[0].running_var) == pytest.approx(0.9 + 0.8)  # the variance of 1 and 5 is 8, unbiased
@@ -32,9 +33,10 @@ def test_the_statistics_are_those_of_the_whole_batch_however_it_is_split():
     for sizes in ([12], [5, 7]):
         layer = nn.BatchNorm2d(3).eval()
         statistics = BatchStatistics(layer)
-        with statistics.of_each_group():
-            for part in images.split(sizes):
+        for part in images.split(sizes):
+            with statistics.of_each_group() as seen:
                 layer(part)
+            statistics.add(seen)
         statistics.follow()
         moved.append(torch.stack([layer.running_mean, layer.running_var]))
     as_torch = nn.BatchNorm2d(3)

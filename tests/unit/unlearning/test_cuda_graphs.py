@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 
 from sau_adapters.cifar_networks import CIFAR_NETWORKS
 from sau_cli.images import as_pixels
-from sau_cli.unlearning.cuda_graphs import ReplayedSearch, padded
+from sau_cli.unlearning.cuda_graphs import Graphs, Recording
 from sau_cli.unlearning.frozen_batch_norm import FrozenBatchNorms
 from sau_cli.unlearning.recipes import Recipe
+from sau_cli.unlearning.replayed_search import ReplayedSearch, padded
 from sau_cli.unlearning.search_space import drawn_space, draws_needed
 from sau_cli.unlearning.shared_examples import Search, find_shared_examples
 from tests.support.toys import describe, random_images
@@ -20,26 +23,29 @@ RECIPE = Recipe(
 )
 
 
-class Played(ReplayedSearch):
-    """Records how many images a step is made for; a replay calls the function."""
+class Played(Graphs):
+    """Keeps how many images each recording is of; a replay calls the function."""
 
-    sizes: list[int]
+    def __init__(self):
+        super().__init__()
+        self.sizes = []
 
-    def record(self, at):
-        self.sizes = [*getattr(self, "sizes", []), len(at)]
-        where, unshared, tensors = at.clone(), torch.zeros(len(at), dtype=torch.bool), self.tensors
-
-        class Graph:
-            def replay(_):
-                unshared.copy_(self.function(where, **tensors))
-
-        return Graph(), where, unshared
+    def record(self, function, tensors, kept):
+        self.sizes.append(len(tensors[0]))
+        inputs, result = tuple(one.clone() for one in tensors), torch.zeros(len(tensors[0]), dtype=torch.bool)
+        return Recording(
+            graph=SimpleNamespace(replay=lambda: result.copy_(function(*inputs))), inputs=inputs, result=result
+        )
 
 
-class Refusing(ReplayedSearch):
-    def record(self, at):
-        self.tensors["delta"][:1].add_(0)
+class Refusing(Graphs):
+    def record(self, function, tensors, kept):
         raise RuntimeError("operation not permitted when stream is capturing\nand more")
+
+
+class Full(Graphs):
+    def record(self, function, tensors, kept):
+        raise torch.OutOfMemoryError("CUDA out of memory")
 
 
 def networks():
@@ -77,42 +83,33 @@ def found(search, models, count, seed=0, groups=None):
     )
 
 
-@pytest.mark.parametrize("kind", [Played, Refusing])
-def test_replayed_steps_find_what_steps_find(kind):
+@pytest.mark.parametrize("graphs", [Played(), Refusing()])
+def test_replayed_steps_find_what_steps_find(graphs):
     models = networks()
-    search = kind(*models, RECIPE)
+    search = ReplayedSearch(*models, RECIPE, graphs)
     for count, seed in ((40, 0), (13, 1), (40, 2), (50, 3)):  # one that is larger than those before, too
         expected, ours = found(Search(*models, RECIPE), models, count, seed), found(search, models, count, seed)
         assert torch.equal(ours.received_labels, expected.received_labels)
         assert (ours.delta - expected.delta).abs().max() < 1e-9
         with torch.no_grad():
-            models[0].network.fc.weight.add_(0.01) if hasattr(models[0].network, "fc") else None
             next(layer for layer in models[0].modules() if isinstance(layer, nn.BatchNorm2d)).bias.add_(0.05)
-    if kind is Played:
-        assert search.reason == ""
-        assert set(search.sizes) <= {8, 12, 16, 24, 32}
-        assert len(search.sizes) < 16, "recordings are used again"
+    if isinstance(graphs, Played):
+        assert graphs.reason == ""
+        assert set(graphs.sizes) <= {8, 12, 16, 24, 32}
+        assert len(graphs.sizes) < 16, "recordings are used again"
     else:
-        assert search.reason == "operation not permitted when stream is capturing"
+        assert graphs.reason == "operation not permitted when stream is capturing"
 
 
-def test_what_does_not_fit_is_said_and_nothing_is_recorded_any_more():
-    models = networks()
-    search = Played(*models, RECIPE)
-    found(search, models, 16)
-    search.lack_memory()
-    assert not search.recorded
-    assert not search.buffers
-    search.sizes = []
-    found(search, models, 16)
-    assert search.sizes == []
-
-    class Full(ReplayedSearch):
-        def record(self, at):
-            raise torch.OutOfMemoryError("CUDA out of memory")
-
+def test_where_memory_does_not_suffice_nothing_is_recorded_any_more():
+    graphs = Played()
+    assert graphs.run("double", lambda one: one > 1, torch.arange(4)).tolist() == [False, False, True, True]
+    assert graphs.run("double", lambda one: one > 1, torch.tensor([5, 0, 5, 0])).tolist() == [True, False, True, False]
+    graphs.stop("memory does not suffice")
+    assert graphs.run("double", lambda one: one > 1, torch.arange(3)).tolist() == [False, False, True]
+    assert (graphs.sizes, graphs.recordings) == ([4], {})
     with pytest.raises(torch.OutOfMemoryError):
-        found(Full(*models, RECIPE), models, 16)
+        Full().run("double", lambda one: one * 2, torch.arange(3))
 
 
 def test_images_at_work_are_few_and_groups_stay_whole():
