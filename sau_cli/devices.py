@@ -26,3 +26,8 @@ def chosen_device(name: str) -> torch.device:
     if int(number or 0) >= count:
         raise UsageError(f"--device {name!r} is not on this machine ({count} of that kind found); give cpu or auto")
     return torch.device(name)
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether it says that a device is full."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

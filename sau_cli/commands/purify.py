@@ -263,7 +263,12 @@ def purify(
                 raise Interrupted(
                     f"interrupted in the middle of a step; add --resume to the same command to go on from {state_file}"
                 ) from error
-        session.environment = {"device": str(chosen), "precision": number_format.value, "processes": team.size}
+        session.environment = {
+            "device": str(chosen),
+            "precision": number_format.value,
+            "processes": team.size,
+            "cuda_graphs": purified.cuda_graphs,
+        }
         session.details = {
             "method": method.value,
             "settings": settings.settings(),

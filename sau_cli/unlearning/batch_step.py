@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sau_cli.classifier import Classifier
+from sau_cli.unlearning.cuda_graphs import Graphs
 from sau_cli.unlearning.trail import Tally
 
 
@@ -34,9 +35,16 @@ class Batch:
 
 
 class BatchStep(Protocol):
-    """A method. The purifier keeps the order of the images, epochs, rates and state."""
+    """A method. The purifier keeps the order of the images, epochs, rates and state.
+
+    Attributes:
+        graphs: what is replayed on a GPU; None where a method or a device has nothing of the kind.
+    """
 
     optimiser: torch.optim.Optimizer
+
+    @property
+    def graphs(self) -> Graphs | None: ...
 
     def begin_epoch(self, order: Tensor) -> None:
         """Before the first batch of an epoch, which goes through the images in this order (N,)."""
@@ -56,8 +64,3 @@ class BatchStep(Protocol):
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on from :meth:`tensors`."""
-
-
-def out_of_memory(error: RuntimeError) -> bool:
-    """Whether it says that a device is full."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

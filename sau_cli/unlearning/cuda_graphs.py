@@ -13,7 +13,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from sau_cli.unlearning.batch_step import out_of_memory
+from sau_cli.devices import out_of_memory
 
 WARM_UPS = 3
 """Calls before one is recorded, as PyTorch asks for: libraries choose their algorithms in them."""

@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from sau_cli.classifier import Classifier
+from sau_cli.devices import out_of_memory
 from sau_cli.images import as_pixels
 from sau_cli.precision import Precision, fast_layout, running_in
 from sau_cli.unlearning.batch_statistics import SMALLEST_GROUP, BatchStatistics
-from sau_cli.unlearning.batch_step import Batch, NotFiniteError, out_of_memory
+from sau_cli.unlearning.batch_step import Batch, NotFiniteError
 from sau_cli.unlearning.methods import FineTuning
 from sau_cli.unlearning.sharpness import climbed
 from sau_cli.unlearning.trail import Tally
@@ -24,6 +25,8 @@ class FineTuner:
 
     Batch norm normalises by the statistics of the batch; of each part, where it is worked off in parts.
     """
+
+    graphs = None
 
     def __init__(
         self, purified: Classifier, settings: FineTuning, *, precision: Precision, max_batch: int | None

@@ -15,11 +15,12 @@ from torch.autograd import grad
 from torch.nn.functional import cross_entropy
 
 from sau_cli.classifier import Classifier
+from sau_cli.devices import out_of_memory
 from sau_cli.errors import NotEvaluable, reason_of
 from sau_cli.images import LabelledImages, as_pixels
 from sau_cli.model_state import frozen
 from sau_cli.precision import Precision, fast_layout, running_in
-from sau_cli.unlearning.batch_step import Batch, NotFiniteError, out_of_memory
+from sau_cli.unlearning.batch_step import Batch, NotFiniteError
 from sau_cli.unlearning.methods import ImplicitUnlearning
 from sau_cli.unlearning.trail import Tally
 
@@ -67,6 +68,8 @@ class ImplicitUnlearner:
     The network stays in eval mode, as in the authors' code. Theirs takes the curvature from the first batch of the
     round; here it is the batch at hand, so that nothing but δ goes from one batch to the next.
     """
+
+    graphs = None
 
     def __init__(
         self, purified: Classifier, learning: LabelledImages, settings: ImplicitUnlearning, *, precision: Precision

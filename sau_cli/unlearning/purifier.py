@@ -38,6 +38,7 @@ class Purification:
     Attributes:
         finished: all epochs were run; False where ``stop`` ended it before.
         rate: factor on the learning rate in the end; below 1 where the loss stopped being finite.
+        cuda_graphs: ``recorded``, or why they could not be; None where a method or a device has none.
     """
 
     classifier: Classifier
@@ -49,6 +50,7 @@ class Purification:
     held_back: int
     finished: bool
     rate: float
+    cuda_graphs: str | None = None
 
 
 def purify(
@@ -220,6 +222,7 @@ class _Run:
             held_back=len(self.clean.held_back),
             finished=not stopped,
             rate=self.rate,
+            cuda_graphs=None if self.method.graphs is None else self.method.graphs.reason or "recorded",
         )
 
     def step(self) -> None:

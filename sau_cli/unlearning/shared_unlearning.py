@@ -17,12 +17,13 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import AveragedModel
 
 from sau_cli.classifier import Classifier
+from sau_cli.devices import out_of_memory
 from sau_cli.evaluation.predictions import predicted_logits
 from sau_cli.images import LabelledImages, as_pixels
 from sau_cli.precision import Precision, fast_layout, running_in
 from sau_cli.team import Team
 from sau_cli.unlearning.batch_statistics import GROUP, BatchStatistics, group_sizes, packed
-from sau_cli.unlearning.batch_step import Batch, NotFiniteError, out_of_memory
+from sau_cli.unlearning.batch_step import Batch, NotFiniteError
 from sau_cli.unlearning.cuda_graphs import Graphs, directly
 from sau_cli.unlearning.outer_step import accumulate_gradients, recognised_classes
 from sau_cli.unlearning.recipes import Optimiser, Recipe

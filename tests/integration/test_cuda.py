@@ -15,7 +15,8 @@ from sau_cli.attacks.table import ATTACKS
 from sau_cli.evaluation.predictions import predicted_logits
 from sau_cli.images import CleanData, ImageData
 from sau_cli.precision import Precision
-from sau_cli.unlearning import outer_step
+from sau_cli.unlearning import outer_step, shared_unlearning
+from sau_cli.unlearning.cuda_graphs import Graphs
 from sau_cli.unlearning.methods import MethodName, settings_for
 from sau_cli.unlearning.purifier import purify
 from sau_cli.unlearning.recipes import Optimiser, Recipe, RecipeName, recipe_for
@@ -58,6 +59,45 @@ def test_the_first_step_is_that_of_a_cpu(name, monkeypatch):
     assert apart(*ends) < 1e-6 < 1e-4 < apart(start, ends[0])
 
 
+@pytest.mark.parametrize("name", list(RecipeName))
+def test_what_is_replayed_is_what_would_have_been_done(name, monkeypatch):
+    """In double precision, over batches of two sizes and two epochs of changing weights."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+    class Unrecorded(Graphs):
+        def __init__(self):
+            super().__init__()
+            self.reason = "not in this test"
+
+    data = clean(148)
+    recipe = recipe_for(name, learning=data.learning, epochs=2, batch_size=64, optimiser=Optimiser.SGD, lr=0.01)
+    replayed = purify(network().double(), data, recipe=recipe, seed=0)
+    monkeypatch.setattr(shared_unlearning, "Graphs", Unrecorded)
+    called = purify(network().double(), data, recipe=recipe, seed=0)
+    assert (replayed.cuda_graphs, called.cuda_graphs) == ("recorded", "not in this test")
+    assert apart(weights(replayed), weights(called)) < 1e-9
+
+
+class Inconstant(torch.nn.Module):
+    """Asks what its images hold, which no recording can."""
+
+    def __init__(self):
+        super().__init__()
+        self.inside = CIFAR_NETWORKS["small_cnn"](10, 3)
+
+    def forward(self, x):
+        return self.inside(x) if x.mean() < 100 else self.inside(x / 2)
+
+
+def test_a_network_that_cannot_be_recorded_is_purified_all_the_same():
+    torch.manual_seed(0)
+    classifier = describe(Inconstant(), channels=3, size=32).to(CUDA)
+    done = purify(classifier, clean(), recipe=Recipe(epochs=2, batch_size=32), seed=0)
+    assert done.finished
+    assert done.cuda_graphs not in {None, "recorded"}
+    assert all(torch.isfinite(one).all() for one in weights(done).values())
+
+
 @pytest.mark.parametrize("precision", list(Precision))
 @pytest.mark.parametrize("method", list(MethodName))
 def test_every_method_runs_and_goes_on_from_its_states(method, precision):
@@ -82,7 +122,7 @@ def test_a_batch_that_does_not_fit_is_worked_off_in_parts(monkeypatch):
     whole = purify(network(), clean(), recipe=recipe, seed=0)
     monkeypatch.setattr(outer_step, "find_shared_examples", greedy)
     parts = purify(network(), clean(), recipe=recipe, seed=0)
-    assert max(sizes) == 32
+    assert max(sizes) == 64
     assert min(sizes) <= 16
     assert apart(weights(whole), weights(parts)) < 1e-3
 
