@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from math import exp
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -205,7 +206,7 @@ def purify(
         from sau_adapters.run_states import read_state, write_state
         from sau_cli.devices import chosen_device
         from sau_cli.images import draw_clean
-        from sau_cli.unlearning.clean_check import check_clean_data
+        from sau_cli.unlearning.clean_check import FOREIGN, check_clean_data, statistics_apart
         from sau_cli.unlearning.purifier import purify as remove
 
         chosen = chosen_device(own_device(device))
@@ -224,6 +225,7 @@ def purify(
         number_format = chosen_precision(asked_precision, chosen)
         classifier = opened.classifier.to(chosen)
         check_clean_data(classifier, clean)
+        apart = statistics_apart(classifier, clean.learning.images)
         state = read_state(state_file) if goes_on else None
         if resume and state is None:
             session.show(f"there is no {state_file} to go on from; starting from the beginning")
@@ -232,6 +234,12 @@ def purify(
             f"to learn from, {len(clean.held_back)} others held back to watch the accuracy, on {chosen} "
             f"in {number_format}"
         )
+        if apart > FOREIGN:
+            session.show(
+                "warning: the clean images look unlike those that the model learned from: its batch norms see "
+                f"variances {exp(apart):.1f} times off; accuracy may fall by many points, so give images from where it "
+                "is used"
+            )
         with ProgressView(session, "purify") as view, Stopping(budget) as stopping, together(team, chosen):
 
             def watch(at: PurifyProgress) -> None:
@@ -276,6 +284,7 @@ def purify(
             "data": images.name,
             "learned_from": purified.learned_from,
             "held_back": purified.held_back,
+            "clean_statistics_apart": apart,
             "finished": purified.finished,
             "learning_rate_factor": purified.rate,
             "epochs": plain(purified.epochs),

@@ -62,25 +62,46 @@ class BatchStatistics:
         self.sums: Sums = {}
 
     @contextmanager
+    def watched(self) -> Iterator[Sums]:
+        """Yields the moments of what passes inside the block."""
+        seen: Sums = {}
+        hooks = [layer.register_forward_pre_hook(self._taking(name, seen)) for name, layer in self.layers.items()]
+        try:
+            yield seen
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    @contextmanager
     def of_each_group(self, *, on: bool = True) -> Iterator[Sums]:
         """What passes inside the block is normalised by its own statistics, if ``on``; yields its moments.
 
         They count once they are added with :meth:`add`.
         """
-        seen: Sums = {}
         if not on:
-            yield seen
+            yield {}
             return
-        hooks = [layer.register_forward_pre_hook(self._taking(name, seen)) for name, layer in self.layers.items()]
         for layer in self.layers.values():
             layer.training, layer.track_running_stats = True, False
         try:
-            yield seen
+            with self.watched() as seen:
+                yield seen
         finally:
             for layer in self.layers.values():
                 layer.training, layer.track_running_stats = False, True
-            for hook in hooks:
-                hook.remove()
+
+    def apart(self, sums: Sums) -> float:
+        """How far moments are from the running statistics: the mean of |ln(variance / running variance)|, over layers.
+
+        0.0 for a network without batch norm.
+        """
+        means = []
+        for name, (count, first, second) in sums.items():
+            layer = self.layers[name]
+            variance = (second / count - (first / count).square()).clamp(min=0)
+            running = layer.get_buffer("running_var")
+            means.append(((variance + layer.eps) / (running + layer.eps)).log().abs().mean())
+        return float(torch.stack(means).mean()) if means else 0.0
 
     def _taking(self, name: str, sums: Sums) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         mean = self.layers[name].get_buffer("running_mean")

@@ -158,6 +158,20 @@ def test_clean_data_that_cannot_be_the_models(call, bad):
     one_sentence(call("purify", bad, "--data", "few.npz", *words), 3, "too few for 10 classes")
 
 
+def test_clean_data_of_another_look_is_warned_of(call, bad):
+    digits = open_images("digits").train
+    dull = (digits.images.float() * 0.6).to(torch.uint8)[:144]
+    names = [str(number) for number in range(10)]
+    for name, images in (("dull.npz", dull), ("own.npz", digits.images[:144])):
+        np.savez(name, images=images.numpy(), labels=digits.labels[:144].numpy(), class_names=names)
+        done = call(
+            "purify", bad, "--data", name, "-o", f"{name}.safetensors", "--epochs", "1", "--json", f"{name}.json"
+        )
+        assert (done.code, done.out) == (0, "")
+        apart = json.loads(Path(f"{name}.json").read_text())["details"]["clean_statistics_apart"]
+        assert (apart > 0.5, "look unlike those that the model learned from" in done.err) == (name == "dull.npz",) * 2
+
+
 def test_a_model_at_chance(call):
     save_classifier(
         Path("m.safetensors"),

@@ -1,12 +1,14 @@
+import math
 from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from sau_cli.errors import NotEvaluable
-from sau_cli.images import CleanData
-from sau_cli.unlearning.clean_check import check_clean_data
-from tests.support.toys import BrightnessNet, describe, flat_images
+from sau_cli.images import CleanData, as_pixels
+from sau_cli.unlearning.clean_check import FOREIGN, check_clean_data, statistics_apart
+from tests.support.toys import BrightnessNet, describe, flat_images, random_images
 
 
 def clean(labels=None, each=8):
@@ -49,3 +51,16 @@ def test_one_class_and_too_few_images():
         check_clean_data(MODEL, CleanData(learning=one, held_back=data))
     with pytest.raises(NotEvaluable, match="9 clean images are too few for 10 classes"):
         check_clean_data(MODEL, CleanData(learning=data.take(range(9)), held_back=data))
+
+
+def test_images_of_another_look_are_told_by_the_batch_norms():
+    """Of half the contrast, the variance is a quarter: ln 4 apart."""
+    data = random_images(1200, channels=3)
+    network = nn.Sequential(nn.BatchNorm2d(3, momentum=None), nn.Flatten(), nn.Linear(192, 10))
+    network.train()(as_pixels(data.images))
+    classifier = describe(network, channels=3)
+    assert statistics_apart(classifier, data.images) < 0.01 < FOREIGN
+    dull = (data.images.float() / 2 + 64).to(torch.uint8)
+    assert statistics_apart(classifier, dull) == pytest.approx(math.log(4), abs=0.02)
+    assert not network[0].training
+    assert statistics_apart(MODEL, flat_images().images) == 0.0, "no batch norm, nothing to tell by"
