@@ -154,7 +154,7 @@ def accumulate_gradients(
     said = found.received_labels
 
     def unlearn(
-        perturbed: Tensor, labels: Tensor, received_logits: Tensor, said: Tensor, wrong: Tensor, patched: Tensor
+        perturbed: Tensor, labels: Tensor, received_logits: Tensor, said: Tensor, wrong: Tensor, recovery: Tensor
     ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
         with running_in(precision, device):
             logits = purified(perturbed).float()
@@ -162,8 +162,7 @@ def accumulate_gradients(
         loss = recipe.unlearning_weight * sar_loss
         if recipe.recovers:
             kept = distillation_loss(logits, received_logits, labels, recognised)
-            weight = torch.where(patched, recipe.patch_recovery, recipe.ball_recovery)
-            loss = loss + (weight * kept).sum()
+            loss = loss + (recovery * kept).sum()
         return logits.detach().argmax(dim=1), sar_loss.detach(), gradients(loss / of)
 
     with torch.no_grad(), running_in(precision, device):
@@ -176,7 +175,7 @@ def accumulate_gradients(
         received_logits,
         said,
         (said != labels) & (said != received_labels),
-        space.patched,
+        space.recovery(recipe),
     )
     add_gradients(trained, found_gradients)
     fooled, received_fooled, same = now != purified_labels, said != received_labels, now == said

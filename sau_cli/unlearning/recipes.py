@@ -89,8 +89,9 @@ class Recipe:
             a picture that is mixed in is no noise.
         patch_share: how many of the images are perturbed in a small square, whose pixels may take any value, instead
             of everywhere within the ball, in [0, 1].
-        ball_recovery, patch_recovery: weights of learning, on a perturbed image, the received model's own
-            probabilities for the clean one, where it is perturbed within the ball or warped, and where in a square.
+        ball_recovery, patch_recovery, warp_recovery: weights of learning, on a perturbed image, the received model's
+            own probabilities for the clean one, where it is perturbed within the ball, in a square, and where it is
+            warped, which hides nothing of what it shows.
         gradient_norm: a longer gradient of a step is shortened to this L2 norm; 0 for none.
         averaging: decay of the running mean of weights and statistics that the run ends with, a step, in [0, 1); 0 for
             the last weights themselves. The first steps count alike, until one more counts as the decay says.
@@ -125,6 +126,7 @@ class Recipe:
     patch_share: float = 0.0
     ball_recovery: float = 0.0
     patch_recovery: float = 0.0
+    warp_recovery: float = 0.0
     gradient_norm: float = 0.0
     averaging: float = 0.0
 
@@ -149,7 +151,7 @@ class Recipe:
     @property
     def recovers(self) -> bool:
         """Whether perturbed images are taught what the clean ones are."""
-        return self.ball_recovery > 0 or self.patch_recovery > 0
+        return max(self.ball_recovery, self.patch_recovery, self.warp_recovery) > 0
 
     def settings(self) -> dict[str, Any]:
         """Every setting by name, for history and reports."""
@@ -198,6 +200,7 @@ def _default(learning: LabelledImages | None) -> dict[str, Any]:
         "smooth": True,
         "ball_recovery": 0.2,
         "patch_recovery": 0.5,
+        "warp_recovery": 1.0,
         "gradient_norm": 30.0,
         "averaging": 0.99,
         "balanced": True,

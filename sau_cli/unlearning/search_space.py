@@ -59,6 +59,11 @@ class SearchSpace:
             return added
         return torch.where(self.warped[:, None, None, None], bent(images, delta), added)
 
+    def recovery(self, recipe: Recipe) -> Tensor:
+        """The recipe's weight of learning the clean prediction for each perturbed image, (N,)."""
+        weight = torch.where(self.patched, recipe.patch_recovery, recipe.ball_recovery)
+        return weight if self.warped is None else torch.where(self.warped, recipe.warp_recovery, weight)
+
     def direction(self, gradient: Tensor, numbers: int) -> Tensor:
         """Signs of the gradients (n, C, H, W), summed over images that go together, by numbers below ``numbers``."""
         if self.together is not None:

@@ -80,6 +80,16 @@ def test_each_image_of_a_mixture_has_its_own_kind():
     assert both.step.flatten().tolist() == pytest.approx([0.5, 0.1, 0.1, 0.5])
 
 
+def test_each_kind_of_perturbation_has_its_own_weight_of_recovery():
+    images = some_pixels(64)
+    recipe = Recipe(universal=True, warp_share=0.4, patch_share=0.3, ball_recovery=1, patch_recovery=2, warp_recovery=3)
+    numbers = torch.rand(64, draws_needed(3), generator=torch.Generator().manual_seed(2))
+    space = drawn_space(images, numbers, recipe, [1] * 64)
+    assert bool((space.recovery(recipe) == torch.where(space.patched, 2, torch.where(space.warped, 3, 1))).all())
+    assert space.recovery(recipe).unique().tolist() == [1, 2, 3]
+    assert ball(images, epsilon=0.1, step=0.1, clip=True).recovery(recipe).unique().tolist() == [1]
+
+
 def test_images_that_go_together_are_perturbed_alike():
     images = some_pixels(12).clamp(0.25, 0.75)  # so that nothing is clipped
     recipe = Recipe(universal=True, warp_share=0.2, wave_share=0.5, patch_share=0.3, epsilon=0.1, step=0.1, clip=True)
