@@ -4,9 +4,9 @@ Run it with ``make demo``; it takes about a minute on 2 cores, without a GPU or 
 Expected last line: ``The backdoor is gone: ...``
 
 Every step is a command that you could type yourself; the table at the end is read from their
-reports. The purification has the paper's recipe, but 10 % of the training images and not 5 %: 5 % of
-digits is 72 images, which removed the backdoor with every seed tried but cost up to 5 points of ACC.
-An epoch of 144 images is 3 steps where the paper has 10, so the learning rate is raised from 1e-4.
+reports. The purification has the paper's recipe, but 10 % of the training images and not 5 %, which is 72
+here and cost up to 5 points of ACC. An epoch of 144 images is 3 steps where the paper has 10, so the
+learning rate is raised from 1e-4.
 """
 
 from __future__ import annotations
