@@ -100,7 +100,9 @@ def patches(images: Tensor, draws: Tensor) -> SearchSpace:
     """A square of each image, whose pixels may take any value in [0, 1]; the rest stays as it is.
 
     Sides go from 2 pixels to a quarter of the image; the search begins with a square of one colour, and a
-    step is half of the range. Triggers like BadNets' lie outside any small ball, and inside this.
+    step is half of the range. Triggers like BadNets' lie outside any small ball, and inside this. A square that would
+    hang over an edge is moved inside, so that no pixel is in fewer squares than those of the middle are: triggers like
+    to sit in a corner.
 
     Args:
         images: (N, C, H, W) float in [0, 1].
@@ -112,7 +114,8 @@ def patches(images: Tensor, draws: Tensor) -> SearchSpace:
     side = side.clamp(max=min(height, width))
     inside = []
     for draw, extent in ((draws[:, 1], height), (draws[:, 2], width)):
-        first = (draw * (extent + 1 - side)).floor()
+        over_the_edge = (draw * (extent + side - 1)).floor() - (side - 1)
+        first = over_the_edge.clamp(min=0).minimum(extent - side)
         places = torch.arange(extent, device=draws.device)
         inside.append((places >= first[:, None]) & (places < (first + side)[:, None]))
     mask = inside[0][:, None, :, None] & inside[1][:, None, None, :]

@@ -65,6 +65,20 @@ def test_a_patch_is_a_square_within_the_image_and_may_take_any_value():
     assert bool((space.start[~free[:, None].expand_as(images)] == 0).all())
 
 
+def test_no_pixel_is_in_fewer_patches_than_those_of_the_middle():
+    side, extent = 4, 16
+    places = (torch.arange(extent + side - 1) + 0.5) / (extent + side - 1)  # every place once, over the edges too
+    down, across = torch.cartesian_prod(places, places).unbind(dim=1)
+    numbers = torch.stack([torch.full_like(down, 0.99), down, across, torch.zeros_like(down)], dim=1)
+    space = patches(torch.full((len(numbers), 1, extent, extent), 0.5), numbers)
+    covered = ((space.high - space.low)[:, 0] > 0).sum(dim=0)
+    middle, corner = int(covered[8, 8]), space.high[:, 0, 0, 0] * space.high[:, 0, side - 1, side - 1] > 0
+    assert middle == side**2
+    assert int(covered.min()) == middle
+    assert int(covered[0, 0]) == int(covered[-1, -1]) == middle
+    assert int(corner.sum()) == side**2, "a trigger in the corner is covered whole, as often as a pixel of the middle"
+
+
 def test_an_image_smaller_than_a_patch_is_all_patch():
     images = torch.rand(4, 1, 1, 3)
     space = patches(images, draws(images))
