@@ -19,7 +19,6 @@ from sau_cli.commands.inspect import inspect
 from sau_cli.commands.purify import purify
 from sau_cli.commands.session import Session
 from sau_cli.errors import ExitCode, UsageError
-from sau_cli.host_memory import keep_freed_memory
 
 
 def _show_version(asked: bool) -> None:
@@ -76,7 +75,6 @@ def composed(words: Sequence[str] = ()) -> typer.Typer:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit."""
     words = sys.argv[1:] if arguments is None else arguments
-    keep_freed_memory()
     if arguments is None and not sys.warnoptions:
         warnings.simplefilter("ignore")  # what libraries warn their callers of is nothing that a user could mend
     try:

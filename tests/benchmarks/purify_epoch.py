@@ -1,7 +1,6 @@
 """One epoch of ``purify`` against the naive implementation of the tests; run by ``make bench``.
 
-Both are timed in this run, in turns, so that the ratio holds when the machine's speed drifts; the naive
-implementation in a process of its own, where freed memory is not kept as the command line keeps it. Before
+Both are timed in this run, in turns, so that the ratio holds when the machine's speed drifts. Before
 the timing, a network that was trained for a moment on the same images takes two epochs of purification:
 nearly all images stay in the search to its end, which is the worst case. ``--checkpoint`` takes a model
 that somebody trained in earnest. Without the images of CIFAR-10 (``--data-root``), random ones are used,
@@ -17,10 +16,8 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from copy import deepcopy
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -32,7 +29,6 @@ from sau_adapters.image_sources import open_images
 from sau_cli.attacks.training import TrainingSettings, train
 from sau_cli.classifier import Classifier
 from sau_cli.devices import chosen_device
-from sau_cli.host_memory import keep_freed_memory
 from sau_cli.images import CleanData, LabelledImages, as_pixels
 from sau_cli.precision import Precision, bf16_pays, running_in
 from sau_cli.seeding import random_stream
@@ -53,10 +49,6 @@ def seconds(work: Callable[[], object]) -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter() - started
-
-
-def naive_seconds(begun: Classifier, batches: list[tuple[torch.Tensor, torch.Tensor]], received: Classifier) -> float:
-    return seconds(partial(naive_sau, begun, batches, received=received))
 
 
 def some_images(root: Path | None, count: int) -> LabelledImages:
@@ -134,8 +126,6 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, help="weights of the one --arch, of RGB in [0, 1] unnormalised")
     parser.add_argument("--device", default="auto")
     chosen = parser.parse_args()
-    keep_freed_memory()
-    elsewhere = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
     device = chosen_device(chosen.device)
     precisions = [Precision.FP32, *([Precision.BF16] if bf16_pays(device) else [])]
     data = some_images(chosen.data_root, chosen.images).to(device)
@@ -155,11 +145,9 @@ def main() -> None:
         batches = [(as_pixels(data.images[at]), data.labels[at]) for at in order.split(before.batch_size)]
         sizes = passes_needed(classifier.requires_grad_(False), begun.requires_grad_(False), data, before)
         begun.requires_grad_(True)
-        images, labels = batches[0]
-        elsewhere.submit(naive_seconds, begun, [(images[:8], labels[:8])], classifier).result()
         times: dict[str, list[float]] = {"naive": [], **{precision.value: [] for precision in precisions}}
         for _ in range(chosen.rounds):
-            times["naive"].append(elsewhere.submit(naive_seconds, begun, batches, classifier).result())
+            times["naive"].append(seconds(partial(naive_sau, begun, batches, received=classifier)))
             for precision, state in state_of.items():
                 last = purify(classifier, clean, recipe=before, seed=0, precision=precision, resume=state).epochs[-1]
                 times[precision.value].append(last.seconds)
@@ -169,6 +157,7 @@ def main() -> None:
         for precision in precisions:
             ours = times[precision.value]
             ratio = statistics.median(slow / fast for slow, fast in zip(times["naive"], ours, strict=True))
+            images, labels = batches[0]
             bare = bare_seconds(begun, images, labels, precision) / len(images)
             # clean and unlearning passes into parameters, and two networks a search step: 4 of 6 thirds
             limit = bare * len(data) * (2 + share * 2 * 2 / 3)
