@@ -70,4 +70,4 @@ def check_output(classifier: Classifier, logits: Tensor, *, finite: bool = True)
         got = f"{tuple(logits.shape)} {logits.dtype}" if isinstance(logits, Tensor) else type(logits).__name__
         raise NotEvaluable(f"the network returned {got} where logits of shape (N, {classes}) were expected")
     if finite and not bool(torch.isfinite(logits).all()):
-        raise NotEvaluable("the network returned NaN or infinite logits on clean images; its accuracy means nothing")
+        raise NotEvaluable("the network returned NaN or infinite logits; what it says means nothing")

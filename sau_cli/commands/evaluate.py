@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from sau_cli.attacks.triggers import Trigger
     from sau_cli.classifier import Classifier
     from sau_cli.evaluation.metrics import Evaluation
+    from sau_cli.evaluation.reactivation import Reactivation
+    from sau_cli.evaluation.relearning import Relearning
     from sau_cli.images import LabelledImages
     from sau_cli.inspection.policy import Policy
 
@@ -214,30 +216,35 @@ def evaluate(
         before = open_model_and_data(session, reference, asked, data=images)[0].classifier if reference else None
         for source in trigger or ():
             session.took(file_of(source))
-        with session.working(f"measuring on {len(images.for_testing):,} test images"):
-            evaluation = measure(
-                opened.classifier.to(chosen),
-                images.for_testing,
-                triggers=triggers,
-                reference=None if before is None else before.to(chosen),
-            )
         session.environment = {"device": str(chosen)}
-        session.details = {"data": images.name, "evaluation": plain(evaluation)}
-        session.checks.extend(evaluation_checks(evaluation))
-        judged = _judged(evaluation, limits, confident=confident)
-        if rules is not None:
-            judged += _judged_by_policy(opened.checkpoint, session.checks, rules, confident=confident)
-        session.checks.extend(judged)
-        session.show(evaluation_table(evaluation, title=f"{evaluation.images} test images of {images.name}"))
-        if judged:
-            session.show(checks_table(judged))
+        measured: list[Evaluation] = []
+        try:
+            with session.working(f"measuring on {len(images.for_testing):,} test images"):
+                measure(
+                    opened.classifier.to(chosen),
+                    images.for_testing,
+                    triggers=triggers,
+                    reference=None if before is None else before.to(chosen),
+                    keep=measured.append,
+                )
+        finally:  # what was measured before an error is told and judged
+            for evaluation in measured[-1:]:
+                session.details = {"data": images.name, "evaluation": plain(evaluation)}
+                session.checks.extend(evaluation_checks(evaluation))
+                judged = _judged(evaluation, limits, confident=confident)
+                if rules is not None:
+                    judged += _judged_by_policy(opened.checkpoint, session.checks, rules, confident=confident)
+                session.checks.extend(judged)
+                session.show(evaluation_table(evaluation, title=f"{evaluation.images} test images of {images.name}"))
+                if judged:
+                    session.show(checks_table(judged))
         if attacked:
             _see_whether_it_lasts(
                 session,
                 opened.classifier,
                 images.for_testing,
                 triggers,
-                trigger_ids(evaluation),
+                trigger_ids(measured[-1]),
                 reactivating=reactivate,
                 poisoned=relearn,
                 seed=seed,
@@ -261,21 +268,26 @@ def _see_whether_it_lasts(
     from sau_cli.images import parted
 
     made_on, measured_on = parted(images, 0.5, seed=seed)
-    with session.working("attacking it again"):
-        woken = [wake(classifier, made_on, measured_on, one, seed=seed) for one in triggers] if reactivating else []
-        taught = [
-            teach(classifier, made_on, measured_on, one, poisoned=poisoned, seed=seed)
-            for one in triggers
-            if poisoned is not None
-        ]
-    session.details["lasting"] = {
-        "measured_on": len(measured_on),
-        "seed": seed,
-        "reactivation": plain(woken),
-        "relearning": plain(taught),
-    }
-    session.checks.extend(lasting_checks(names, woken, taught))
-    session.show(lasting_table(names, woken, taught, images=len(measured_on)))
+    woken: list[Reactivation] = []
+    taught: list[Relearning] = []
+    try:
+        with session.working("attacking it again"):
+            if reactivating:
+                woken.extend(wake(classifier, made_on, measured_on, one, seed=seed) for one in triggers)
+            if poisoned is not None:
+                taught.extend(
+                    teach(classifier, made_on, measured_on, one, poisoned=poisoned, seed=seed) for one in triggers
+                )
+    finally:
+        if woken or taught:
+            session.details["lasting"] = {
+                "measured_on": len(measured_on),
+                "seed": seed,
+                "reactivation": plain(woken),
+                "relearning": plain(taught),
+            }
+            session.checks.extend(lasting_checks(names, woken, taught))
+            session.show(lasting_table(names, woken, taught, images=len(measured_on)))
 
 
 def _check_no_looser(limits: dict[str, float | None], rules: Policy | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain, count
 from typing import TYPE_CHECKING
 
 from rich.console import Group
@@ -70,10 +71,12 @@ def _change_checks(evaluation: Evaluation) -> Iterator[Check]:
 def trigger_ids(evaluation: Evaluation) -> tuple[str, ...]:
     """A name for each trigger, numbered where two share one."""
     names = [row.trigger for row in evaluation.triggers]
-    return tuple(
-        name if names.count(name) == 1 else f"{name}-{names[: place + 1].count(name)}"
-        for place, name in enumerate(names)
-    )
+    given: list[str] = []
+    for name in names:
+        numbered = (f"{name}-{number}" for number in count(1))
+        candidates = numbered if names.count(name) > 1 else chain([name], numbered)
+        given.append(next(one for one in candidates if one not in given))
+    return tuple(given)
 
 
 def _p_value(test: PairedTest | None) -> str:

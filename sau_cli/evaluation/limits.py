@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 from sau_cli.errors import UsageError
 from sau_cli.results import Check, CheckStatus, Measure
 
@@ -16,8 +18,9 @@ def parse_fraction(text: str, flag: str) -> float:
         UsageError: no number, or one outside [0, 1].
     """
     try:
-        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
+        # In decimals: 0.7 % is 0.007, and not the float below it.
+        value = float(Decimal(text.removesuffix("%")) / (100 if text.endswith("%") else 1))
+    except (ValueError, ArithmeticError):
         value = -1.0
     if not 0 <= value <= 1:
         raise UsageError(f"{flag} {text!r} is no share; give a fraction such as 0.05, or a percentage such as 5%")

@@ -9,7 +9,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from math import hypot, sqrt
 
 import numpy as np
 import torch
@@ -26,7 +28,8 @@ from sau_cli.evaluation.predictions import predicted_labels
 from sau_cli.images import LabelledImages, check_fits
 from sau_cli.results import Measure
 
-RESAMPLES = 10_000
+Z = 1.959963984540054
+"""Of a normal distribution, 95 % lie so many deviations around its mean."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,61 +91,36 @@ def _flags(tensor: Tensor) -> NDArray[np.bool_]:
     return np.asarray(tensor.cpu().numpy(), dtype=bool)
 
 
-def _share_of(flags: NDArray[np.bool_], counted: NDArray[np.bool_] | None = None) -> Measure:
-    chosen = flags if counted is None else flags[counted]
-    return rate(int(chosen.sum()), len(chosen))
+def _share_of(flags: NDArray[np.bool_]) -> Measure:
+    return rate(int(flags.sum()), len(flags))
 
 
-def _resampled(columns: NDArray[np.bool_], *, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Bootstrap over images: how often each distinct row of flags occurs in each resample.
+def paired_drop(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> Measure:
+    """A rate before minus the rate after, on the same images, with an adjusted Wald interval. (N,) bool twice, N > 0.
 
-    Drawing N images with replacement is a multinomial draw over their distinct rows, so the cost
-    does not depend on N. Returns (distinct rows, counts) of shapes (R, columns) and (resamples, R).
+    The interval has a width also where no image differs, and is about right from a handful on.
+
+    Source: Bonett and Price, "Adjusted Wald Confidence Interval for a Difference of Binomial Proportions Based on
+    Paired Data", Journal of Educational and Behavioral Statistics 37 (2012), 479-488.
     """
-    rows, counts = np.unique(columns, axis=0, return_counts=True)
-    total = int(counts.sum())
-    draws = np.random.default_rng(seed).multinomial(total, counts / total, size=RESAMPLES)
-    return rows.astype(np.int64), draws.astype(np.int64)
+    total = len(before)
+    lost, gained = (int((one & ~other).sum()) for one, other in ((before, after), (after, before)))
+    p, q = (lost + 1) / (total + 2), (gained + 1) / (total + 2)
+    reach = Z * sqrt((p + q - (p - q) ** 2) / (total + 2))
+    return Measure(value=(lost - gained) / total, ci95=(max(-1.0, p - q - reach), min(1.0, p - q + reach)))
 
 
-def accuracy_drop(correct_before: NDArray[np.bool_], correct_after: NDArray[np.bool_], *, seed: int = 0) -> Measure:
-    """ACC before minus ACC after on the same images, with a paired bootstrap interval. (N,) bool twice."""
-    rows, draws = _resampled(np.stack([correct_before, correct_after], axis=1), seed=seed)
-    drops = draws @ (rows[:, 0] - rows[:, 1]) / len(correct_before)
-    low, high = np.quantile(drops, (0.025, 0.975))
-    return Measure(value=float(correct_before.mean() - correct_after.mean()), ci95=(float(low), float(high)))
+def defence_effectiveness_measure(asr_drop: Measure, acc_drop: Measure) -> Measure:
+    """DER of the two drops by :func:`paired_drop`, with an interval made of theirs, as if they were independent.
 
-
-def defence_effectiveness_measure(
-    correct_before: NDArray[np.bool_],
-    correct_after: NDArray[np.bool_],
-    hit_before: NDArray[np.bool_],
-    hit_after: NDArray[np.bool_],
-    counted: NDArray[np.bool_],
-    *,
-    seed: int = 0,
-) -> Measure:
-    """DER with a paired bootstrap interval over the test images. All (N,) bool.
-
-    Args:
-        correct_before, correct_after: the clean image was classified correctly.
-        hit_before, hit_after: the triggered image was sent to the target.
-        counted: the image counts for the ASR.
+    Source of the interval: Zou and Donner, "Construction of Confidence Limits about Effect Measures", Statistics in
+    Medicine 27 (2008), 1693-1702.
     """
-    value = defence_effectiveness(
-        float(hit_before[counted].mean()),
-        float(hit_after[counted].mean()),
-        float(correct_before.mean()),
-        float(correct_after.mean()),
-    )
-    columns = np.stack([correct_before, correct_after, hit_before & counted, hit_after & counted, counted], axis=1)
-    rows, draws = _resampled(columns, seed=seed)
-    total = len(counted)
-    counts = np.maximum(draws @ rows[:, 4], 1)
-    asr_drop = np.maximum(0, draws @ (rows[:, 2] - rows[:, 3]) / counts)
-    acc_drop = np.maximum(0, draws @ (rows[:, 0] - rows[:, 1]) / total)
-    low, high = np.quantile((asr_drop - acc_drop + 1) / 2, (0.025, 0.975))
-    return Measure(value=value, ci95=(float(low), float(high)))
+    gain, gain_low, gain_high = (max(0.0, one) for one in (asr_drop.value, *asr_drop.ci95))
+    loss, loss_low, loss_high = (max(0.0, one) for one in (acc_drop.value, *acc_drop.ci95))
+    value = (gain - loss + 1) / 2
+    below, above = hypot(gain - gain_low, loss_high - loss) / 2, hypot(gain_high - gain, loss - loss_low) / 2
+    return Measure(value=value, ci95=(max(0.0, value - below), min(1.0, value + above)))
 
 
 def _renamed(reference: Description, model: Description) -> Tensor:
@@ -161,6 +139,7 @@ def evaluate(
     *,
     triggers: tuple[Trigger, ...] = (),
     reference: Classifier | None = None,
+    keep: Callable[[Evaluation], None] = lambda _: None,
 ) -> Evaluation:
     """Measure a model on test images, and against a reference model if there is one.
 
@@ -171,9 +150,11 @@ def evaluate(
         data: test images that no model was trained on.
         triggers: what to stamp; each image once per trigger.
         reference: the model before it was purified, of the same classes and input.
+        keep: called with what is measured so far, after the clean images and after each trigger.
 
     Raises:
-        NotEvaluable: the data or the reference do not fit the model, or logits are not finite.
+        NotEvaluable: the data, a trigger or the reference do not fit the model, or logits are not finite.
+        UsageError: a trigger's target is none of the classes.
     """
     check_fits(data, classifier.description)
     if reference is not None:
@@ -189,39 +170,44 @@ def evaluate(
     correct_before = None
     if reference is not None and renamed is not None:
         correct_before = _flags(renamed[predicted_labels(reference, data.images).cpu()] == labels)
-    rows = []
+    rows: list[TriggerMeasures] = []
+
+    def so_far() -> Evaluation:
+        if correct_before is None:
+            return Evaluation(images=len(data), accuracy=_share_of(correct), triggers=tuple(rows))
+        return Evaluation(
+            images=len(data),
+            accuracy=_share_of(correct),
+            triggers=tuple(rows),
+            reference_accuracy=_share_of(correct_before),
+            accuracy_drop=paired_drop(correct_before, correct),
+            accuracy_change=paired_test(correct_before, correct),
+        )
+
+    keep(so_far())
     for trigger in triggers:
         trigger.rule.check(data.classes)
         counted = _flags(trigger.rule.counted(labels))
         targets = trigger.rule.targets(labels, data.classes)
         stamped = trigger.stamp(data.images)
         said = predicted_labels(classifier, stamped).cpu()
-        hit = _flags(said == targets)
-        asr, robust = _share_of(hit, counted), _share_of(_flags(said == labels), counted)
-        if reference is None or renamed is None or correct_before is None:
-            rows.append(
-                TriggerMeasures(trigger=trigger.name, target_rule=str(trigger.rule), asr=asr, robust_accuracy=robust)
-            )
-            continue
-        said_before = renamed[predicted_labels(reference, stamped).cpu()]
-        hit_before = _flags(said_before == targets)
-        rows.append(
-            TriggerMeasures(
-                trigger=trigger.name,
-                target_rule=str(trigger.rule),
-                asr=asr,
-                robust_accuracy=robust,
-                reference_asr=_share_of(hit_before, counted),
-                reference_robust_accuracy=_share_of(_flags(said_before == labels), counted),
-                der=defence_effectiveness_measure(correct_before, correct, hit_before, hit, counted),
-                asr_change=paired_test(hit_before[counted], hit[counted]),
-            )
+        hit = _flags(said == targets)[counted]
+        row = TriggerMeasures(
+            trigger=trigger.name,
+            target_rule=str(trigger.rule),
+            asr=_share_of(hit),
+            robust_accuracy=_share_of(_flags(said == labels)[counted]),
         )
-    return Evaluation(
-        images=len(data),
-        accuracy=_share_of(correct),
-        triggers=tuple(rows),
-        reference_accuracy=None if correct_before is None else _share_of(correct_before),
-        accuracy_drop=None if correct_before is None else accuracy_drop(correct_before, correct),
-        accuracy_change=None if correct_before is None else paired_test(correct_before, correct),
-    )
+        if reference is not None and renamed is not None and correct_before is not None:
+            said_before = renamed[predicted_labels(reference, stamped).cpu()]
+            hit_before = _flags(said_before == targets)[counted]
+            row = replace(
+                row,
+                reference_asr=_share_of(hit_before),
+                reference_robust_accuracy=_share_of(_flags(said_before == labels)[counted]),
+                der=defence_effectiveness_measure(paired_drop(hit_before, hit), paired_drop(correct_before, correct)),
+                asr_change=paired_test(hit_before, hit),
+            )
+        rows.append(row)
+        keep(so_far())
+    return so_far()

@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from sau_cli.attacks.triggers import Trigger
 from sau_cli.classifier import Classifier
+from sau_cli.errors import NotEvaluable
 from sau_cli.evaluation.metrics import rate
 from sau_cli.evaluation.predictions import predicted_labels
 from sau_cli.images import LabelledImages, as_pixels
@@ -98,7 +99,15 @@ def universal_perturbation(
 
     Returns:
         (1, C, H, W) float on the CPU, in whole steps of an 8-bit pixel.
+
+    Raises:
+        NotEvaluable: there is no image.
     """
+    if len(images) == 0:
+        raise NotEvaluable(
+            "half of the test images has none that the trigger counts for, so no perturbation could be made on it; "
+            "give data with more images of other classes than the target"
+        )
     device, stream = classifier.mean.device, random_stream(seed, "re-activation")
     delta = torch.zeros(1, *images.shape[1:], device=device)
     with evaluating(classifier), frozen(classifier):

@@ -267,8 +267,7 @@ def compare(
     if expected.real:
         right, exported_right = ours.argmax(dim=1) == data.labels, theirs.argmax(dim=1) == data.labels
         accuracy, exported_accuracy = _share(right), _share(exported_right)
-        lost = accuracy.value - exported_accuracy.value
-        checks.append(_rate_check("export.accuracy", right, exported_right, close, lost, limits.accuracy_drop, "ACC"))
+        checks.append(_rate_check("export.accuracy", right, exported_right, close, limits.accuracy_drop, "ACC"))
     else:
         checks.append(
             Check(
@@ -329,8 +328,8 @@ def _under_trigger(
     targets, counted = trigger.rule.targets(labels, expected.data.classes), trigger.rule.counted(labels)
     hit, exported_hit = (told.argmax(1) == targets)[counted], (said.argmax(1) == targets)[counted]
     asr, exported_asr = _share(hit), _share(exported_hit)
-    close, rise = _close_calls(told, limits.margin)[counted], exported_asr.value - asr.value
-    check = _rate_check(f"export.asr.{name}", hit, exported_hit, close, rise, limits.asr_rise, "ASR")
+    close = _close_calls(told, limits.margin)[counted]
+    check = _rate_check(f"export.asr.{name}", hit, exported_hit, close, limits.asr_rise, "ASR")
     return TriggerAnswers(trigger=name, asr=asr, exported_asr=exported_asr), check
 
 
@@ -390,14 +389,13 @@ def _values_check(name: str, expected: Tensor, found: Tensor, limits: Verificati
     )
 
 
-def _rate_check(
-    name: str, ours: Tensor, theirs: Tensor, close: Tensor, worse: float, allowed: float, what: str
-) -> Check:
+def _rate_check(name: str, ours: Tensor, theirs: Tensor, close: Tensor, allowed: float, what: str) -> Check:
     """ACC or ASR of the exported file: no worse than is allowed, or equal; ties aside. Flags are (n,) bool."""
     found, known = _share(theirs), _share(ours)
     on_edge = int(((ours != theirs) & close).sum())
     equal = int(theirs[~close].sum()) == int(ours[~close].sum())
-    passed = worse <= allowed if allowed > 0 else equal
+    rise = int(theirs.sum()) - int(ours.sum())
+    passed = (-rise if what == "ACC" else rise) / len(ours) <= allowed if allowed > 0 else equal
     evidence = f"{what} {found.value:.2%} ({found.hits} of {found.total}), {known.value:.2%} in PyTorch"
     evidence += f"; {on_edge} of them are ties" if on_edge and not allowed else ""
     way = "fall" if what == "ACC" else "rise"

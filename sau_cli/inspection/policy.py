@@ -179,11 +179,12 @@ def _judge_rates(
             else _unmeasured("policy.min-acc", limit, unmeasured, "ACC", "there is no data; add --data")
         )
     if (limit := policy.max_asr) is not None:
-        rates = {name.removeprefix("asr."): one for name, one in measures.items() if name.startswith("asr.") and one}
+        named = [(one.id.removeprefix("asr."), _measure(one)) for one in checks if one.id.startswith("asr.")]
+        rates = [(trigger, measure) for trigger, measure in named if measure]
         if not rates:
-            why = "there is no trigger; sau evaluate --trigger measures it"
+            why = "no trigger was measured; sau evaluate --trigger does it"
             judged.append(_unmeasured("policy.max-asr", limit, unmeasured, "ASR", why))
-        for trigger, measure in rates.items():
+        for trigger, measure in rates:
             name = "policy.max-asr" if len(rates) == 1 else f"policy.max-asr.{trigger}"
             judged.append(at_most(name, measure, limit, confident=confident, what=f"ASR of {trigger}"))
     if (limit := policy.max_drop) is not None:

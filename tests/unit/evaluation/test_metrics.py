@@ -6,10 +6,10 @@ from sau_cli.attacks.targets import TargetKind, TargetRule
 from sau_cli.errors import NotEvaluable, UsageError
 from sau_cli.evaluation.limits import at_least, at_most, parse_fraction
 from sau_cli.evaluation.metrics import (
-    accuracy_drop,
     defence_effectiveness,
     defence_effectiveness_measure,
     evaluate,
+    paired_drop,
     rate,
 )
 from sau_cli.images import LabelledImages
@@ -58,7 +58,8 @@ def test_a_planted_rule_is_measured_exactly():
     assert row.asr.total == 36
     assert row.robust_accuracy.value == 1
     assert row.reference_robust_accuracy.value == 0
-    assert row.der.ci95 == (1, 1)
+    assert row.der.ci95[1] == 1
+    assert 0.9 < row.der.ci95[0] < 1
     assert result.accuracy_drop.value == 0
 
 
@@ -81,25 +82,52 @@ def test_a_reference_of_other_classes_is_refused():
         evaluate(describe(BrightnessNet(10)), flat_images(), reference=describe(BrightnessNet(9), 9))
 
 
-def test_paired_intervals_cover_as_often_as_they_say():
-    """Over many draws of 200 images, the 95 % interval of the drop covers the true 10 points 93 to 98 times in 100."""
-    random, covered = np.random.default_rng(0), 0
-    for seed in range(300):
-        before = random.random(200) < 0.9
-        after = before & (random.random(200) < 8 / 9)
-        low, high = accuracy_drop(before, after, seed=seed).ci95
-        covered += low <= 0.1 <= high
-    assert 0.91 <= covered / 300 <= 0.98
+@pytest.mark.parametrize(("images", "rate_before", "drop"), [(200, 0.9, 0.1), (100, 0.95, 0.02), (50, 0.95, 0.03)])
+def test_paired_intervals_cover_as_often_as_they_say(images, rate_before, drop):
+    random, covered, below = np.random.default_rng(0), 0, 0
+    for _ in range(2000):
+        before = random.random(images) < rate_before
+        after = before & (random.random(images) < 1 - drop / rate_before)
+        low, high = paired_drop(before, after).ci95
+        covered += low <= drop <= high
+        below += high < drop
+    assert covered / 2000 >= 0.93
+    assert below / 2000 <= 0.05
 
 
-def test_the_interval_of_der_holds_its_value():
-    random = np.random.default_rng(1)
-    flags = [random.random(500) < share for share in (0.95, 0.9, 0.97, 0.1)]
-    counted = random.random(500) < 0.9
-    measure = defence_effectiveness_measure(*flags, counted)
-    low, high = measure.ci95
-    assert low < measure.value < high
-    assert high - low < 0.1
+def test_no_image_that_differs_is_no_certainty():
+    """Of three images, by hand: 0 ± z·√((1/5 + 1/5)/5)."""
+    same = np.array([True, True, True])
+    assert paired_drop(same, same).ci95 == pytest.approx((-0.554, 0.554), abs=1e-3)
+    other = np.array([True, False])
+    assert paired_drop(other, ~other).ci95[1] <= 1
+    assert paired_drop(np.array([True]), np.array([False])).ci95[0] < 0.5
+
+
+@pytest.mark.parametrize(("total", "lost"), [(100, 3), (1000, 7), (10_000, 566), (125, 1)])
+def test_a_drop_that_equals_its_limit_is_within_it(total, lost):
+    before, after = np.ones(total, dtype=bool), np.arange(total) >= lost
+    limit = parse_fraction(f"{100 * lost / total:.10g}%", "--max-acc-drop")
+    assert at_most("x", paired_drop(before, after), limit, confident=False, what="x").status is CheckStatus.PASSED
+    assert at_least("x", rate(lost, total), limit, confident=False, what="x").status is CheckStatus.PASSED
+
+
+def test_der_by_hand():
+    measure = defence_effectiveness_measure(Measure(value=0.8, ci95=(0.5, 0.9)), Measure(value=0.1, ci95=(-0.2, 0.5)))
+    assert measure.value == pytest.approx(0.85)
+    assert measure.ci95 == pytest.approx((0.85 - (0.3**2 + 0.4**2) ** 0.5 / 2, 0.85 + (0.1**2 + 0.1**2) ** 0.5 / 2))
+
+
+def test_what_was_measured_before_a_trigger_that_does_not_fit_is_kept():
+    kept = []
+    small, large = (
+        badnets_trigger(TO_ZERO, trigger_size=1),
+        badnets_trigger(TargetRule(kind=TargetKind.ALL_TO_ONE, target=99)),
+    )
+    with pytest.raises(UsageError, match="target 99"):
+        evaluate(describe(CornerBackdoor(10)), flat_images(), triggers=(small, large), keep=kept.append)
+    assert [len(one.triggers) for one in kept] == [0, 1]
+    assert kept[-1].triggers[0].asr.value == 1
 
 
 @pytest.mark.parametrize(
