@@ -10,9 +10,10 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from sau_cli.errors import UsageError
+from sau_cli.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -49,7 +50,8 @@ class Team:
         from torch.distributed import all_reduce
 
         together = torch.cat([tensor.reshape(-1) for tensor in tensors])
-        all_reduce(together)
+        with _all_there():
+            all_reduce(together)
         for tensor, summed in zip(tensors, together.split([tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(summed.reshape(tensor.shape))
 
@@ -62,6 +64,20 @@ class Team:
         said = torch.tensor(float(what), device=device)
         self.add_up([said])
         return bool(said > 0)
+
+    def differ(self, what: str, device: torch.device) -> bool:
+        """Whether it is not the same in all of the processes."""
+        if self.size == 1:
+            return False
+        import torch
+        from torch.distributed import ReduceOp, all_reduce
+
+        number = int.from_bytes(sha256(what.encode()).digest()[:7], "big")
+        ends = torch.tensor([number, -number], dtype=torch.int64, device=device)
+        with _all_there():
+            all_reduce(ends, op=ReduceOp.MAX)
+        highest, lowest = ends.tolist()
+        return bool(highest != -lowest)
 
 
 ALONE = Team()
@@ -83,6 +99,18 @@ def team_of_environment() -> Team:
     if not 0 <= rank < size:
         raise UsageError(f"RANK={told[0]} and WORLD_SIZE={told[1]} make no sense; start with torchrun, or unset them")
     return Team(rank, size)
+
+
+@contextmanager
+def _all_there() -> Iterator[None]:
+    """Raises Interrupted where another process has gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise Interrupted(
+            "another process of the run ended, and this one with it; what was kept after the last epoch is whole, and "
+            "the same command with --resume goes on"
+        ) from error
 
 
 def own_device(name: str) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sau_adapters.weights_safetensors import read_described, write_described
+from sau_adapters.weights_safetensors import read_described, read_header, write_described
 from sau_cli.attacks.attack_state import AttackState, attack_state_from_parts
+from sau_cli.errors import SauError
 from sau_cli.unlearning.run_state import RunState, state_from_parts
 
+_PURIFICATION, _ATTACK = "sau.run", "sau.attack-run"
 _WHAT, _ADVICE = "interrupted run", "start over with --force"
 
 
@@ -17,8 +19,17 @@ def write_state(path: Path, state: RunState | AttackState) -> None:
     Raises:
         UsageError: the place cannot be written to.
     """
-    key = "sau.run" if isinstance(state, RunState) else "sau.attack-run"
+    key = _PURIFICATION if isinstance(state, RunState) else _ATTACK
     write_described(path, state.tensors(), key, state.description(), force=True)
+
+
+def may_be_state(path: Path) -> bool:
+    """Whether a file is the state of a run, or too damaged to tell. Reads its header alone."""
+    try:
+        _, metadata = read_header(path)
+    except SauError:
+        return True
+    return any(f"{key}.schema" in metadata for key in (_PURIFICATION, _ATTACK))
 
 
 def read_state(path: Path) -> RunState:
@@ -28,9 +39,9 @@ def read_state(path: Path) -> RunState:
         NotEvaluable: the file is damaged, or something else.
         UnsafeFile: its header lies.
     """
-    return state_from_parts(*read_described(path, "sau.run", what=_WHAT, advice=_ADVICE))
+    return state_from_parts(*read_described(path, _PURIFICATION, what=_WHAT, advice=_ADVICE))
 
 
 def read_attack_state(path: Path) -> AttackState:
     """The same of an attack."""
-    return attack_state_from_parts(*read_described(path, "sau.attack-run", what=_WHAT, advice=_ADVICE))
+    return attack_state_from_parts(*read_described(path, _ATTACK, what=_WHAT, advice=_ADVICE))

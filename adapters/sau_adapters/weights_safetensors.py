@@ -107,7 +107,8 @@ def read_described(path: Path, key: str, *, what: str, advice: str) -> tuple[dic
         about = json.loads(metadata[key])
     if not isinstance(about, dict):
         raise NotEvaluable(f"{path} has no readable description of its {what}; {advice}")
-    return tensors, about
+    # Copies: the file itself, mapped into memory, could not be replaced on Windows.
+    return {name: tensor.clone() for name, tensor in tensors.items()}, about
 
 
 def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], *, force: bool) -> None:

@@ -16,10 +16,10 @@ An attack of one's own is a frozen dataclass with settings and, at the least, :m
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, get_type_hints
+from typing import Any, ClassVar, TypeVar, get_type_hints
 
 import torch
 from torch import Tensor
@@ -33,6 +33,8 @@ from sau_cli.classifier import Classifier
 from sau_cli.errors import UsageError
 from sau_cli.images import LabelledImages
 from sau_cli.seeding import random_stream
+
+Step = TypeVar("Step")
 
 
 def setting(
@@ -49,6 +51,10 @@ def setting(
     return field(default=default, metadata=limits)
 
 
+class LearningStopped(Exception):
+    """Somebody asked for an end while an attack learned what it needs."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Scene:
     """Where an attack takes place.
@@ -63,6 +69,7 @@ class Scene:
         training: how the classifier will be trained.
         label: what this attack is called among several, for random streams and names.
         say: tells people what takes long.
+        stop: asked at every step of :meth:`each`; True ends the attack there.
     """
 
     classifier: Classifier
@@ -75,6 +82,7 @@ class Scene:
     seed: int
     label: str = ""
     say: Callable[[str], None] = lambda _: None
+    stop: Callable[[], bool] = lambda: False
 
     @property
     def channels(self) -> int:
@@ -101,6 +109,17 @@ class Scene:
         """Random numbers for one purpose of this attack."""
         return random_stream(self.seed, f"{self.label}{purpose}")
 
+    def each(self, steps: Iterable[Step]) -> Iterator[Step]:
+        """These, one after another, for whatever takes long.
+
+        Raises:
+            LearningStopped: an end was asked for.
+        """
+        for one in steps:
+            if self.stop():
+                raise LearningStopped
+            yield one
+
     def drawn(self, count: int, among: Tensor, *, purpose: str = "poison") -> Tensor:
         """So many places, drawn uniformly from those that are True in ``among`` (N,) and free. Ascending."""
         order = torch.randperm(len(self.images), generator=self.stream(purpose))
@@ -120,7 +139,8 @@ class Scene:
         surrogate.requires_grad_(True)
         shorter = replace(self.training, epochs=epochs)
         taught = (AdversarialTraining(adversarial, self.stream("surrogate")),) if adversarial else ()
-        train(surrogate, self.images, shorter, seed=self.seed, in_training=taught)
+        if not train(surrogate, self.images, shorter, seed=self.seed, in_training=taught, stop=self.stop):
+            raise LearningStopped
         return surrogate
 
 

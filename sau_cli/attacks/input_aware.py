@@ -182,7 +182,7 @@ class InputAware(InBatchesAttack):
         mask.to(scene.device)
         optimiser = torch.optim.Adam(mask.parameters(), lr=1e-3)
         stream = scene.stream("batches")
-        for _ in range(self.mask_steps):
+        for _ in scene.each(range(self.mask_steps)):
             at = torch.randint(0, len(scene.images), (64,), generator=stream)
             pixels = as_pixels(scene.images.images[at]).to(scene.device)
             made = masks(mask, pixels)

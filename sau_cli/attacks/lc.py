@@ -30,19 +30,16 @@ def hardened(
     classifier: Classifier, images: Tensor, labels: Tensor, *, epsilon: float, step: float, steps: int
 ) -> Tensor:
     """Images (N, C, H, W) uint8 perturbed within ``epsilon`` so that their label is hard to tell; uint8."""
-    parts = []
+    pixels, target = as_pixels(images.to(classifier.mean.device)), labels.to(classifier.mean.device)
+    delta = torch.zeros_like(pixels)
     with evaluating(classifier), frozen(classifier):
-        for batch, true in zip(images.split(256), labels.split(256), strict=True):
-            pixels, target = as_pixels(batch.to(classifier.mean.device)), true.to(classifier.mean.device)
-            delta = torch.zeros_like(pixels)
-            for _ in range(steps):
-                delta.requires_grad_(True)
-                loss = cross_entropy(classifier(pixels + delta), target, reduction="sum")
-                (slope,) = torch.autograd.grad(loss, delta)
-                moved = (delta.detach() + step * slope.sign()).clamp(-epsilon, epsilon)
-                delta = (pixels + moved).clamp(0, 1) - pixels
-            parts.append((pixels + delta).mul(255).round().to(torch.uint8).cpu())
-    return torch.cat(parts)
+        for _ in range(steps):
+            delta.requires_grad_(True)
+            loss = cross_entropy(classifier(pixels + delta), target, reduction="sum")
+            (slope,) = torch.autograd.grad(loss, delta)
+            moved = (delta.detach() + step * slope.sign()).clamp(-epsilon, epsilon)
+            delta = (pixels + moved).clamp(0, 1) - pixels
+    return (pixels + delta).mul(255).round().to(torch.uint8).cpu()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,15 +61,18 @@ class LabelConsistent(Attack):
         places = self.places(scene)
         robust = scene.trained_clean(epochs=self.robust_epochs, adversarial=self.robust_epsilon)
         scene.say(f"making {len(places)} images hard in {self.pgd_steps} steps each")
-        images = hardened(
-            robust,
-            scene.images.images[places],
-            scene.images.labels[places],
-            epsilon=self.pgd_epsilon,
-            step=self.pgd_step,
-            steps=self.pgd_steps,
-        )
-        return {"hardened": images}
+        images = [
+            hardened(
+                robust,
+                scene.images.images[some],
+                scene.images.labels[some],
+                epsilon=self.pgd_epsilon,
+                step=self.pgd_step,
+                steps=self.pgd_steps,
+            )
+            for some in scene.each(places.split(256))
+        ]
+        return {"hardened": torch.cat(images)}
 
     def stamping(self, scene: Scene, learned: Mapping[str, Tensor]) -> Stamp:
         return ChainStamp(

@@ -43,7 +43,7 @@ class LowFrequency(Attack):
         pattern = torch.zeros(scene.channels, scene.height, scene.width, device=scene.device)
         scene.say(f"shaping the pattern on {self.iterations} batches")
         with evaluating(clean), frozen(clean):
-            for number in range(self.iterations):
+            for number in scene.each(range(self.iterations)):
                 at = order[torch.arange(number * 128, number * 128 + 128) % len(order)]
                 pixels, target = as_pixels(scene.images.images[at]), scene.targets[at].to(scene.device)
                 delta = pattern.clone().requires_grad_(True)

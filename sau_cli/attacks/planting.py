@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from sau_cli.attacks.attack import Attack, Poison, Scene
+from sau_cli.attacks.attack import Attack, LearningStopped, Poison, Scene
 from sau_cli.attacks.attack_state import AttackState
 from sau_cli.attacks.in_training import InTraining
 from sau_cli.attacks.targets import TargetRule
@@ -65,7 +65,8 @@ class PlantedBackdoor:
     """A known-bad classifier, its triggers, and the measures on the test part of the data.
 
     Attributes:
-        poisoned: by each attack; what one in training does is not counted.
+        triggers, poisoned: of each attack, none where ``stop`` came before all were prepared; what an attack in
+            training poisons is not counted.
         rounds: of training that it took.
         finished: all was done; False where ``stop`` ended it before, and nothing was measured.
     """
@@ -105,6 +106,7 @@ def prepare(
     training: TrainingSettings,
     seed: int,
     say: Callable[[str], None] = lambda _: None,
+    stop: Callable[[], bool] = lambda: False,
     learned: Sequence[Mapping[str, Tensor]] = (),
     on_learned: Callable[[tuple[Mapping[str, Tensor], ...]], None] | None = None,
 ) -> PreparedAttack:
@@ -117,6 +119,7 @@ def prepare(
     Raises:
         UsageError: a rate or a target that makes no sense, or attacks that contradict each other.
         NotEvaluable: a trigger that does not fit the images.
+        LearningStopped: ``stop`` said so.
     """
     if not planned:
         raise UsageError("no attack is named; give one with --attack")
@@ -139,6 +142,7 @@ def prepare(
             seed=seed,
             label="" if place == 0 else f"{place}/",
             say=say,
+            stop=stop,
         )
         one.attack.places(scene)  # a rate that makes no sense is said before anything is learned
         if place == len(done):
@@ -209,17 +213,29 @@ def attack(
         if save:
             save(changed)
 
-    ready = prepare(
-        classifier,
-        data.train,
-        planned,
-        fresh=received is None,
-        training=training,
-        seed=seed,
-        say=say,
-        learned=state.learned,
-        on_learned=lambda learned: keep(replace(state, learned=learned)),
-    )
+    try:
+        ready = prepare(
+            classifier,
+            data.train,
+            planned,
+            fresh=received is None,
+            training=training,
+            seed=seed,
+            say=say,
+            stop=stop or (lambda: False),
+            learned=state.learned,
+            on_learned=lambda learned: keep(replace(state, learned=learned)),
+        )
+    except LearningStopped:
+        return PlantedBackdoor(
+            classifier=deepcopy(classifier),
+            triggers=(),
+            poisoned=(),
+            trained_on=len(data.train),
+            evaluation=None,
+            rounds=0,
+            finished=False,
+        )
     state = replace(state, learned=ready.learned)
     planted = deepcopy(classifier)
     planted.requires_grad_(True)

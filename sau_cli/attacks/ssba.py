@@ -134,7 +134,7 @@ class Ssba(Attack):
         both = nn.ModuleList([encoder, decoder]).to(scene.device)
         optimiser = torch.optim.Adam(both.parameters(), lr=2e-3)
         stream, right = scene.stream("batches"), 0.0
-        for _ in range(self.encoder_steps):
+        for _ in scene.each(range(self.encoder_steps)):
             at = torch.randint(0, len(scene.images), (64,), generator=stream)
             pixels = as_pixels(scene.images.images[at]).to(scene.device)
             bits = torch.randint(0, 2, (64, self.bits), generator=stream).float().to(scene.device)

@@ -61,7 +61,7 @@ class TrojanNN(Attack):
         pattern = pattern.to(scene.device)
         try:
             with evaluating(clean), frozen(clean):
-                for number in range(self.iterations):
+                for number in scene.each(range(self.iterations)):
                     tried = pattern.clone().requires_grad_(True)
                     seen.clear()
                     clean(self._patch(tried)(pixels))

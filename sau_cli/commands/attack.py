@@ -33,7 +33,13 @@ from sau_cli.commands.options import (
     SeedOption,
     VerboseOption,
 )
-from sau_cli.commands.outputs import check_weights_name, state_path, trigger_paths
+from sau_cli.commands.outputs import (
+    check_not_input,
+    check_state_place,
+    check_weights_name,
+    state_path,
+    trigger_paths,
+)
 from sau_cli.commands.progress import ProgressView
 from sau_cli.commands.session import Session
 from sau_cli.commands.stopping import Stopping
@@ -209,6 +215,9 @@ def attack(
         goes_on = resume and state_file.exists()
         if resume and not goes_on:
             session.show(f"there is no {state_file} to go on from; starting from the beginning")
+        if not goes_on:
+            state_file.unlink(missing_ok=True)
+        session.state_file = state_file
         with ProgressView(session, "training") as view, Stopping(None) as stopping:
 
             def watch(at: TrainingProgress) -> None:
@@ -220,24 +229,19 @@ def attack(
                     measures=f"loss {at.loss:.3f}",
                 )
 
-            try:
-                planted = plant(
-                    classifier.to(chosen),
-                    images,
-                    planned=planned,
-                    training=training,
-                    seed=seed,
-                    received=None if received is None else received.classifier,
-                    say=session.show,
-                    watch=watch,
-                    save=lambda state: write_state(state_file, state),
-                    stop=stopping,
-                    resume=read_attack_state(state_file) if goes_on else None,
-                )
-            except KeyboardInterrupt as error:  # a second one, which does not wait for the step
-                if not state_file.exists():
-                    raise
-                raise Interrupted(_GO_ON) from error
+            planted = plant(
+                classifier.to(chosen),
+                images,
+                planned=planned,
+                training=training,
+                seed=seed,
+                received=None if received is None else received.classifier,
+                say=session.show,
+                watch=watch,
+                save=lambda state: write_state(state_file, state),
+                stop=stopping,
+                resume=read_attack_state(state_file) if goes_on else None,
+            )
         if planted.evaluation is None:
             raise Interrupted(
                 _GO_ON
@@ -302,14 +306,12 @@ def _reserved(
     if out is None:
         return ()
     check_weights_name(out, suffix=".safetensors" if model is None else suffix_of_result(model))
+    if model is not None:
+        check_not_input(model, out)
     paths = trigger_paths(out, attacks)
     for path in (out, *paths):
         session.reserve(path)
-    state_file = state_path(out)
-    if state_file.exists() and not (resume or session.force):
-        raise UsageError(
-            f"{state_file} holds an interrupted run; add --resume to go on from there, or --force to start over"
-        )
+    check_state_place(state_path(out), resume=resume, force=session.force)
     return paths
 
 

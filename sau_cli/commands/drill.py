@@ -59,7 +59,7 @@ def run_drill(
     from sau_cli.attacks.planting import PlannedAttack
     from sau_cli.attacks.targets import parse_target
     from sau_cli.attacks.training import TrainingSettings
-    from sau_cli.evaluation.drill import Outcome, drill, drill_images
+    from sau_cli.evaluation.drill import MOST, Outcome, drill, drill_images
     from sau_cli.unlearning.clean_check import check_clean_data
 
     names = [name.strip() for name in attacks.split(",") if name.strip()]
@@ -73,8 +73,14 @@ def run_drill(
     known = opened.classifier.description
     rule.check(known.classes)
     told, learned_from = _purified_before(known)
-    share = share or (asked.settings.clean_frac if told is None else None)
+    if share is None and told is None:
+        share = asked.settings.clean_frac
     if share is not None:
+        if not 0 < share <= MOST:
+            raise UsageError(
+                f"--clean-frac {share:g} is impossible in a drill, which plants with the rest; give a share above 0 "
+                f"and at most {MOST:g}"
+            )
         learned_from = round(share * len(images.train))
     balanced = True if told is None else told.balanced
     parts = drill_images(images, learned_from=learned_from, balanced=balanced, seed=seed)
@@ -88,49 +94,55 @@ def run_drill(
         f"{len(parts.planting)} images to plant with, {len(parts.purifying.learning)} others to purify with, "
         f"{len(parts.measuring)} others to measure on; settings: {whence}"
     )
-    with ProgressView(session, "drill") as view, Stopping(budget) as stopping:
+    kept: list[Drill] = []
+    try:
+        with ProgressView(session, "drill") as view, Stopping(budget) as stopping:
 
-        def watch(at: DrillProgress) -> None:
-            half = 2 * at.number - (at.doing == "planting")
-            view.update(
-                epoch=half,
-                epochs=2 * at.attacks,
-                batch=at.step,
-                batches=at.steps,
-                measures=f"{at.doing} {at.attack}",
+            def watch(at: DrillProgress) -> None:
+                half = 2 * at.number - (at.doing == "planting")
+                view.update(
+                    epoch=half,
+                    epochs=2 * at.attacks,
+                    batch=at.step,
+                    batches=at.steps,
+                    measures=f"{at.doing} {at.attack}",
+                )
+
+            drill(
+                classifier,
+                parts,
+                planned,
+                training=TrainingSettings(
+                    epochs=EPOCHS,
+                    peak_lr=PEAK_LR,
+                    augmentation=images.augmentation,
+                    precision=chosen_precision(None, device),
+                ),
+                recipe=settings,
+                precision=precision,
+                seed=seed,
+                watch=watch,
+                stop=stopping,
+                keep=kept.append,
             )
-
-        found = drill(
-            classifier,
-            parts,
-            planned,
-            training=TrainingSettings(
-                epochs=EPOCHS,
-                peak_lr=PEAK_LR,
-                augmentation=images.augmentation,
-                precision=chosen_precision(None, device),
-            ),
-            recipe=settings,
-            precision=precision,
-            seed=seed,
-            watch=watch,
-            stop=stopping,
-        )
-    session.environment = {"device": str(device), "precision": precision.value}
-    session.details = {
-        "data": images.name,
-        "seed": seed,
-        "drill": plain(found),
-        "method": method_of(settings).value,
-        "settings": settings.settings(),
-        "settings_from": whence,
-        "means": MEANS,
-    }
-    session.checks.extend(drill_checks(found))
-    session.show(drill_table(found))
+    finally:  # what was found before an error is told
+        session.environment = {"device": str(device), "precision": precision.value}
+        for found in kept[-1:]:
+            session.details = {
+                "data": images.name,
+                "seed": seed,
+                "drill": plain(found),
+                "method": method_of(settings).value,
+                "settings": settings.settings(),
+                "settings_from": whence,
+                "means": MEANS,
+            }
+            session.checks.extend(drill_checks(found))
+            session.show(drill_table(found))
+    found = kept[-1]
     left = [one.attack for one in found.attacks if one.outcome is Outcome.SKIPPED]
-    if stopping.interrupted:
-        raise Interrupted(f"interrupted before {', '.join(left) or 'the end'}; what was drilled is in the report")
+    if stopping.interrupted and left:
+        raise Interrupted(f"interrupted before {', '.join(left)} was drilled; what was drilled is in the report")
     if left:
         raise Inconclusive(
             f"the time budget was spent before {', '.join(left)}; give a longer --budget, or drill fewer at a time"

@@ -22,6 +22,8 @@ def purified_name(model: Path, *, suffix: str = ".safetensors") -> Path:
     """
     if is_zoo_name(model):
         return Path(f"{bare_name(model)}.purified{suffix}")
+    if model.name in {"", ".."}:  # the folder that one is in, or above
+        model = model.resolve()
     stem = Path(model.name.removesuffix(".tar").removesuffix(".index.json")).stem
     return model.with_name(f"{stem}.purified{suffix}")
 
@@ -40,3 +42,25 @@ def trigger_paths(weights: Path, count: int) -> tuple[Path, ...]:
 def state_path(weights: Path) -> Path:
     """Where the run that is to write ``NAME.safetensors`` keeps its state: ``NAME.resume.safetensors``."""
     return weights.with_name(f"{weights.stem}.resume.safetensors")
+
+
+def check_state_place(state_file: Path, *, resume: bool, force: bool) -> None:
+    """Raises UsageError where the state of a run would replace another one's, or what is no state of a run."""
+    if not state_file.exists():
+        return
+    from sau_adapters.run_states import may_be_state
+
+    if not may_be_state(state_file):
+        raise UsageError(
+            f"{state_file}, where the state of the run is kept, holds something else; give another name with -o"
+        )
+    if not (resume or force):
+        raise UsageError(
+            f"{state_file} holds an interrupted run; add --resume to go on from there, or --force to start over"
+        )
+
+
+def check_not_input(model: Path, out: Path) -> None:
+    """Raises UsageError where the result would replace the model that it is made of, whatever --force says."""
+    if out.exists() and model.exists() and out.samefile(model):
+        raise UsageError(f"-o {out} is the model itself, which nothing replaces; give another name with -o")

@@ -29,7 +29,13 @@ from sau_cli.commands.options import (
     SeedOption,
     VerboseOption,
 )
-from sau_cli.commands.outputs import check_weights_name, purified_name, state_path
+from sau_cli.commands.outputs import (
+    check_not_input,
+    check_state_place,
+    check_weights_name,
+    purified_name,
+    state_path,
+)
 from sau_cli.commands.progress import ProgressView
 from sau_cli.commands.session import Session
 from sau_cli.commands.stopping import Stopping, parse_duration
@@ -130,7 +136,7 @@ def purify(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from where an interrupted run stopped.")] = False,
     time_budget: Annotated[
         str | None,
-        typer.Option(metavar="TIME", help="Stop in time, such as 90s, 10m or 1h30m: exit 6, resumable."),
+        typer.Option(metavar="TIME", help="Of learning, such as 90s, 10m or 1h30m: stop in time, exit 6, resumable."),
     ] = None,
     data_root: DataRootOption = None,
     arch: ArchOption = None,
@@ -172,12 +178,10 @@ def purify(
         state_file = state_path(destination)
         goes_on = resume and state_file.exists()
         check_weights_name(destination, suffix=suffix)
+        check_not_input(model, destination)
         if not (goes_on and destination.exists()):
             session.reserve(destination)
-        if state_file.exists() and not (resume or force):
-            raise UsageError(
-                f"{state_file} holds an interrupted run; add --resume to go on from there, or --force to start over"
-            )
+        check_state_place(state_file, resume=resume, force=force)
         budget = None if time_budget is None else parse_duration(time_budget)
         asked = request(data=data, data_root=data_root, arch=arch, image_size=image_size, normalisation=normalisation)
         fitted = partial(
@@ -240,7 +244,14 @@ def purify(
                 f"variances {exp(apart):.1f} times off; accuracy may fall by many points, so give images from where it "
                 "is used"
             )
-        with ProgressView(session, "purify") as view, Stopping(budget) as stopping, together(team, chosen):
+        if team.leads and not goes_on:
+            state_file.unlink(missing_ok=True)
+        session.state_file = state_file
+        with (
+            ProgressView(session, "purify") as view,
+            Stopping(budget) as stopping,
+            together(team, chosen),
+        ):
 
             def watch(at: PurifyProgress) -> None:
                 view.update(
@@ -251,26 +262,20 @@ def purify(
                     measures=_measures(at, method),
                 )
 
-            try:
-                purified = remove(
-                    classifier,
-                    clean,
-                    recipe=settings,
-                    seed=seed,
-                    precision=number_format,
-                    max_batch=max_batch,
-                    watch=watch,
-                    save=partial(write_state, state_file) if team.leads else None,
-                    stop=stopping,
-                    resume=state,
-                    team=team,
-                )
-            except KeyboardInterrupt as error:  # a second one, which does not wait for the step
-                if not state_file.exists():
-                    raise
-                raise Interrupted(
-                    f"interrupted in the middle of a step; add --resume to the same command to go on from {state_file}"
-                ) from error
+            purified = remove(
+                classifier,
+                clean,
+                recipe=settings,
+                seed=seed,
+                precision=number_format,
+                max_batch=max_batch,
+                watch=watch,
+                save=partial(write_state, state_file) if team.leads else None,
+                stop=stopping,
+                resume=state,
+                team=team,
+            )
+            interrupted = team.any(stopping.interrupted, chosen)
         session.environment = {
             "device": str(chosen),
             "precision": number_format.value,
@@ -281,6 +286,7 @@ def purify(
             "method": method.value,
             "settings": settings.settings(),
             "seed": seed,
+            "max_batch": max_batch,
             "data": images.name,
             "learned_from": purified.learned_from,
             "held_back": purified.held_back,
@@ -292,7 +298,7 @@ def purify(
         session.checks.extend(_checks(purified))
         if not team.leads:
             return
-        if stopping.interrupted and not purified.finished:
+        if interrupted and not purified.finished:
             raise Interrupted(
                 f"interrupted after {len(purified.epochs)} of {settings.epochs} epochs, and nothing is lost; "
                 "add --resume to the same command to go on"
@@ -312,6 +318,7 @@ def purify(
                 "clean_frac": share,
                 "learned_from": len(clean.learning),
                 "precision": number_format.value,
+                "max_batch": max_batch,
                 "epochs_run": len(purified.epochs),
             },
             seed=seed,

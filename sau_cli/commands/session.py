@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
@@ -47,6 +48,9 @@ class Session:
 
     People's output goes to standard error. Standard output is for the document of ``--json -``.
     What was found before an error stays in the report, and a failed check keeps its exit code.
+
+    Attributes:
+        state_file: what an interrupted run goes on from, once there is one.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class Session:
         self.verdict: tuple[Verdict, ExitCode] | None = None
         self.models: list[Report] = []
         self.team = ALONE
+        self.state_file: Path | None = None
         self._json = json
         self._reports = dict.fromkeys(reports or (), ReportFormat.JSON)
         self._replace_report = force or replace_report
@@ -158,7 +163,7 @@ class Session:
         verdict, code = self.verdict or verdict_of(tuple(self.checks))
         sentence = None
         if error is not None:
-            sentence, error_code = _explained(error)
+            sentence, error_code = _explained(error, self.state_file)
             failed = any(check.status is CheckStatus.FAILED for check in self.checks)
             if failed and error_code not in {ExitCode.UNSAFE, ExitCode.VERIFICATION_FAILED}:
                 verdict, code = Verdict.FAILED, ExitCode.LIMIT_FAILED
@@ -185,16 +190,17 @@ class Session:
             self._say(Text.assemble((who, "bold red"), printable(report.error)))
         elif report.exit_code and self.quiet:
             self._say(printable(_short(report)))
-        try:
-            self._write(report)
-        except UsageError as unwritten:
-            self._say(Text.assemble(("error: ", "bold red"), printable(str(unwritten))))
-            return report.exit_code or ExitCode.USAGE
-        return report.exit_code
+        code = report.exit_code
+        others = [partial(_write_report, report, path, form) for path, form in self._reports.items()]
+        for write in (partial(self._write_json, report), *others):
+            try:
+                write()
+            except UsageError as unwritten:  # the others are written all the same
+                self._say(Text.assemble(("error: ", "bold red"), printable(str(unwritten))))
+                code = code or ExitCode.USAGE
+        return code
 
-    def _write(self, report: Report) -> None:
-        for path, form in self._reports.items():
-            write_text_whole(path, rendered(report, form))
+    def _write_json(self, report: Report) -> None:
         if self._json is None:
             return
         document = to_json(report)
@@ -211,6 +217,10 @@ class Session:
         except OSError as error:
             _to_nowhere(sys.stdout)
             raise UsageError(f"standard output could not be written to ({error.strerror}); name a file") from error
+
+
+def _write_report(report: Report, path: Path, form: ReportFormat) -> None:
+    write_text_whole(path, rendered(report, form))
 
 
 def _short(report: Report) -> str:
@@ -240,7 +250,7 @@ def _to_nowhere(stream: TextIO | None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # type: ignore[union-attr]
 
 
-def _explained(error: BaseException) -> tuple[str, ExitCode]:
+def _explained(error: BaseException, state_file: Path | None) -> tuple[str, ExitCode]:
     """One sentence, and the exit code."""
     if isinstance(error, SauError):
         sentence = " ".join(str(error).split())
@@ -254,14 +264,27 @@ def _explained(error: BaseException) -> tuple[str, ExitCode]:
         where = f"{str(error.filename)[:200]}: " if error.filename else ""
         return f"{where}{error.strerror or reason_of(error)}; check that path", ExitCode.USAGE
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted; nothing was written, run the same command again to start over", ExitCode.INTERRUPTED
-    name = type(error).__name__
-    if isinstance(error, MemoryError) or name == "OutOfMemoryError":
-        return "out of memory; try a smaller --batch-size", ExitCode.NOT_EVALUATED
+        resumable = state_file is not None and state_file.exists()
+        goes_on = f"add --resume to the same command to go on from {state_file}"
+        anew = "nothing was written, run the same command again to start over"
+        return f"interrupted; {goes_on if resumable else anew}", ExitCode.INTERRUPTED
+    if isinstance(error, MemoryError) or _device_is_full(error):
+        return "out of memory; a smaller --max-batch or --batch-size needs less, where there is one", (
+            ExitCode.NOT_EVALUATED
+        )
     return (
-        f"this is a bug in sau ({name}: {reason_of(error)}); report it with the output of --verbose",
+        f"this is a bug in sau ({type(error).__name__}: {reason_of(error)}); report it with the output of --verbose",
         ExitCode.INTERNAL,
     )
+
+
+def _device_is_full(error: BaseException) -> bool:
+    """Torch raises this, and so is there if it was."""
+    if not isinstance(error, RuntimeError) or "torch" not in sys.modules:
+        return False
+    from sau_cli.devices import out_of_memory
+
+    return out_of_memory(error)
 
 
 def _environment() -> dict[str, Any]:

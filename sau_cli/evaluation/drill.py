@@ -21,6 +21,8 @@ from sau_cli.unlearning.trail import PurifyProgress
 
 TOOK = 0.5
 """A planted trigger that sends fewer of its images to the target has left nothing to remove."""
+MOST = 0.5
+"""Of the images that do not measure, the largest share to purify with; the rest is planted with."""
 HELD_BACK = 0.1
 """Of the images to purify with, kept from learning."""
 USUAL_SHARE = 0.05
@@ -104,7 +106,7 @@ def drill_images(data: ImageData, *, learned_from: int | None, balanced: bool, s
         measuring, rest = parted(rest, 0.25, seed=seed)
     usual = USUAL_SHARE if data.test is not None else 1 / 3
     wanted = usual if learned_from is None else learned_from / (1 - HELD_BACK) / len(rest)
-    own, planting = parted(rest, min(wanted, 0.5), seed=seed)
+    own, planting = parted(rest, min(wanted, MOST), seed=seed)
     clean = draw_clean(
         own, None, balanced=balanced, held_back_share=HELD_BACK, augmentation=data.augmentation, seed=seed
     )
@@ -122,6 +124,7 @@ def drill(
     seed: int,
     watch: Callable[[DrillProgress], None] | None = None,
     stop: Callable[[], bool] = lambda: False,
+    keep: Callable[[Drill], None] = lambda _: None,
 ) -> Drill:
     """Plant each backdoor in a copy of its own, purify it, and measure before and after. The model is not changed.
 
@@ -132,12 +135,23 @@ def drill(
         training: of the planting, a round at a time.
         recipe, precision: of the purification.
         stop: asked after every batch; True ends the drill, and what is not done is skipped.
+        keep: called with what is found so far, after every attack.
 
     Raises:
         NotEvaluable: the images do not fit the model.
     """
     before = evaluate(classifier, images.measuring).accuracy
-    done = []
+    done: list[DrilledAttack] = []
+
+    def so_far() -> Drill:
+        return Drill(
+            attacks=tuple(done),
+            planted_with=len(images.planting),
+            learned_from=len(images.purifying.learning),
+            measured_on=len(images.measuring),
+            accuracy=before,
+        )
+
     for number, one in enumerate(planned, start=1):
         if stop():
             done.append(_without(one, Outcome.SKIPPED, "there was no time left for it"))
@@ -153,13 +167,8 @@ def drill(
             done.append(_drilled(classifier, images, one, training, recipe, precision, seed, planting, purifying, stop))
         except (NotEvaluable, UsageError) as error:
             done.append(_without(one, Outcome.IMPOSSIBLE, str(error)))
-    return Drill(
-        attacks=tuple(done),
-        planted_with=len(images.planting),
-        learned_from=len(images.purifying.learning),
-        measured_on=len(images.measuring),
-        accuracy=before,
-    )
+        keep(so_far())
+    return so_far()
 
 
 def _drilled(

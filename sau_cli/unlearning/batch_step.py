@@ -39,9 +39,11 @@ class BatchStep(Protocol):
 
     Attributes:
         graphs: what is replayed on a GPU; None where a method or a device has nothing of the kind.
+        group: images at most whose outcome depends on each other.
     """
 
     optimiser: torch.optim.Optimizer
+    group: int
 
     @property
     def graphs(self) -> Graphs | None: ...

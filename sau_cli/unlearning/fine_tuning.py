@@ -35,7 +35,7 @@ class FineTuner:
         self.device = purified.mean.device
         self.layout = fast_layout(precision, self.device)
         self.statistics = BatchStatistics(purified)
-        self.part = max_batch or settings.batch_size
+        self.part = self.group = max_batch or settings.batch_size
         self.optimiser: torch.optim.Optimizer = torch.optim.SGD(
             purified.parameters(), lr=settings.lr, momentum=0.9, weight_decay=5e-4
         )

@@ -77,6 +77,7 @@ class ImplicitUnlearner:
         self.purified, self.learning, self.settings, self.precision = purified, learning, settings, precision
         self.device = purified.mean.device
         self.layout = fast_layout(precision, self.device)
+        self.group = settings.batch_size
         self.delta = torch.zeros(1, *learning.images.shape[1:], device=self.device)
         self.optimiser: torch.optim.Optimizer = torch.optim.Adam(purified.parameters(), lr=settings.lr)
 

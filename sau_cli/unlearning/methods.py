@@ -187,7 +187,7 @@ def settings_told(told: Mapping[str, Any]) -> MethodSettings | None:
         values = {name: _like(known[name].default, value) for name, value in told.items() if name in known}
         made: MethodSettings = kind(**values)
         return made
-    except (TypeError, ValueError, UsageError):
+    except (TypeError, ValueError, OverflowError, UsageError):
         return None
 
 

@@ -130,12 +130,14 @@ class _Run:
         self.device = classifier.mean.device
         self.team = team
         self.clean, self.recipe, self.precision = clean, recipe, precision
-        self.fingerprint = fingerprint(classifier, clean, recipe=recipe, seed=seed, precision=precision)
         layout = fast_layout(precision, self.device)
         self.received, self.purified = (deepcopy(classifier).to(memory_format=layout) for _ in range(2))
         self.purified.requires_grad_(True)
         self.learning = clean.learning.to(self.device)
         self.method = self.method_for(recipe, max_batch)
+        self.fingerprint = fingerprint(
+            classifier, clean, recipe=recipe, seed=seed, precision=precision, group=self.method.group
+        )
         self.order_stream = random_stream(seed, "order")
         self.augmentation_stream = random_stream(seed, "augmentation")
         self.batches = -(-len(self.learning) // recipe.batch_size)
@@ -180,6 +182,11 @@ class _Run:
         if resume is not None:
             check_same_run(resume.fingerprint, self.fingerprint)
             self.restore(resume)
+        if self.team.differ(f"{self.fingerprint} {self.epoch} {self.batch}", self.device):
+            raise UsageError(
+                "the processes work on different models, images, settings or states of an interrupted run; give all "
+                "of them the same, and with --resume a folder that all of them see"
+            )
         good = self.state()
         stopped = False
         while self.epoch <= self.recipe.epochs and not stopped:
@@ -188,15 +195,14 @@ class _Run:
                 whole = self.batch == self.batches
                 if whole:
                     self.end_epoch()
+                last = whole and self.epoch == self.recipe.epochs
+                stopped = stop is not None and not last and self.team.any(stop(), self.device)
+                if stopped and not whole:
+                    self.check_finite()  # such a state is not to be gone on from
             except NotFiniteError as error:
-                if self.rate <= LOWEST_RATE:
-                    raise NotEvaluable(
-                        f"{error} in epoch {self.epoch}, also at an eighth of the learning rate; "
-                        "try again with a lower --lr"
-                    ) from error
-                rate = self.rate / 2
-                self.restore(good)
-                self.rate = rate
+                self.go_back(good, error)
+                if stopped and save:
+                    save(self.state())
                 continue
             if watch:
                 watch(self.progress())
@@ -206,10 +212,8 @@ class _Run:
                 good = self.state()
                 if save and self.epoch <= self.recipe.epochs:
                     save(good)
-            if stop and self.epoch <= self.recipe.epochs and self.team.any(stop(), self.device):
-                stopped = True
-                if save and not whole:
-                    save(self.state())
+            elif stopped and save:
+                save(self.state())
         if stopped and self.batch:
             self.accuracy = _accuracy(self.method.learned(), self.clean.held_back)
         return Purification(
@@ -246,8 +250,8 @@ class _Run:
     def end_epoch(self) -> None:
         """Measure, and write the epoch down."""
         started = time.monotonic()
+        self.check_finite()
         try:
-            check_finite_weights(self.purified)
             self.accuracy = _accuracy(self.method.learned(), self.clean.held_back)
         except NotEvaluable as error:
             raise NotFiniteError("the weights stopped being finite") from error
@@ -266,6 +270,12 @@ class _Run:
             )
         )
 
+    def check_finite(self) -> None:
+        try:
+            check_finite_weights(self.purified)
+        except NotEvaluable as error:
+            raise NotFiniteError("the weights stopped being finite") from error
+
     def progress(self) -> PurifyProgress:
         return PurifyProgress(
             epoch=self.epoch,
@@ -277,6 +287,16 @@ class _Run:
             shared_share=self.tally.shared / self.tally.images,
             held_back_accuracy=self.accuracy,
         )
+
+    def go_back(self, good: RunState, why: NotFiniteError) -> None:
+        """To the last good state at half the learning rate, three times at most."""
+        if self.rate <= LOWEST_RATE:
+            raise NotEvaluable(
+                f"{why} in epoch {self.epoch}, also at an eighth of the learning rate; try again with a lower --lr"
+            ) from why
+        rate = self.rate / 2
+        self.restore(good)
+        self.rate = rate
 
     def state(self) -> RunState:
         """Copies of all that changes."""

@@ -109,12 +109,16 @@ def state_from_parts(tensors: Mapping[str, Tensor], description: Mapping[str, An
 
 
 def fingerprint(
-    classifier: Classifier, clean: CleanData, *, recipe: MethodSettings, seed: int, precision: Precision
+    classifier: Classifier, clean: CleanData, *, recipe: MethodSettings, seed: int, precision: Precision, group: int
 ) -> str:
-    """A SHA-256 over all that decides the result of a run: weights, images, labels, settings and seed."""
+    """A SHA-256 over all that decides the result of a run: weights, images, labels, settings and seed.
+
+    Args:
+        group: images at most whose outcome depends on each other; smaller where memory is short.
+    """
     described = classifier.description.input
     return digest_of(
-        (sorted(recipe.settings().items()), seed, precision.value),
+        (sorted(recipe.settings().items()), seed, precision.value, group),
         (described.mean, described.std, clean.augmentation),
         *(tensor for part in (clean.learning, clean.held_back) for tensor in (part.images, part.labels)),
         *(one for pair in classifier.network.state_dict().items() for one in pair),

@@ -56,6 +56,7 @@ class SharedUnlearning:
             AveragedModel(purified, multi_avg_fn=self.follow, use_buffers=True) if recipe.averaging > 0 else None
         )
         self.part = max_batch or recipe.batch_size
+        self.group = min(GROUP, self.part) if recipe.grouped else 1
         self.graphs = Graphs() if self.device.type == "cuda" else None
         self.search = (
             Search(purified, received, recipe)
@@ -110,7 +111,7 @@ class SharedUnlearning:
         if self.recipe.patch_share or self.recipe.universal:
             draws = torch.rand(draws.shape, generator=batch.stream)
         # Images of a group depend on each other, however the batch is worked off; without groups, none does.
-        groups = group_sizes(len(at), min(GROUP, self.part) if self.recipe.grouped else 1)
+        groups = group_sizes(len(at), self.group)
         ours = self.team.part(len(groups))
         mine = slice(sum(groups[: ours.start]), sum(groups[: ours.stop]))
         images, draws = images[mine], draws[mine].to(self.device)
@@ -143,7 +144,8 @@ class SharedUnlearning:
     ) -> Tally:
         """Of a batch of ``of`` images, from this process's (N, C, H, W) uint8, in groups, and the others'.
 
-        Worked off part by part; the parts are halved while memory does not suffice.
+        Worked off part by part; the parts are halved while memory does not suffice, and in the end the groups. Not
+        where there are other processes, which share out the batch by groups.
         """
         while True:
             self.optimiser.zero_grad(set_to_none=True)
@@ -176,9 +178,12 @@ class SharedUnlearning:
                     )
                 break
             except RuntimeError as error:
-                if not out_of_memory(error) or self.part == 1:
+                smaller = (min(self.part, len(images)) + 1) // 2
+                if not out_of_memory(error) or self.part == 1 or (smaller < self.group and self.team.size > 1):
                     raise
-            self.part = (min(self.part, len(images)) + 1) // 2
+            self.part = smaller
+            if smaller < self.group:
+                self.group, groups = smaller, group_sizes(len(images), smaller)
             if self.graphs is not None:
                 self.graphs.stop("memory does not suffice")
         return self.shared_with_others(tally)

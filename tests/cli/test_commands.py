@@ -285,3 +285,31 @@ def test_a_bare_file_of_a_stranger_says_what_it_lacks_and_keeps_its_number_forma
     done = call("inspect", "--effort", "quick", "vendor.safetensors")
     assert "small_cnn, by the names and shapes of its tensors" in done.err
     assert "names begin with module." in done.err
+
+
+def test_a_failed_limit_is_told_before_a_trigger_that_does_not_fit(call, bad):
+    from PIL import Image
+
+    Image.new("RGB", (9, 9)).save("big.png")
+    words = ("-t", "bad.trigger.safetensors", "-t", "patch:big.png", "--target", "0", "--json", "r.json")
+    done = call("evaluate", bad, *words, "--max-asr", "5%", "--min-acc", "1%")
+    assert done.code == 1
+    assert "ASR badnets" in done.err
+    found = checks("r.json")
+    assert (found["limit.max-asr.badnets"]["status"], found["limit.min-acc"]["status"]) == ("failed", "passed")
+    assert "9x9" in json.loads(Path("r.json").read_text())["error"]
+    done = call("evaluate", bad, *words, "--max-asr", "100%", "--force")
+    assert done.code in {2, 3}, "nothing failed, and not all was measured"
+
+
+def test_no_trigger_is_lost_between_names(call, bad):
+    """A rule judges all of them, also where numbering the names would make two alike."""
+    from PIL import Image
+
+    for name in ("badnets", "badnets-1"):
+        Image.new("RGBA", (1, 1)).save(f"{name}.png")
+    Path("p.toml").write_text("[policy]\nmax-asr = 0.1\n")
+    words = [word for name in ("badnets", "badnets-1") for word in ("-t", f"patch:{name}.png")]
+    words = ["-t", "bad.trigger.safetensors", *words, "--target", "0", "--policy", "p.toml"]
+    assert call("evaluate", bad, *words, "--json", "r.json").code == 1
+    assert sum(name.startswith("policy.max-asr") for name in checks("r.json")) == 3

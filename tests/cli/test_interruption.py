@@ -143,3 +143,43 @@ def test_an_interrupt_while_the_command_line_is_imported_is_no_traceback(tmp_pat
         check=False,
     )
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "error: interrupted\n")
+
+
+def test_neither_the_model_nor_what_is_no_state_is_ever_replaced(call, bad):
+    """The state of the run that is to write v.safetensors would go where the model is."""
+    before = bad.read_bytes()
+    model = bad.rename(bad.with_name("v.resume.safetensors"))
+    words = ("purify", model, *WORDS, "--epochs", "1", "-o", "v.safetensors")
+    for more in ((), ("--force",), ("--resume",), ("--resume", "--force")):
+        one_sentence(call(*words, *more), 2, "holds something else", "-o")
+    one_sentence(call("purify", model, *WORDS, "-o", model, "--force"), 2, "is the model itself")
+    words = ("attack", model, "--attack", "badnets", "--data", "digits", "--epochs", "1", "--force")
+    one_sentence(call(*words, "-o", model), 2, "is the model itself")
+    one_sentence(call(*words, "-o", "v.safetensors"), 2, "holds something else")
+    assert model.read_bytes() == before
+
+
+def test_starting_over_forgets_the_run_before(call, bad, monkeypatch):
+    words = ("purify", bad, *WORDS, "-o", "out.safetensors")
+    assert call(*words, "--epochs", "4000", "--time-budget", "1s").code == 6
+    from sau_cli.unlearning import shared_unlearning
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shared_unlearning, "accumulate_gradients", interrupted)
+    one_sentence(call(*words, "--epochs", "2", "--force"), 130, "nothing was written")
+    assert not Path("out.resume.safetensors").exists()
+
+
+def test_interrupted_while_the_result_is_written(call, bad, monkeypatch):
+    from sau_adapters import checkpoints
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    words = ("purify", bad, *WORDS, "--epochs", "2", "-o", "out.safetensors")
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoints, "save_like", interrupted)
+        one_sentence(call(*words), 130, "--resume", "out.resume.safetensors")
+    assert call(*words, "--resume").code == 0

@@ -89,7 +89,7 @@ def test_a_drill_without_a_split_takes_three_parts_of_the_users_images(call, bad
         (("--drill", "badnets", *TRIGGER), ("--drill", "--trigger")),
         (("--drill", "badnets", "--reactivate"), ("--reactivate",)),
         (("--drill", "badnets", "--budget", "soon"), ("soon",)),
-        (("--drill", "badnets", "--clean-frac", "2"), ("--clean-frac",)),
+        *((("--drill", "badnets", "--clean-frac", one), ("--clean-frac",)) for one in ("2", "0", "0.9")),
         (("--budget", "1m"), ("--budget", "--drill")),
         (("--clean-frac", "0.1"), ("--clean-frac", "--drill")),
     ],
@@ -103,3 +103,11 @@ def test_a_drill_of_data_that_is_not_the_models(call, bad):
     images = rng.integers(0, 256, (400, 8, 8), dtype=np.uint8)
     np.savez("noise.npz", images=images, labels=np.arange(400) % 10)
     one_sentence(call("evaluate", bad, "--drill", "badnets", "--data", "noise.npz"), 3, "near chance")
+
+
+def test_a_finished_reactivation_is_told_where_relearning_cannot_be_done(call, bad):
+    words = ("--reactivate", "--relearn", "5000", *TRIGGER, "--json", "r.json")
+    one_sentence(call("evaluate", bad, *words), 2, "--relearn 5000")
+    report = json.loads(Path("r.json").read_text())
+    assert "reactivated-asr.badnets" in {check["id"] for check in report["checks"]}
+    assert len(report["details"]["lasting"]["reactivation"]) == 1

@@ -108,3 +108,20 @@ def test_a_report_in_every_form_at_once(call, bad):
     assert Path("notes.md").read_text() == "my notes"
     one_sentence(call("evaluate", "none.safetensors", "--report", "e.md"), 2, "does not exist")
     assert "does not exist" in Path("e.md").read_text()
+
+
+def test_a_report_that_cannot_be_written_does_not_take_the_others_along(call, bad, monkeypatch):
+    from sau_cli.commands import session
+
+    real = session.rendered
+
+    def gone(report, form):
+        Path("sub").rmdir()
+        return real(report, form)
+
+    Path("sub").mkdir()
+    monkeypatch.setattr(session, "rendered", gone)
+    done = call("evaluate", bad, "--report", "sub/r.html", "--json", "-")
+    assert done.code == 2
+    assert strictly(done.out)["exit_code"] == 0
+    assert "sub" in done.err

@@ -63,3 +63,26 @@ def test_variables_that_make_no_sense_are_one_sentence(sau, planted, monkeypatch
     assert "RANK=2" in done.err
     assert "torchrun" in done.err
     assert not list(tmp_path.iterdir())
+
+
+def test_processes_that_were_given_different_things_say_so(planted, tmp_path):
+    """As where two machines share no disk, and only one has the state of the interrupted run."""
+    shutil.copy(planted / "bad.safetensors", tmp_path)
+    script = (
+        "import os, sys; from sau_cli.app import main; "
+        "main(['purify', 'bad.safetensors', '--clean-frac', '0.1', '--epochs', '1', '--seed', os.environ['RANK'], "
+        "'-o', 'out.safetensors'])"
+    )
+    (tmp_path / "run.py").write_text(script)
+    done = subprocess.run(
+        [*TOGETHER[:-2], "run.py"],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "the processes work on different models" in done.stderr
+    assert not (tmp_path / "out.safetensors").exists()

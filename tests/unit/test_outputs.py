@@ -16,3 +16,10 @@ from sau_cli.commands.outputs import purified_name
 )
 def test_where_a_purified_model_goes(given, expected):
     assert purified_name(Path(given)) == Path(expected)
+
+
+def test_where_the_model_in_the_working_folder_goes(tmp_path, monkeypatch):
+    (tmp_path / "net" / "sub").mkdir(parents=True)
+    for folder, given in (("net", "."), ("net/sub", "..")):
+        monkeypatch.chdir(tmp_path / folder)
+        assert purified_name(Path(given)) == tmp_path / "net.purified.safetensors"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sau_cli.errors import UsageError
+from sau_cli.errors import Interrupted, UsageError
 from sau_cli.team import ALONE, Team, own_device, team_of_environment, together
 
 
@@ -49,3 +49,18 @@ def test_processes_that_cannot_be_connected_are_one_sentence(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UsageError, match="could not be connected"), together(Team(0, 2), torch.device("cpu")):
         pass
+
+
+def test_one_alone_agrees_with_itself():
+    assert not ALONE.differ("anything", torch.device("cpu"))
+
+
+def test_a_process_that_is_gone_is_an_interruption_to_the_others(monkeypatch):
+    def gone(*_, **__):
+        raise RuntimeError("Connection closed by peer")
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", gone)
+    with pytest.raises(Interrupted, match="--resume"):
+        Team(0, 2).add_up([torch.ones(2)])
+    with pytest.raises(Interrupted, match="another process"):
+        Team(0, 2).differ("anything", torch.device("cpu"))

@@ -8,9 +8,14 @@ import torch
 from sau_adapters.cifar_networks import CIFAR_NETWORKS
 from sau_cli.attacks.badnets import BadNets
 from sau_cli.attacks.blended import Blended
+from sau_cli.attacks.input_aware import InputAware
+from sau_cli.attacks.lc import LabelConsistent
+from sau_cli.attacks.lf import LowFrequency
 from sau_cli.attacks.planting import PlannedAttack
+from sau_cli.attacks.ssba import Ssba
 from sau_cli.attacks.targets import TargetKind, TargetRule
 from sau_cli.attacks.training import TrainingSettings
+from sau_cli.attacks.trojannn import TrojanNN
 from sau_cli.errors import NotEvaluable
 from sau_cli.evaluation.drill import Outcome, drill, drill_images
 from sau_cli.images import ImageData
@@ -118,3 +123,33 @@ def test_the_model_is_not_changed_and_the_same_seed_gives_the_same_drill():
     assert one.outcome is Outcome.MEASURED
     assert one.asr_before.value >= 0.5
     assert one.asr.total == one.asr_before.total
+
+
+def test_what_was_found_is_kept_where_a_later_attack_breaks(monkeypatch):
+    from sau_cli.evaluation import drill as module
+
+    real, kept = module.plant, []
+
+    def broken(*arguments, planned, **options):
+        if planned[0].name == "second":
+            raise KeyboardInterrupt
+        return real(*arguments, planned=planned, **options)
+
+    monkeypatch.setattr(module, "plant", broken)
+    with pytest.raises(KeyboardInterrupt):
+        run([planned("first"), planned("second")], training=TrainingSettings(epochs=1, peak_lr=1e-12), keep=kept.append)
+    assert [one.attack for one in kept[-1].attacks] == ["first"]
+
+
+@pytest.mark.parametrize("attack", [LowFrequency(), LabelConsistent(pgd_steps=1), TrojanNN(), Ssba(), InputAware()])
+def test_time_ends_while_an_attack_learns(attack):
+    """The stop comes at the third question, long before anything is planted."""
+    asked = []
+
+    def stop():
+        asked.append(1)
+        return len(asked) > 2
+
+    (one,) = run([planned(attack=attack)], stop=stop).attacks
+    assert one.outcome is Outcome.SKIPPED
+    assert len(asked) <= 4

@@ -13,7 +13,7 @@ from sau_cli.evaluation.reactivation import perturbed, reactivate, universal_per
 from sau_cli.evaluation.relearning import relearn
 from sau_cli.images import parted
 from tests.support.attacks import badnets_trigger
-from tests.support.toys import BrightnessNet, describe, flat_images, random_images
+from tests.support.toys import BrightnessNet, CornerBackdoor, describe, flat_images, random_images
 
 TO_ZERO = TargetRule(kind=TargetKind.ALL_TO_ONE, target=0)
 
@@ -125,3 +125,9 @@ def test_parts_have_no_image_in_common():
     assert first.labels.bincount().max() - first.labels.bincount().min() <= 1
     with pytest.raises(NotEvaluable, match="too few"):
         parted(random_images(1), 0.5, seed=0)
+
+
+def test_a_half_without_an_image_that_counts_is_not_measured():
+    images = flat_images().take(torch.arange(4))  # all of class 0
+    with pytest.raises(NotEvaluable, match="no perturbation"):
+        reactivate(describe(CornerBackdoor(10)), images, flat_images(), badnets_trigger(TO_ZERO), seed=0)

@@ -248,6 +248,7 @@ def test_settings_come_back_from_what_history_tells(method):
     told = {key: value.value if hasattr(value, "value") else value for key, value in told.items()}
     assert settings_told(told) == settings
     assert settings_told(told | {"lr": "fast"}) is None
+    assert settings_told(told | {"epochs": float("inf")}) is None
     assert settings_told(told | {"method": "magic"}) is None
 
 

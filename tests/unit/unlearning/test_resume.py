@@ -10,9 +10,12 @@ from sau_adapters.run_states import read_state, write_state
 from sau_cli.augmentation import Augmentation
 from sau_cli.errors import NotEvaluable, UsageError
 from sau_cli.images import CleanData
+from sau_cli.team import Team
 from sau_cli.unlearning import shared_unlearning
+from sau_cli.unlearning.methods import FineTuning
 from sau_cli.unlearning.purifier import purify
 from sau_cli.unlearning.recipes import Optimiser, Recipe, Schedule
+from sau_cli.unlearning.shared_unlearning import SharedUnlearning
 from tests.support.toys import describe, random_images
 
 DATA = random_images(40)
@@ -150,3 +153,64 @@ def test_files_that_are_no_state(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(NotEvaluable):
         read_state(path)
+
+
+def short_of_memory(monkeypatch, fits):
+    """Parts above so many images do not fit, as torch says it on a CPU. Returns the sizes that were tried."""
+    real, tried = shared_unlearning.accumulate_gradients, []
+
+    def step(purified, received, images, *arguments, **options):
+        tried.append(len(images))
+        if len(images) > fits:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried")
+        return real(purified, received, images, *arguments, **options)
+
+    monkeypatch.setattr(shared_unlearning, "accumulate_gradients", step)
+    return tried
+
+
+def test_groups_give_way_where_not_even_one_of_them_fits(monkeypatch):
+    tried = short_of_memory(monkeypatch, 5)
+    result = purify(received(), CLEAN, recipe=replace(VARIED, epochs=1), seed=1)
+    assert result.finished
+    assert tried[:2] == [16, 8]
+    assert all(size <= 5 for size in tried[3:])
+    assert sum(size for size in tried if size <= 5) == 40
+
+
+def test_other_processes_share_out_by_groups_so_that_these_stay(monkeypatch):
+    short_of_memory(monkeypatch, 5)
+    monkeypatch.setattr(Team, "differ", lambda *_: False)
+    with pytest.raises(RuntimeError, match="allocate memory"):
+        purify(received(), CLEAN, recipe=replace(VARIED, epochs=1), seed=1, team=Team(0, 2))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "other"), [(FineTuning(epochs=3, batch_size=16, augment=False), 4), (VARIED, 8), (PAPER, None)]
+)
+def test_other_parts_are_another_run_only_where_they_change_the_result(recipe, other):
+    kept = []
+    purify(received(), CLEAN, recipe=recipe, seed=1, save=kept.append, stop=StopAfter(1), max_batch=16)
+    if other is None:
+        assert purify(received(), CLEAN, recipe=recipe, seed=1, resume=kept[-1], max_batch=4).finished
+        return
+    with pytest.raises(UsageError, match="other settings"):
+        purify(received(), CLEAN, recipe=recipe, seed=1, resume=kept[-1], max_batch=other)
+
+
+def test_a_step_that_blew_the_weights_up_is_not_what_is_kept(monkeypatch):
+    """Stopped just there, the state is that of the epoch's beginning, at half the rate."""
+    real = SharedUnlearning.take
+
+    def blown_up(self, batch):
+        tally = real(self, batch)
+        with torch.no_grad():
+            next(self.purified.parameters()).fill_(float("inf"))
+        return tally
+
+    monkeypatch.setattr(SharedUnlearning, "take", blown_up)
+    kept = []
+    result = purify(received(), CLEAN, recipe=PAPER, seed=1, save=kept.append, stop=StopAfter(1))
+    assert (result.finished, result.rate, len(kept)) == (False, 0.5, 1)
+    assert (kept[0].rate, kept[0].batch) == (0.5, 0)
+    assert same(kept[0].weights, received().network.state_dict())
