@@ -15,7 +15,7 @@ from sau_adapters.model_folders import described_beside
 from sau_adapters.model_zoos import described_by_zoo, weights_of
 from sau_adapters.tables import NORMALISATIONS, Normalisation, WeightsFormat
 from sau_cli.description import Description, InputSpec
-from sau_cli.errors import NotEvaluable, UnsafeFile, UsageError
+from sau_cli.errors import NotEvaluable, SauError, UnsafeFile, UsageError
 from sau_cli.inspection.file_facts import FileFacts, Finding, NonFinite, Recognition, TensorFacts
 from sau_cli.results import Severity
 
@@ -41,6 +41,7 @@ class Checkpoint:
         description: from the file's metadata; None where it says nothing.
         notes: sentences on how the weights were found in the file.
         metadata: as written in the file by whoever made it; not to be trusted.
+        beside: the SHA-256 of files in which ONNX keeps weights, by name; None for one that is not there.
     """
 
     path: Path
@@ -50,6 +51,7 @@ class Checkpoint:
     description: Description | None
     notes: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
+    beside: Mapping[str, str | None] = field(default_factory=dict)
 
     def prefix(self, network: nn.Module) -> Prefix:
         """What names of the weights begin with beside the network's own, such as ``module.``; often nothing."""
@@ -116,6 +118,7 @@ def file_facts(model: Path, *, watch: Watch | None = None) -> FileFacts:
     notes: tuple[str, ...] = ()
     non_finite: tuple[NonFinite, ...] | None = None
     unread = ""
+    beside: dict[str, str | None] = {}
     try:
         match weights_format:
             case WeightsFormat.SAFETENSORS:
@@ -132,6 +135,7 @@ def file_facts(model: Path, *, watch: Watch | None = None) -> FileFacts:
                     tensors, non_finite = weights_pytorch.tensors_of(state), weights_pytorch.non_finite_in(state)
             case WeightsFormat.ONNX:
                 tensors, metadata = weights_onnx.read_header(path)
+                beside = weights_onnx.hashes_beside(path)
                 try:
                     non_finite = weights_onnx.non_finite_in(path)
                 except NotEvaluable as error:  # its tensors lie in another file, and what is here can still be told
@@ -141,6 +145,12 @@ def file_facts(model: Path, *, watch: Watch | None = None) -> FileFacts:
     except UnsafeFile as error:
         findings = (Finding(id=error.finding, severity=Severity.HIGH, sentence=str(error)),)
     trainable = weights_format is not WeightsFormat.ONNX
+    description = None
+    try:
+        description = from_metadata(metadata) or described_beside(path) or described_by_zoo(model)
+    except SauError:
+        if not findings:  # which no damage beside them hides
+            raise
     return FileFacts(
         path=str(path),
         format=weights_format.value,
@@ -148,12 +158,13 @@ def file_facts(model: Path, *, watch: Watch | None = None) -> FileFacts:
         sha256=sha256 or sha256_of(path, watch=watch),
         tensors=tensors,
         metadata=metadata,
-        description=from_metadata(metadata) or described_beside(path) or described_by_zoo(model),
+        description=description,
         findings=findings,
         recognition=_looked_into({one.name: one.shape for one in tensors}) if tensors and trainable else None,
         notes=notes,
         non_finite=non_finite,
         unread=unread,
+        beside=beside,
     )
 
 
@@ -208,6 +219,7 @@ def read_checkpoint(model: Path, *, watch: Watch | None = None) -> Checkpoint:
         description=description,
         notes=notes,
         metadata=metadata,
+        beside=weights_onnx.hashes_beside(path) if weights_format is WeightsFormat.ONNX else {},
     )
 
 

@@ -178,6 +178,6 @@ def _umask() -> int:
 
 
 def write_text_whole(path: Path, text: str) -> None:
-    """Write a text file in one piece, UTF-8. See :func:`written_whole`."""
+    """Write a text file in one piece, UTF-8, with a mark for what that cannot say. See :func:`written_whole`."""
     with written_whole(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="replace")

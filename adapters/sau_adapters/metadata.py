@@ -81,6 +81,7 @@ def from_metadata(metadata: Mapping[str, str]) -> Description | None:
 
 def _json(metadata: Mapping[str, str], key: str, kind: type) -> Any:
     value = json.loads(metadata[key])
+    json.dumps(value, ensure_ascii=False).encode()  # half a character, which no report could be written with
     if not isinstance(value, kind):
         raise TypeError(f"{key} is not a {kind.__name__}")
     return value

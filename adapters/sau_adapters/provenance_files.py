@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,8 @@ def bill_hashes(path: Path) -> set[str] | None:
     inside = component.get("components") if isinstance(component, dict) else None
     for one in [component, *(inside if isinstance(inside, list) else [])]:
         hashes = one.get("hashes") if isinstance(one, dict) else None
-        found |= {str(entry.get("content")) for entry in hashes or [] if isinstance(entry, dict)}
+        listed = hashes if isinstance(hashes, list) else []
+        found |= {str(entry.get("content")) for entry in listed if isinstance(entry, dict)}
     return found
 
 
@@ -75,8 +77,9 @@ def hashes_beside(path: Path, origins: Sequence[Origin]) -> dict[str, str]:
         if not name or name != Path(name).name or name in {".", ".."} or "\0" in name or len(name) > 200:
             continue
         beside = path.parent / name
-        if beside.is_file() and not beside.is_symlink():
-            found[name] = sha256_of(beside)
+        with suppress(OSError, ValueError):  # a name that no file could have
+            if beside.is_file() and not beside.is_symlink():
+                found[name] = sha256_of(beside)
     return found
 
 

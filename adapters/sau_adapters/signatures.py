@@ -9,6 +9,7 @@ import base64
 import json
 import os
 import warnings
+from collections.abc import Collection
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -74,8 +75,11 @@ def check_key(private_key: Path) -> None:
             ) from error
 
 
-def broken_signature(path: Path, *, public_key: Path) -> str:
+def broken_signature(path: Path, *, files: Collection[str], public_key: Path) -> str:
     """Whether the signature of a file holds: nothing where it does, else why not, in words.
+
+    Args:
+        files: names of all that the signature must be of, in the file's folder.
 
     Raises:
         UsageError: the extra is not installed, or the key is none.
@@ -102,4 +106,5 @@ def broken_signature(path: Path, *, public_key: Path) -> str:
         signed = {one["name"] for one in payload["predicate"]["resources"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise NotEvaluable(f"{bundle} cannot be read ({reason_of(error)}); get it again") from error
-    return "" if path.name in signed else f"{bundle.name} is the signature of other files"
+    left_out = [name for name in files if name not in signed]
+    return f"{bundle.name} is the signature of other files, and not of {', '.join(left_out)[:200]}" if left_out else ""

@@ -8,7 +8,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sau_adapters.files import ESCAPE
+from sau_adapters.files import ESCAPE, sha256_of
 from sau_adapters.weights_values import NumberFormat, blocks_of, in_blocks, non_finite, number_format
 from sau_cli.errors import NotEvaluable, UnsafeFile, reading
 from sau_cli.inspection.file_facts import NonFinite, TensorFacts
@@ -72,6 +72,11 @@ def external_files(path: Path) -> tuple[Path, ...]:
     outside = onnx.TensorProto.EXTERNAL
     names = dict.fromkeys(_external(one)["location"] for one in _tensors(model) if one.data_location == outside)
     return tuple(path.parent / name for name in names)
+
+
+def hashes_beside(path: Path) -> dict[str, str | None]:
+    """The SHA-256 of each of :func:`external_files`, by name; None for one that is not there."""
+    return {one.name: sha256_of(one) if one.is_file() else None for one in external_files(path)}
 
 
 def non_finite_in(path: Path) -> tuple[NonFinite, ...]:
@@ -138,6 +143,8 @@ def _in_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
     for node in nodes:
         for attribute in node.attribute:
             yield from (attribute.t, *attribute.tensors)
+            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+                yield from (sparse.values, sparse.indices)
             for inner in (attribute.g, *attribute.graphs):
                 yield from _in_graph(inner)
 

@@ -38,6 +38,8 @@ MOST_OPCODES = 1_000_000
 """Of a pickle; one with a state dict has some twenty for each tensor."""
 ARCHIVE, CODE = "file.archive", "file.pickle-code"
 """The findings of an archive that readers take differently, and of a pickle that asks for more than weights."""
+_CALLS = frozenset({"REDUCE", "OBJ", "NEWOBJ", "NEWOBJ_EX"})
+_CALLABLE = re.compile(r"[A-Za-z_][\w.]* [A-Za-z_][\w.]*")
 _OLD_STYLE_MAGIC = 0x1950A86A20F9469CFC6C
 _LEFT_OUT = (
     "argparse.Namespace",
@@ -89,10 +91,16 @@ def _is_pickle(head: bytes, path: Path) -> bool:
         return True
     # Protocols 0 and 1 have no magic number: only a stream that parses to its end and names a global counts.
     with path.open("rb") as file:
+        names: set[str] = set()
         try:
-            names = {code.name for code, _, _ in islice(pickletools.genops(file), MOST_OPCODES)}
+            for code, argument, _ in islice(pickletools.genops(file), MOST_OPCODES):
+                if argument == _OLD_STYLE_MAGIC:
+                    return True
+                if code.name not in {"GLOBAL", "INST"} or _CALLABLE.fullmatch(str(argument)):
+                    names.add(code.name)
         except Exception:  # noqa: BLE001 (genops raises whatever its decoders raise)
-            return False
+            # Cut short, it runs all the same what it calls before the cut.
+            return ("GLOBAL" in names and not names.isdisjoint(_CALLS)) or {"MARK", "INST"} <= names
     return "GLOBAL" in names or "INST" in names
 
 
@@ -236,7 +244,7 @@ def _globals_of(file: IO[bytes], path: Path) -> Iterator[str]:
         pickles_left -= 1
         pushed: deque[str | None] = deque([None, None], maxlen=2)
         memo: dict[int, str] = {}
-        memorised = 0
+        memorised: set[int] = set()
         for code, argument, _ in pickletools.genops(file):
             opcodes += 1
             if opcodes > MOST_OPCODES:
@@ -255,8 +263,8 @@ def _globals_of(file: IO[bytes], path: Path) -> Iterator[str]:
                 case "EXT1" | "EXT2" | "EXT4":
                     yield "?"
                 case "MEMOIZE" | "PUT" | "BINPUT" | "LONG_BINPUT":
-                    place = memorised if code.name == "MEMOIZE" else int(argument or 0)
-                    memorised += 1
+                    place = len(memorised) if code.name == "MEMOIZE" else int(argument or 0)
+                    memorised.add(place)
                     memo.pop(place, None)
                     if pushed[-1] is not None:
                         memo[place] = pushed[-1]
@@ -264,8 +272,9 @@ def _globals_of(file: IO[bytes], path: Path) -> Iterator[str]:
                     pushed.append(memo.get(int(argument or 0)))
                 case "FRAME" | "PROTO":
                     pass
-                case "LONG1" if argument == _OLD_STYLE_MAGIC:
+                case _ if argument == _OLD_STYLE_MAGIC:
                     pickles_left = 4
+                    pushed.append(None)
                 case _:
                     pushed.append(argument if isinstance(argument, str) else None)
 

@@ -49,6 +49,8 @@ def read_header(path: Path) -> tuple[tuple[TensorFacts, ...], dict[str, str]]:
                 raise UnsafeFile(
                     f"{path} has a tensor of {len(deep.shape):,} dimensions, which no model has; do not use it"
                 )
+            if any(size >= 1 << 63 for one in tensors for size in one.shape):
+                raise UnsafeFile(f"{path} has a tensor of a size that no machine has; do not use it")
             return tensors, dict(file.metadata() or {})
     except SafetensorError as error:
         raise _explained(path, error) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -166,9 +167,11 @@ def attack(
             raise UsageError("there is nothing to write; add -o OUT.safetensors, or --preview FILE.png")
         if resume and out is None:
             raise UsageError("--resume goes on with what -o names; add -o OUT.safetensors")
-        if preview is not None:
-            session.reserve(preview)
         triggers_go_to = _reserved(session, model, out, len(names), resume=resume)
+        if preview is not None:
+            others = (model, None if data is None else Path(data), out, None if out is None else state_path(out))
+            _check_preview(preview, [one for one in (*others, *triggers_go_to) if one is not None])
+            session.reserve(preview)
         asked = request(data=data, data_root=data_root, arch=arch, image_size=image_size, normalisation=normalisation)
         planned = _planned(names, target or ["0"], poison_rate, settings)
 
@@ -313,6 +316,14 @@ def _reserved(
         session.reserve(path)
     check_state_place(state_path(out), resume=resume, force=session.force)
     return paths
+
+
+def _check_preview(preview: Path, others: Sequence[Path]) -> None:
+    """Raises UsageError for a preview that is no picture, or goes where something else does."""
+    if preview.suffix != ".png":
+        raise UsageError(f"--preview {preview}: this is written as a picture; give a name that ends in .png")
+    if any(os.path.realpath(preview) == os.path.realpath(one) for one in others):
+        raise UsageError(f"--preview {preview} is where something else is, or will be; give it a name of its own")
 
 
 def _planned(

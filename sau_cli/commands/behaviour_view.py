@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from sau_cli.commands.inputs import Request, names_data, open_model_alone, open_model_and_data, received
 from sau_cli.commands.progress import ProgressView
 from sau_cli.commands.session import Session
-from sau_cli.errors import NotEvaluable, SauError, UsageError
+from sau_cli.errors import NotEvaluable, SauError, UnsafeFile, UsageError, reason_of
 from sau_cli.inspection.effort import Effort
 from sau_cli.results import Check, CheckStatus
 
@@ -52,7 +52,8 @@ def examine(
         )
     except SauError as error:
         # What only a rule of the policy wants is not asked for in so many words: the rule is then inconclusive.
-        if needs_data or (effort is not None and effort is not Effort.QUICK):
+        wrong_flag = isinstance(error, UsageError) and any((asked.arch, asked.image_size, asked.normalisation))
+        if needs_data or wrong_flag or isinstance(error, UnsafeFile) or effort not in {None, Effort.QUICK}:
             raise
         return (_not_examined(str(error)),)
     from sau_cli.devices import chosen_device
@@ -85,7 +86,7 @@ def _opened(
         try:
             opened, images = open_model_and_data(session, model, asked, to_learn=gradients)
         except UsageError as error:
-            if needs_data:
+            if needs_data or asked.image_size is not None:
                 raise
             session.show(f"going on without data: {error}")
         else:
@@ -115,6 +116,7 @@ def _behaviour(
     seed: int,
 ) -> tuple[Check, ...]:
     from sau_adapters.pictures import recovered_trigger
+    from sau_cli.devices import out_of_memory
     from sau_cli.inspection.behaviour import AFFORDABLE, cost, examine_behaviour
     from sau_cli.inspection.behaviour_checks import behaviour_checks, behaviour_details
     from sau_cli.inspection.calibration import judge_behaviour
@@ -128,8 +130,13 @@ def _behaviour(
                 "add --effort standard to spend them"
             ),
         )
-    with ProgressView(session, "behaviour") as view:
-        found = examine_behaviour(classifier, images, effort=wanted, seed=seed, watch=_watching(view, wanted))
+    try:
+        with ProgressView(session, "behaviour") as view:
+            found = examine_behaviour(classifier, images, effort=wanted, seed=seed, watch=_watching(view, wanted))
+    except RuntimeError as error:  # of the network: such as one that lets no gradient through
+        if out_of_memory(error):
+            raise
+        raise NotEvaluable(f"the network cannot be examined by gradients ({reason_of(error)})") from error
     verdict = judge_behaviour(found)
     details = behaviour_details(found, verdict, names)
     if images is not None:

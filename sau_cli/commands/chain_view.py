@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,10 @@ def check_chain(session: Session, model: Path, facts: FileFacts, *, public_key: 
         UsageError: a public key that is none, or no library to use it.
     """
     if facts.format != "onnx":
-        return ()
+        if public_key is None:
+            return ()
+        sentence = f"the file is {facts.format}, which sau export does not sign, and --public-key asks for a signature"
+        return (Check(id="chain.signature", status=CheckStatus.FAILED, evidence=sentence),)
 
     from sau_adapters.model_zoos import weights_of
     from sau_adapters.onnx_files import hashes_of
@@ -35,9 +39,11 @@ def check_chain(session: Session, model: Path, facts: FileFacts, *, public_key: 
     except NotEvaluable as error:
         return (Check(id="chain.file", status=CheckStatus.FAILED, evidence=str(error)),)
     signed = signature_path(path).is_file()
-    if told is None and billed is None and not signed and "sau.history" not in facts.metadata:
+    nothing_told = told is None and billed is None and not signed and "sau.history" not in facts.metadata
+    if nothing_told and public_key is None:
         return ()
     files = hashes_of(path, known=facts.sha256)
+    files |= {name: sha256 for name, sha256 in facts.beside.items() if sha256 is not None}
     rows = chain_links(files=files, told=told, description=facts.description)
     session.show(table("Chain", ("", "SHA-256", "told by"), [(one.what, one.sha256[:20], one.told_by) for one in rows]))
     checks = chain_checks(
@@ -53,10 +59,10 @@ def check_chain(session: Session, model: Path, facts: FileFacts, *, public_key: 
         status = CheckStatus.FAILED if changed else CheckStatus.PASSED
         evidence = sentence if changed else "the bill of materials is about this file"
         checks = (*checks, Check(id="chain.bill", status=status, evidence=evidence))
-    return (*checks, _signature(path, signed=signed, public_key=public_key))
+    return (*checks, _signature(path, files, signed=signed, public_key=public_key))
 
 
-def _signature(path: Path, *, signed: bool, public_key: Path | None) -> Check:
+def _signature(path: Path, files: Collection[str], *, signed: bool, public_key: Path | None) -> Check:
     from sau_adapters.signatures import broken_signature
 
     name = "chain.signature"
@@ -67,6 +73,6 @@ def _signature(path: Path, *, signed: bool, public_key: Path | None) -> Check:
         return Check(
             id=name, status=CheckStatus.FAILED, evidence="the file is not signed, and --public-key asks for it"
         )
-    broken = broken_signature(path, public_key=public_key)
+    broken = broken_signature(path, files=files, public_key=public_key)
     status = CheckStatus.FAILED if broken else CheckStatus.PASSED
     return Check(id=name, status=status, evidence=broken or "the signature holds, by the key that was given")

@@ -320,6 +320,7 @@ def _judged_by_policy(
         metadata=checkpoint.metadata,
         description=checkpoint.description,
         worst=None,
+        beside=checkpoint.beside,
     )
     return (
         *judge_file(file, rules),

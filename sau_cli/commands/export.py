@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sau_adapters.checkpoints import suffix_of_result
-from sau_adapters.files import check_writable, written_together
+from sau_adapters.files import written_together
 from sau_cli import __version__
 from sau_cli.commands.inputs import (
     OpenedModel,
@@ -37,6 +37,7 @@ from sau_cli.commands.options import (
     TargetOption,
     VerboseOption,
 )
+from sau_cli.commands.outputs import check_not_input
 from sau_cli.commands.session import Session
 from sau_cli.errors import NotEvaluable, UsageError
 from sau_cli.evaluation.limits import parse_fraction
@@ -152,6 +153,7 @@ def export(
     with Session("export", json=json_, reports=report, quiet=quiet, verbose=verbose, force=force) as session:
         if out.suffix != ".onnx":
             raise UsageError(f"-o {out}: give a name that ends in .onnx")
+        check_not_input(model, out)
         session.reserve(out)
         smaller = _smaller(precision, quantize)
         if smaller is None and (max_acc_drop or max_asr_rise):
@@ -177,11 +179,12 @@ def export(
 
         beside = [provenance_files.statement_path(out), provenance_files.bill_path(out), onnx_files.data_path(out)]
         rejected = out.with_name(f"{out.stem}.rejected.onnx")
+        beside.append(signatures.signature_path(out))
         if sign_key is not None:
             signatures.check_key(sign_key)
-            beside.append(signatures.signature_path(out))
-        for path in [*beside, *([rejected] if keep_rejected else [])]:
-            check_writable(path, force=force)
+        kept = (rejected, onnx_files.data_path(rejected)) if keep_rejected else ()
+        for path in (*beside, *kept):
+            session.reserve(path)
         limits = VerificationLimits(atol=atol, rtol=rtol)
         rule = None if target is None else parse_target(target)
         triggers = tuple(open_trigger(source, rule) for source in trigger or ())
@@ -229,6 +232,8 @@ def export(
                 _write_sidecars(staged, exporter, classifier, proven, origins, _settings(limits, exporter, name))
                 if sign_key is not None:
                     signatures.sign(staged, private_key=sign_key)
+                for path in beside:  # of the file that was there: they would belie this one
+                    path.unlink(missing_ok=True)
         except ExportRejected as error:
             session.checks.extend(error.verification.checks)
             session.details |= {"attempts": plain(list(error.attempts)), "verification": plain(error.verification)}

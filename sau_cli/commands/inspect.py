@@ -155,6 +155,9 @@ def inspect_model(
     with ReadingView(session) as reading:
         facts = file_facts(model, watch=reading.update)
     session.took(model, facts.sha256)
+    for name, sha256 in facts.beside.items():
+        if sha256 is not None:
+            session.took(Path(facts.path).with_name(name), sha256)
     session.checks.extend(inspect_file(facts))
     session.verdict = inspection_verdict(facts)
     session.details |= {"file": plain(facts), "parameters": facts.parameters}
@@ -162,8 +165,8 @@ def inspect_model(
         session.checks.extend(_judge_file(facts, rules, session.checks))
     for shown in _tables(facts, every_tensor=every_tensor):
         session.show(shown)
-    session.checks.extend(check_chain(session, model, facts, public_key=public_key))
     try:
+        session.checks.extend(check_chain(session, model, facts, public_key=public_key))
         if facts.safe and not facts.non_finite:
             accuracy = rules is not None and rules.min_acc is not None
             found = examine(session, model, asked, facts, effort=effort, accuracy=accuracy, device=device, seed=seed)
@@ -185,6 +188,7 @@ def _judge_file(facts: FileFacts, rules: Policy, checks: Sequence[Check]) -> tup
         metadata=facts.metadata,
         description=facts.description,
         worst=worst,
+        beside=facts.beside,
     )
     return judge_file(file, rules)
 

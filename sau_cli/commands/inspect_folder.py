@@ -21,7 +21,7 @@ from rich.text import Text
 
 from sau_cli.commands.session import Session
 from sau_cli.errors import ExitCode, NotEvaluable
-from sau_cli.reporting.terminal import VERDICT_STYLES, table
+from sau_cli.reporting.terminal import VERDICT_STYLES, printable, table
 from sau_cli.results import Check, CheckStatus, Report, Verdict, counted, first_finding
 
 if TYPE_CHECKING:
@@ -243,7 +243,7 @@ class _FolderView:
             TextColumn("inspecting"),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             console=session.console,
             transient=True,
             disable=session.quiet or not session.console.is_terminal,
@@ -261,6 +261,6 @@ class _FolderView:
         """Say that a model is done."""
         self._done += 1
         name = _name(one.path, self._folder)
-        self._progress.update(self._task, advance=1, description=name[-30:])
+        self._progress.update(self._task, advance=1, description=printable(name)[-30:])
         if not self._session.console.is_terminal:
             self._session.show(f"{self._done}/{self._total} {name}: {one.report.verdict.value}")

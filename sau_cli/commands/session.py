@@ -88,6 +88,8 @@ class Session:
             for path in self._reports:
                 self._reports[path] = format_of(path)
                 _check_report(path, force=self._replace_report, flag="--report")
+                if self._json not in {None, "-"} and os.path.realpath(str(self._json)) == os.path.realpath(path):
+                    raise UsageError(f"--json and --report both name {path}; give each report a name of its own")
         except SauError as error:
             self._json, self._reports = None, {}
             raise typer.Exit(self._finish(error)) from error
@@ -165,7 +167,10 @@ class Session:
         if error is not None:
             sentence, error_code = _explained(error, self.state_file)
             failed = any(check.status is CheckStatus.FAILED for check in self.checks)
-            if failed and error_code not in {ExitCode.UNSAFE, ExitCode.VERIFICATION_FAILED}:
+            unsafe = verdict is Verdict.UNSAFE or any(one.verdict is Verdict.UNSAFE for one in self.models)
+            if unsafe:
+                verdict, code = Verdict.UNSAFE, ExitCode.UNSAFE
+            elif failed and error_code not in {ExitCode.UNSAFE, ExitCode.VERIFICATION_FAILED}:
                 verdict, code = Verdict.FAILED, ExitCode.LIMIT_FAILED
             else:
                 verdict, code = _VERDICTS[error_code], error_code
@@ -198,6 +203,9 @@ class Session:
             except UsageError as unwritten:  # the others are written all the same
                 self._say(Text.assemble(("error: ", "bold red"), printable(str(unwritten))))
                 code = code or ExitCode.USAGE
+            except Exception as broken:  # noqa: BLE001 (one rendering that breaks takes neither others nor a finding)
+                self._say(Text.assemble(("error: ", "bold red"), printable(_explained(broken, None)[0])))
+                code = code or ExitCode.INTERNAL
         return code
 
     def _write_json(self, report: Report) -> None:

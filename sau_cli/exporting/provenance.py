@@ -19,6 +19,8 @@ from sau_cli.results import Check, CheckStatus
 STATEMENT_TYPE, PREDICATE_TYPE = "https://in-toto.io/Statement/v1", "https://slsa.dev/provenance/v1"
 BUILD_TYPE, BUILDER = "urn:sau:export:v1", "urn:sau:export"
 RECEIVED, PURIFIED = "received", "purified"
+ROLES = (RECEIVED, PURIFIED, "trigger", "data")
+"""What a file may be to an exported one; a statement is a stranger's, and may say anything."""
 """Roles of files that an export goes back to."""
 
 
@@ -164,11 +166,15 @@ def chain_checks(
         checks.append(
             _link("chain.statement", _broken_statement(told, origins, history), "the statement and the file agree")
         )
-    for origin in origins:
-        if origin.name in beside:
-            kept = beside[origin.name] == origin.sha256
-            broken = "" if kept else f"{origin.name} beside it is not the file that the statement names"
-            checks.append(_link(f"chain.{origin.role}", broken, f"{origin.name} is beside it, and is that file"))
+    seen: list[str] = []
+    for role, name in dict.fromkeys((origin.role, origin.name) for origin in origins if origin.name in beside):
+        # Two triggers of one name from two folders: the one that is here may be either.
+        kept = any(one.sha256 == beside[name] for one in origins if (one.role, one.name) == (role, name))
+        broken = "" if kept else f"{name} beside it is not the file that the statement names"
+        told_as = role if role in ROLES else "other"
+        seen.append(told_as)
+        called = told_as if seen.count(told_as) == 1 else f"{told_as}-{seen.count(told_as)}"
+        checks.append(_link(f"chain.{called}", broken, f"{name} is beside it, and is that file"))
     return tuple(checks)
 
 

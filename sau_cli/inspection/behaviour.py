@@ -25,6 +25,8 @@ FEWEST_CLASSES = 4
 """With fewer classes, none can be told to stand out."""
 MOST_CLASSES = 50
 """So many are examined: the number of classes decides the time."""
+LEAST_APART = 1e-3
+"""Between the highest and the lowest logit of an image of noise."""
 SUSPECTS = 4
 """The classes that seeds after the first examine: the most suspicious. The others keep the scores of the first."""
 AFFORDABLE = 3e13
@@ -94,6 +96,7 @@ def examine_behaviour(
         check_fits(images, known)
         if len(images) < FEWEST_IMAGES:
             raise NotEvaluable(f"{len(images)} clean images are too few for behaviour tests; give {FEWEST_IMAGES}")
+    _check_tells_classes_apart(classifier, seed)
     classes = _examined(known.classes, seed)
     tests = 1 if images is None else 2 + len(TriggerKind)
     done = 0
@@ -124,6 +127,24 @@ def examine_behaviour(
         bounds=bounds,
         images=0 if images is None else min(len(images), effort.seeds * adversarial_flow.IMAGES),
     )
+
+
+def _check_tells_classes_apart(classifier: Classifier, seed: int) -> None:
+    """Raises NotEvaluable where logits are so near each other that every test would see nothing but that.
+
+    The last layer times a tiny number gives the same classes, and would hide them from all tests.
+    """
+    spec, device = classifier.description.input, classifier.mean.device
+    stream = random_stream(seed, "noise that tells logits apart")
+    noise = torch.rand(FEWEST_IMAGES, spec.channels, spec.height, spec.width, generator=stream)
+    with evaluating(classifier), torch.no_grad():
+        logits = classifier(noise.to(device)).float()
+    apart = float((logits.amax(dim=1) - logits.amin(dim=1)).median())
+    if apart < LEAST_APART:
+        raise NotEvaluable(
+            f"the logits of an image are {apart:.1g} apart, too little to tell anything by; the model's behaviour is "
+            "unknown"
+        )
 
 
 def _from_seed(

@@ -82,7 +82,7 @@ def _score_check(found: Behaviour, verdict: BehaviourVerdict, class_names: Seque
         f"{suspect!r} as the target, so it is neither cleared nor convicted; try --effort deep, or more data",
     }[verdict.status]
     status = verdict.status
-    if found.images == 0 and status is CheckStatus.PASSED:
+    if (found.images == 0 or len(found.classes) < found.of) and status is CheckStatus.PASSED:
         status = CheckStatus.MEASURED  # too little was looked at to clear a model
     measured = verdict.calibration.measured
     rate = (
@@ -95,7 +95,7 @@ def _score_check(found: Behaviour, verdict: BehaviourVerdict, class_names: Seque
     return Check(
         id="behaviour.score",
         status=status,
-        value=round(verdict.score, 4),
+        value=verdict.score,
         threshold=verdict.calibration.threshold,
         evidence=f"{told}.{examined} {rate}",
     )

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from math import isfinite
 
 import torch
 from torch import Tensor
@@ -106,7 +107,7 @@ def judge_behaviour(behaviour: Behaviour, calibration: Calibration | None = None
     judged = tuple(judge_seed(one, behaviour.classes, behaviour.bounds, by) for one in behaviour.seeds)
     over = [one.score >= by.threshold for one in judged]
     status = CheckStatus.INCONCLUSIVE
-    if len(set(over)) == 1:
+    if len(set(over)) == 1 and all(isfinite(one.score) for one in judged):
         status = CheckStatus.FAILED if over[0] else CheckStatus.PASSED
     suspects = [one.suspect for one in judged]
     return BehaviourVerdict(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.fx import symbolic_trace
 
 from sau_cli.classifier import Classifier
+from sau_cli.errors import NotEvaluable
 
 FEWEST = 8
 """Channels of a layer: with fewer, none can stand out."""
@@ -43,6 +44,9 @@ def channel_bounds(classifier: Classifier) -> ChannelBounds | None:
 
     Returns:
         None where the network's code cannot be traced, or has no convolution.
+
+    Raises:
+        NotEvaluable: a bound that is not finite, as of a negative variance.
     """
     found = None
     outliers = channels = 0
@@ -75,8 +79,15 @@ def _bounds(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
     for node in nodes:
         module = modules.get(str(node.target)) if node.op == "call_module" else None
         if isinstance(module, nn.Conv2d):
-            bounds = torch.linalg.matrix_norm(module.weight.detach().float().flatten(2), ord=2)
+            # In double precision no product of two weights overflows: a channel of such would hide all others.
+            bounds = torch.linalg.matrix_norm(module.weight.detach().cpu().double().flatten(2), ord=2)
             norm = norms.get(node.name)
             if norm is not None and norm.weight is not None and norm.running_var is not None:
-                bounds = bounds * (norm.weight.detach() / (norm.running_var + norm.eps).sqrt()).abs()
-            yield str(node.target), bounds.cpu()
+                spread = (norm.running_var.cpu().double() + norm.eps).sqrt()
+                bounds = bounds * (norm.weight.detach().cpu().double() / spread).abs()
+            if not bool(torch.isfinite(bounds).all()):
+                raise NotEvaluable(
+                    f"what channels of {str(node.target)[:100]} amplify is no finite number; the model's behaviour is "
+                    "unknown"
+                )
+            yield str(node.target), bounds

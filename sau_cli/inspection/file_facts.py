@@ -98,6 +98,7 @@ class FileFacts:
         notes: sentences on how the weights were found in the file.
         non_finite: tensors that hold NaN or infinities; None where the values were not looked at.
         unread: why not, where a file that is safe to open was not looked at.
+        beside: the SHA-256 of files in which it keeps weights, by name; None for one that is not there.
     """
 
     path: str
@@ -112,6 +113,7 @@ class FileFacts:
     notes: tuple[str, ...] = ()
     non_finite: tuple[NonFinite, ...] | None = None
     unread: str = ""
+    beside: Mapping[str, str | None] = field(default_factory=dict)
 
     @property
     def parameters(self) -> int | None:

@@ -64,5 +64,7 @@ def p_value(values: Tensor) -> float:
         return 1.0
     ordered = (values - values.min()).double().sort().values + 1e-3 + 0.05 * float(values.abs().median())
     others, largest = ordered[:-1].numpy(), float(ordered[-1])
+    if others[0] == others[-1]:  # no law fits others that are all alike
+        return float(largest == others[-1])
     shape, _, scale = gamma.fit(others, floc=0)
     return float(1 - gamma.cdf(largest, shape, scale=scale) ** len(values))

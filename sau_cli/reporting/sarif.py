@@ -6,6 +6,7 @@ Every check is a result. Only one that failed has a level; what was not examined
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -65,7 +66,7 @@ def uri_of(path: str) -> str:
     'a%20model.safetensors'
     """
     where = Path(path)
-    return where.as_uri() if where.is_absolute() else quote(where.as_posix())
+    return where.as_uri() if where.is_absolute() else quote(os.fsencode(where.as_posix()))
 
 
 def _results(report: Report) -> list[dict[str, Any]]:

@@ -473,3 +473,13 @@ def test_rejected_weights_beside_the_graph(call, bad, monkeypatch):
     assert not Path("m.onnx.data").exists()
     images = open_images("digits").test.images[:5].numpy().astype(np.float32) / 255
     assert run_bare("m.rejected.onnx", images).shape == (5, 10)
+
+
+def test_sidecars_of_the_file_before_do_not_belie_this_one(call, bad):
+    for name in ("m.onnx.data", "m.onnx.sig", "m.onnx.intoto.json"):
+        Path(name).write_text("stale")
+    one_sentence(call("export", bad, "-o", "m.onnx"), 2, "exists")
+    assert call("export", bad, "-o", "m.onnx", "--force", "--json", "r.json").code == 0
+    assert {path.name for path in Path().glob("m.onnx*")} == {"m.onnx", "m.onnx.intoto.json", "m.onnx.cdx.json"}
+    assert set(report()["outputs"]) == {"onnx", "statement", "bill_of_materials"}
+    assert call("inspect", "m.onnx", "--effort", "quick").code == 0

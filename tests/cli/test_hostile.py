@@ -338,3 +338,105 @@ def test_streams_that_take_nothing(planted, shell, code):
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     assert done.stderr.count("error: ") == (code != 0 and "2>" not in shell)
+
+
+def outside(weights: str = "weights.bin") -> Path:
+    """A graph that keeps its weights in a file beside it."""
+    from tests.support.graphs import linear_graph
+
+    path = linear_graph(Path("x.onnx"), np.random.default_rng(0).random((64, 10), dtype=np.float32))
+    onnx.save(onnx.load(path), path, save_as_external_data=True, location=weights, size_threshold=0)
+    return path
+
+
+def test_weights_beside_a_graph_are_a_part_of_what_is_known(call):
+    import hashlib
+
+    path = outside()
+    known = [hashlib.sha256(Path(one).read_bytes()).hexdigest() for one in ("x.onnx", "weights.bin")]
+    words = ("inspect", path, "--effort", "quick", "--policy", "p.toml", "--json", "r.json", "--force")
+    Path("p.toml").write_text(f"[policy]\nallowed-sha256 = {json.dumps(known)}\n")
+    assert call(*words).code == 0
+    assert [one["sha256"] for one in json.loads(Path("r.json").read_text())["inputs"]] == known
+    weights = bytearray(Path("weights.bin").read_bytes())
+    weights[3] ^= 1
+    Path("weights.bin").write_bytes(weights)
+    assert call(*words).code == 1
+    Path("weights.bin").unlink()
+    assert call(*words).code == 1
+
+
+def test_a_sparse_constant_that_reaches_outside_the_folder(call):
+    values = helper.make_tensor("v", TensorProto.FLOAT, [1], [0.0])
+    values.ClearField("float_data")
+    values.data_location = TensorProto.EXTERNAL
+    values.external_data.add(key="location", value="../secret")
+    places = helper.make_tensor("i", TensorProto.INT64, [1], [0])
+    node = helper.make_node("Constant", [], ["y"], sparse_value=helper.make_sparse_tensor(values, places, [2]))
+    out = helper.make_tensor_value_info("y", TensorProto.FLOAT, [2])
+    onnx.save(helper.make_model(helper.make_graph([node], "g", [], [out])), "x.onnx")
+    assert call("inspect", "x.onnx").code == 4
+
+
+@pytest.mark.parametrize(
+    "flags", [("--arch", "no_such_net"), ("--image-size", "bogus"), ("--normalisation", "imagenett")]
+)
+def test_a_flag_that_means_nothing_is_never_passed_over(call, bad, flags):
+    one_sentence(call("inspect", bad, *flags), 2, flags[1])
+
+
+def test_a_signature_that_was_asked_for_is_never_passed_over(call, bad):
+    words = ("--effort", "quick", "--public-key", "k.pub", "--json", "r.json", "--force")
+    from tests.support.graphs import linear_graph
+
+    plain = linear_graph(Path("x.onnx"), np.zeros((64, 10), dtype=np.float32))
+    for model in (bad, plain):
+        assert call("inspect", model, *words).code == 1
+        checks = {one["id"]: one["status"] for one in json.loads(Path("r.json").read_text())["checks"]}
+        assert checks["chain.signature"] == "failed"
+
+
+def test_what_refuses_a_file_stands_whatever_comes_after(call):
+    path = an_onnx_file(location="../secret")
+    Path("x.onnx.cdx.json").write_text('{"metadata": {"component": {"hashes": 5}}}')
+    words = ("--public-key", "none.pub", "--json", "r.json")
+    assert call("inspect", path, *words).code == 4
+    assert json.loads(Path("r.json").read_text())["verdict"] == "unsafe"
+
+
+def test_half_a_character_in_a_class_name_costs_no_report(call, bad):
+    path = with_metadata(bad, classes=json.dumps(["\ud800", *"123456789"]))
+    done = call("inspect", path, "--effort", "quick", "--report", "r.html", "--report", "r.sarif")
+    assert done.code == 3
+    assert "damaged" in Path("r.html").read_text()
+    assert "damaged" in Path("r.sarif").read_text()
+
+
+def test_names_that_are_no_text_cost_no_report(call, bad):
+    from sau_cli.reporting.sarif import uri_of
+
+    assert uri_of("b\udcffd.safetensors") == "b%FFd.safetensors"
+
+
+def test_names_with_markup_are_shown_as_they_are(sau, planted, tmp_path):
+    (tmp_path / "x[").mkdir()
+    for name in ("x[/y].safetensors", "z.safetensors"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes((planted / "bad.safetensors").read_bytes())
+    done = sau("inspect", ".", "--effort", "quick", cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert "x[/y].safetensors" in done.err
+
+
+def test_a_picture_takes_no_other_files_place(call, bad):
+    before = bad.read_bytes()
+    words = ("attack", bad, "--attack", "badnets", "--data", "digits", "--force")
+    one_sentence(call(*words, "--preview", bad), 2, "--preview", ".png")
+    one_sentence(call(*words, "-o", "b.safetensors", "--preview", "b.safetensors"), 2, "--preview")
+    bad.rename("bad.png")
+    one_sentence(call("attack", "bad.png", *words[2:], "--preview", "bad.png"), 2, "--preview")
+    assert Path("bad.png").read_bytes() == before
+    one_sentence(call("export", "bad.png", "-o", "bad.onnx", "--json", "bad.onnx.intoto.json"), 2, "both name")
+    Path("bad.png").rename("bad.onnx")
+    one_sentence(call("export", "bad.onnx", "-o", "bad.onnx", "--force"), 2, "is the model itself")
+    one_sentence(call("inspect", "bad.onnx", "--json", "r.md", "--report", "r.md"), 2, "both name")

@@ -18,7 +18,7 @@ from sau_adapters.checkpoints import as_classifier, file_facts, read_checkpoint
 from sau_adapters.cifar_networks import CIFAR_NETWORKS
 from sau_adapters.model_folders import weights_in
 from sau_cli.errors import NotEvaluable, UnsafeFile, UsageError
-from tests.support.files import TouchesAFile
+from tests.support.files import TouchesAFile, safetensors_bytes
 
 STATE = CIFAR_NETWORKS["small_cnn"](10, 3).state_dict()
 PLAIN = {"normalisation": ((0.0,), (1.0,)), "image_shape": (3, 32, 32)}
@@ -224,3 +224,41 @@ def test_packed_archives_are_read_too(tmp_path):
             archive.writestr(name, content)
     facts = file_facts(tmp_path / "m.pt")
     assert (facts.safe, facts.non_finite) == (True, ())
+
+
+def test_a_size_that_no_machine_has(tmp_path):
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(safetensors_bytes({"w": {"dtype": "F32", "shape": [0, 2**63], "data_offsets": [0, 0]}}))
+    assert file_facts(path).findings
+
+
+SYSTEM = b"cposix\nsystem\n(S'true'\ntR"
+HIDDEN = {
+    # The same place twice: Python's MEMOIZE counts places, not writes.
+    "memo": b"\x80\x04\x8c\x01xq\x00q\x00\x8c\x05posix\x94\x8c\x06system\x94\x8c\x0bOrderedDict\x94h\x01h\x02\x93.",
+    # The magic number of torch's old files as text: five pickles follow.
+    "magic": b"L%dL\n." % 0x1950A86A20F9469CFC6C + b"N." + SYSTEM + b".",
+    "cut": SYSTEM + b"0",
+}
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_calls_that_a_reader_would_run_are_listed(tmp_path, name):
+    path = tmp_path / "hidden.pkl"
+    path.write_bytes(HIDDEN[name])
+    (finding,) = file_facts(path).findings
+    assert "posix.system" in finding.sentence
+
+
+def test_text_is_no_pickle(tmp_path):
+    for text in ("class Net:\n    pass\n", "import os\nimport sys\n", "(i\nb\n", "a text\n"):
+        path = tmp_path / "notes.txt"
+        path.write_text(text)
+        with pytest.raises(NotEvaluable):
+            file_facts(path)
+
+
+def test_a_call_is_not_hidden_by_a_config_that_says_nothing(tmp_path):
+    (tmp_path / "pytorch_model.bin").write_bytes(SYSTEM + b".")
+    (tmp_path / "config.json").write_text('{"architecture": "resnet18"}')
+    assert "posix.system" in file_facts(tmp_path).findings[0].sentence

@@ -88,3 +88,21 @@ def test_no_statement_is_not_examined():
         )
     }
     assert found == {"chain.history": CheckStatus.PASSED, "chain.file": CheckStatus.SKIPPED}
+
+
+def test_what_a_stranger_calls_an_origin_takes_no_other_checks_name():
+    """A role of his own, and two triggers of one name of which the second is here."""
+    roles = [("signature", "m.onnx"), ("trigger", "t"), ("trigger", "t"), ("x/y", "z")]
+    digests = ["d" * 64, "e" * 64, "f" * 64, "0" * 64]
+    dependencies = [
+        {"name": name, "digest": {"sha256": digest}, "annotations": {"role": role}}
+        for (role, name), digest in zip(roles, digests, strict=True)
+    ]
+    told = TOLD | {"predicate": {"buildDefinition": {"resolvedDependencies": dependencies}}}
+    beside = {"m.onnx": "d" * 64, "t": "f" * 64, "z": "9" * 64}
+    found = chain_checks(files={"m.onnx": EXPORTED}, metadata={}, description=None, told=told, beside=beside)
+    assert {one.id: one.status.value for one in found if one.id != "chain.file"} == {
+        "chain.other": "passed",
+        "chain.trigger": "passed",
+        "chain.other-2": "failed",
+    }

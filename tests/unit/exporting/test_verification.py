@@ -1,10 +1,20 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from sau_cli.errors import NotEvaluable
 from sau_cli.exporting.exporter import ExportRejected, export
-from sau_cli.exporting.verification import ExportedModel, VerificationLimits, verify
+from sau_cli.exporting.verification import (
+    ExportedModel,
+    VerificationLimits,
+    compare,
+    expected_answers,
+    loss_limits,
+    verify,
+)
 from sau_cli.results import CheckStatus
+from tests.support.attacks import badnets_trigger
 from tests.support.toys import BrightnessNet, describe, flat_images
 
 CLASSIFIER, DATA = describe(BrightnessNet(10)), flat_images()
@@ -91,3 +101,25 @@ def test_a_failed_export_carries_its_figures(tmp_path):
         export(CLASSIFIER, tmp_path / "x", exporter=Broken(), data=DATA)
     assert caught.value.verification.largest_difference == pytest.approx(1)
     assert [(one.way, one.outcome) for one in caught.value.attempts] == [("one", "rejected"), ("other", "rejected")]
+
+
+def test_a_smaller_form_gives_its_own_classes_again_in_every_batch_and_on_every_provider():
+    """It may differ from PyTorch, but not from itself."""
+    limits = loss_limits("int8")
+    assert verify(CLASSIFIER, faithful, DATA, limits=limits).passed
+
+    def noise_in_small_batches(images):
+        return faithful(images) if len(images) > 7 else faithful(images).flip(1)
+
+    found = verify(CLASSIFIER, noise_in_small_batches, DATA, limits=limits)
+    assert {one.id for one in found.checks if one.status is CheckStatus.FAILED} >= {"export.batch-2", "export.batch-7"}
+    exported = ExportedModel(
+        runners={"CPU": faithful, "OtherExecutionProvider": lambda images: faithful(images).flip(1)}
+    )
+    found = compare(expected_answers(CLASSIFIER, DATA), exported, limits=limits)
+    assert {one.id for one in found.checks if one.status is CheckStatus.FAILED} == {"export.provider.other"}
+
+
+def test_no_trigger_is_lost_between_names():
+    triggers = [replace(badnets_trigger(), name=name) for name in ("a-3", "a", "a")]
+    assert list(expected_answers(CLASSIFIER, DATA, triggers=triggers).triggered) == ["a-3", "a", "a-2"]

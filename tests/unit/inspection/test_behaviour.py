@@ -286,3 +286,39 @@ def test_the_shipped_calibration_is_whole(with_data):
     assert 0 < shipped.threshold < 1
     assert all(weight >= 0 for weight in shipped.weights.values())
     assert shipped.measured["clean_models"] > 0
+
+
+def test_a_dead_channel_of_huge_weights_hides_no_other():
+    torch.manual_seed(0)
+    network = PreActivated()
+    network.first.weight.data[0] = -1e30
+    network.norm2.weight.data[0] = 1e20
+    found = channel_bounds(describe(network, classes=16))
+    assert (found.layer, found.channel) == ("first", 0)
+    assert found.largest == pytest.approx(15 / 4)  # of 16 channels none can be further from their mean
+    network.norm2.running_var[3] = -1.0
+    with pytest.raises(NotEvaluable, match="no finite number"):
+        channel_bounds(describe(network, classes=16))
+
+
+def test_a_last_layer_times_nearly_nothing_is_not_examined():
+    class Faint(QuadrantNet):
+        def forward(self, x):
+            return 1e-9 * super().forward(x)
+
+    for images in (None, bright_images()):
+        with pytest.raises(NotEvaluable, match="apart"):
+            examine_behaviour(a_classifier(Faint(target=3, corner=40.0)), images, effort=Effort.STANDARD)
+
+
+def test_a_model_with_classes_that_were_not_examined_is_not_cleared():
+    behaviour = examine_behaviour(a_classifier(QuadrantNet()), bright_images(), effort=Effort.STANDARD)
+    verdict = judge_behaviour(behaviour, even(0.999))
+    part = behaviour_checks(replace(behaviour, of=1000), verdict, names(CLASSES))[-1]
+    assert behaviour_checks(behaviour, verdict, names(CLASSES))[-1].status is CheckStatus.PASSED
+    assert (part.status, "of 1000 classes" in part.evidence) == (CheckStatus.MEASURED, True)
+
+
+def test_classes_all_alike_stand_out_nowhere():
+    assert p_value(torch.zeros(10)) == 1
+    assert p_value(torch.eye(10)[3]) == 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from sau_cli.description import Description, HistoryStep, InputSpec
@@ -97,7 +99,7 @@ def test_a_table_with_every_rule():
         ),
         (
             Policy(require_onnx_verified=True),
-            file(format="onnx", metadata={VERIFICATION: '{"top1_agreement": 1.0}'}),
+            file(format="onnx", metadata={VERIFICATION: '{"top1_agreement": 1.0, "real_images": true}'}),
             "require-onnx-verified",
             "passed",
         ),
@@ -112,7 +114,7 @@ def test_rules_about_the_file(policy, given, name, status):
 def test_each_measure_is_held_against_its_limit():
     policy = Policy(max_score=0.5, min_acc=0.9, max_asr=0.05, max_drop=0.02)
     found = [
-        measured("behaviour.score", 0.4),
+        measured("behaviour.score", 0.4, CheckStatus.PASSED),
         measured("acc", 0.95),
         measured("asr.badnets", 0.5),
         measured("asr.sig", 0.01),
@@ -158,3 +160,39 @@ def test_confident_rules_leave_open_what_the_images_cannot_settle():
     policy = Policy(min_acc=0.9)
     (judged,) = judge_measures([measured("acc", 0.901)], policy, unmeasured=CheckStatus.SKIPPED, confident=True)
     assert judged.status is CheckStatus.INCONCLUSIVE
+
+
+def test_a_score_that_too_little_was_looked_at_for_clears_nothing():
+    for value, status in ((0.1, CheckStatus.MEASURED), (float("nan"), CheckStatus.PASSED)):
+        (judged,) = judge_measures(
+            [measured("behaviour.score", value, status)], Policy(max_score=0.5), unmeasured=CheckStatus.INCONCLUSIVE
+        )
+        assert judged.status is CheckStatus.INCONCLUSIVE
+    (judged,) = judge_measures(
+        [measured("behaviour.score", 0.6)], Policy(max_score=0.5), unmeasured=CheckStatus.SKIPPED
+    )
+    assert judged.status is CheckStatus.FAILED
+
+
+def test_rates_that_are_no_numbers_are_not_passed():
+    found = [measured("acc", float("nan")), measured("asr.x", float("nan"))]
+    judged = judge_measures(found, Policy(min_acc=0.0, max_asr=1.0), unmeasured=CheckStatus.INCONCLUSIVE)
+    assert {one.status for one in judged} == {CheckStatus.INCONCLUSIVE}
+
+
+@pytest.mark.parametrize(
+    ("beside", "status"),
+    [({}, "passed"), ({"w.bin": "b" * 64}, "passed"), ({"w.bin": "c" * 64}, "failed"), ({"w.bin": None}, "failed")],
+)
+def test_every_file_of_a_model_is_to_be_known(beside, status):
+    policy = Policy(allowed_sha256=(file().sha256, "b" * 64))
+    (judged,) = judge_file(file(format="onnx", beside=beside), policy)
+    assert judged.status == status
+    assert ("w.bin" in judged.evidence) is (status == "failed")
+
+
+@pytest.mark.parametrize("told", [{"top1_agreement": 0.5}, {"top1_agreement": float("nan")}, {"real_images": False}])
+def test_a_verification_that_proves_nothing(told):
+    figures = json.dumps({"top1_agreement": 1.0, "real_images": True} | told)
+    (judged,) = judge_file(file(format="onnx", metadata={VERIFICATION: figures}), Policy(require_onnx_verified=True))
+    assert judged.status is CheckStatus.FAILED
