@@ -7,16 +7,26 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-TOGETHER = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "sau_cli")
+TOGETHER = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 
 
-def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+def together(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Two processes of a module or a script."""
+    return subprocess.run(
+        [*TOGETHER, *words],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
 
 
 # Batches of 48 of 144 images are shared out evenly; of 143 the last holds 47, and of 145 a single image.
@@ -29,15 +39,7 @@ def test_two_processes_end_where_one_does(planted, tmp_path, sau, recipe, share)
     words = (*words, "--batch-size", "48", "--precision", "fp32")
     alone = sau(*words, "-o", "one.safetensors", "--json", "one.json", cwd=tmp_path)
     assert alone.code == 0, alone.err
-    done = subprocess.run(
-        [*TOGETHER, *words, "-o", "two.safetensors", "--json", "two.json"],
-        cwd=tmp_path,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    done = together(tmp_path, "-m", "sau_cli", *words, "-o", "two.safetensors", "--json", "two.json")
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
     assert done.stderr.count("wrote two.safetensors") == 1, "the leader alone reports"
@@ -74,15 +76,7 @@ def test_processes_that_were_given_different_things_say_so(planted, tmp_path):
         "'-o', 'out.safetensors'])"
     )
     (tmp_path / "run.py").write_text(script)
-    done = subprocess.run(
-        [*TOGETHER[:-2], "run.py"],
-        cwd=tmp_path,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    done = together(tmp_path, "run.py")
     assert done.returncode != 0
     assert "the processes work on different models" in done.stderr
     assert not (tmp_path / "out.safetensors").exists()
