@@ -155,6 +155,7 @@ def drill(
     for number, one in enumerate(planned, start=1):
         if stop():
             done.append(_without(one, Outcome.SKIPPED, "there was no time left for it"))
+            keep(so_far())
             continue
 
         def planting(at: TrainingProgress, one: PlannedAttack = one, number: int = number) -> None:

@@ -94,7 +94,9 @@ def test_what_there_is_no_time_for_is_skipped():
         asked.append(1)
         return len(asked) > 3
 
-    found = run([planned(), planned("other"), planned("third")], stop=stop)
+    kept = []
+    found = run([planned(), planned("other"), planned("third")], stop=stop, keep=kept.append)
+    assert kept[-1] == found
     assert [one.outcome for one in found.attacks] == [Outcome.SKIPPED] * 3
     assert "while it was planted" in found.attacks[0].reason
     assert "no time left" in found.attacks[1].reason
