@@ -42,6 +42,7 @@ def examine(
     Raises:
         SauError: what was asked for in so many words cannot be done.
     """
+    _ = asked.pixels, asked.normalised(told=False)  # what makes no sense is said before anything is passed over
     wanted = Effort.STANDARD if effort is None else effort
     needs_data = asked.data is not None
     if wanted is Effort.QUICK and not (needs_data or accuracy):
@@ -86,7 +87,7 @@ def _opened(
         try:
             opened, images = open_model_and_data(session, model, asked, to_learn=gradients)
         except UsageError as error:
-            if needs_data or asked.image_size is not None:
+            if needs_data:
                 raise
             session.show(f"going on without data: {error}")
         else:
