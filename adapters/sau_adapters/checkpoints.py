@@ -41,7 +41,6 @@ class Checkpoint:
         description: from the file's metadata; None where it says nothing.
         notes: sentences on how the weights were found in the file.
         metadata: as written in the file by whoever made it; not to be trusted.
-        beside: the SHA-256 of files in which ONNX keeps weights, by name; None for one that is not there.
     """
 
     path: Path
@@ -51,7 +50,6 @@ class Checkpoint:
     description: Description | None
     notes: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
-    beside: Mapping[str, str | None] = field(default_factory=dict)
 
     def prefix(self, network: nn.Module) -> Prefix:
         """What names of the weights begin with beside the network's own, such as ``module.``; often nothing."""
@@ -219,7 +217,6 @@ def read_checkpoint(model: Path, *, watch: Watch | None = None) -> Checkpoint:
         description=description,
         notes=notes,
         metadata=metadata,
-        beside=weights_onnx.hashes_beside(path) if weights_format is WeightsFormat.ONNX else {},
     )
 
 

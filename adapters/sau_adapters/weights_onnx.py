@@ -75,8 +75,11 @@ def external_files(path: Path) -> tuple[Path, ...]:
 
 
 def hashes_beside(path: Path) -> dict[str, str | None]:
-    """The SHA-256 of each of :func:`external_files`, by name; None for one that is not there."""
-    return {one.name: sha256_of(one) if one.is_file() else None for one in external_files(path)}
+    """The SHA-256 of each of :func:`external_files`, by its place in the folder; None for one that is not there."""
+    return {
+        one.relative_to(path.parent).as_posix(): sha256_of(one) if one.is_file() else None
+        for one in external_files(path)
+    }
 
 
 def non_finite_in(path: Path) -> tuple[NonFinite, ...]:

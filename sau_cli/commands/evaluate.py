@@ -312,6 +312,7 @@ def _judged_by_policy(
     checkpoint: Checkpoint, checks: Sequence[Check], rules: Policy, *, confident: bool
 ) -> tuple[Check, ...]:
     """Each rule as a check; one that nothing here tells of is skipped, with its reason."""
+    from sau_adapters.weights_onnx import hashes_beside
     from sau_cli.inspection.policy import JudgedFile, judge_file, judge_measures
 
     file = JudgedFile(
@@ -320,7 +321,7 @@ def _judged_by_policy(
         metadata=checkpoint.metadata,
         description=checkpoint.description,
         worst=None,
-        beside=checkpoint.beside,
+        beside=hashes_beside(checkpoint.path) if checkpoint.format.value == "onnx" else {},
     )
     return (
         *judge_file(file, rules),

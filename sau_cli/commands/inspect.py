@@ -157,7 +157,7 @@ def inspect_model(
     session.took(model, facts.sha256)
     for name, sha256 in facts.beside.items():
         if sha256 is not None:
-            session.took(Path(facts.path).with_name(name), sha256)
+            session.took(Path(facts.path).parent / name, sha256)
     session.checks.extend(inspect_file(facts))
     session.verdict = inspection_verdict(facts)
     session.details |= {"file": plain(facts), "parameters": facts.parameters}

@@ -98,7 +98,7 @@ class FileFacts:
         notes: sentences on how the weights were found in the file.
         non_finite: tensors that hold NaN or infinities; None where the values were not looked at.
         unread: why not, where a file that is safe to open was not looked at.
-        beside: the SHA-256 of files in which it keeps weights, by name; None for one that is not there.
+        beside: the SHA-256 of files in which it keeps weights, by their place in its folder; None for a missing one.
     """
 
     path: str

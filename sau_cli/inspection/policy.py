@@ -58,7 +58,8 @@ class JudgedFile:
     Attributes:
         metadata: as written in the file by whoever made it.
         worst: of the findings; None where nobody looked for them.
-        beside: the SHA-256 of files that it keeps a part of itself in, by name; None for one that is not there.
+        beside: the SHA-256 of files that it keeps a part of itself in, by their place in its folder; None for a
+            missing one.
     """
 
     format: str

@@ -366,6 +366,23 @@ def test_weights_beside_a_graph_are_a_part_of_what_is_known(call):
     assert call(*words).code == 1
 
 
+def test_weights_of_one_name_in_two_folders_are_both_looked_at(call):
+    model = helper.make_graph([helper.make_node("Add", ["a", "b"], ["y"])], "g", [], [], [])
+    model.output.append(helper.make_tensor_value_info("y", TensorProto.FLOAT, [2]))
+    for name in "ab":
+        Path(name).mkdir()
+        Path(name, "w.bin").write_bytes(np.array([ord(name), 0], dtype=np.float32).tobytes())
+        tensor = helper.make_tensor(name, TensorProto.FLOAT, [2], [0.0, 1.0])
+        tensor.ClearField("float_data")
+        tensor.data_location = TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value=f"{name}/w.bin")
+        model.initializer.append(tensor)
+    onnx.save(helper.make_model(model), "x.onnx")
+    assert call("inspect", "x.onnx", "--effort", "quick", "--json", "r.json").code == 0
+    inputs = json.loads(Path("r.json").read_text())["inputs"]
+    assert [one["path"] for one in inputs] == ["x.onnx", "a/w.bin", "b/w.bin"]
+
+
 def test_a_sparse_constant_that_reaches_outside_the_folder(call):
     values = helper.make_tensor("v", TensorProto.FLOAT, [1], [0.0])
     values.ClearField("float_data")
