@@ -7,7 +7,7 @@ with the inner loop as the authors' released code runs it.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import log
@@ -20,6 +20,7 @@ from torch.nn.functional import cross_entropy, log_softmax
 from sau_cli.classifier import Classifier
 from sau_cli.unlearning.recipes import Recipe
 from sau_cli.unlearning.search_space import SearchSpace
+from sau_cli.unlearning.side_by_side import SideBySide
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -70,8 +71,7 @@ def inner_objective(
 
 
 def search_step(
-    purified: Classifier,
-    received: Classifier,
+    both: Callable[[Tensor], tuple[Tensor, Tensor]],
     recipe: Recipe,
     at: Tensor,
     *,
@@ -86,6 +86,7 @@ def search_step(
     """One step of the search for the images ``at`` (n,) of N, in place; what is done depends on no tensor's values.
 
     Args:
+        both: the logits of the purified and of the received model on images.
         images, delta: (N, C, H, W); δ of the images that are not shared goes a step further.
         said: (N,) int64, becomes what the received model says before that step.
         space: the tensors of a :class:`~sau_cli.unlearning.search_space.SearchSpace` of N images.
@@ -95,7 +96,7 @@ def search_step(
     """
     where, current = SearchSpace(**space).of(at), delta[at].requires_grad_(True)  # type: ignore[arg-type]
     perturbed = where.perturbed(images[at], current)
-    purified_logits, received_logits = purified(perturbed).float(), received(perturbed).float()
+    purified_logits, received_logits = (logits.float() for logits in both(perturbed))
     purified_now, received_now = purified_logits.argmax(dim=1), received_logits.argmax(dim=1)
     purified_fooled, received_fooled = purified_now != purified_labels[at], received_now != received_labels[at]
     unshared: Tensor = ~(purified_fooled & received_fooled & (purified_now == received_now))
@@ -119,7 +120,11 @@ class Search:
     """The steps of two models and a recipe, with one set of images after another."""
 
     def __init__(self, purified: Classifier, received: Classifier, recipe: Recipe) -> None:
-        self.function = partial(search_step, purified, received, recipe)
+        def in_turn(images: Tensor) -> tuple[Tensor, Tensor]:
+            return purified(images), received(images)
+
+        several = purified.mean.device.type == "cpu" and torch.get_num_threads() > 1
+        self.function = partial(search_step, SideBySide(purified, received) if several else in_turn, recipe)
         self.tensors: dict[str, Any] = {}
 
     def begin(self, **tensors: Tensor | None) -> tuple[Tensor, Tensor]:
