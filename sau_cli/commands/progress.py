@@ -23,6 +23,7 @@ class ProgressView:
         self._title = title
         self._started = time.monotonic()
         self._last_line = self._started
+        self._first: tuple[float, int] | None = None  # when the first of the work was done, and how much that was
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         if session.console.is_terminal and not session.quiet:
@@ -60,12 +61,14 @@ class ProgressView:
             )
             return
         now = time.monotonic()
+        began, before = self._first = self._first or (now, done)
         if done < total and now - self._last_line < SECONDS_BETWEEN_LINES:
             return
         self._last_line = now
-        elapsed = now - self._started
-        left = elapsed / done * (total - done)
-        self._session.show(f"{self._title} epoch {epoch}/{epochs}  {measures}  {elapsed:.0f} s, {left:.0f} s left")
+        text = f"{self._title} epoch {epoch}/{epochs}  {measures}  {now - self._started:.0f} s"
+        if done > before:
+            text += f", {(now - began) / (done - before) * (total - done):.0f} s left"
+        self._session.show(text)
 
 
 class ReadingView:
