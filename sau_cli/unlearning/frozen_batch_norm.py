@@ -1,7 +1,8 @@
 """Batch norms that only apply their running statistics, as one multiplication and addition each.
 
 The same up to rounding. On a GPU the kernel of torch 2.11 for the backward pass of batch norm in eval mode gives up the
-order of the pixels in memory: what it costs, and the copies that put the order right again, are a third of a pass.
+order of the pixels in memory: what it costs, and the copies that put the order right again, are a third of a pass. On a
+CPU it is slow as well: a pass of WRN-16-1 is 1.1 times as fast without it.
 """
 
 from __future__ import annotations

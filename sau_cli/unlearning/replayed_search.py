@@ -7,7 +7,6 @@ from torch import Tensor
 
 from sau_cli.classifier import Classifier
 from sau_cli.unlearning.cuda_graphs import Graphs
-from sau_cli.unlearning.frozen_batch_norm import FrozenBatchNorms
 from sau_cli.unlearning.recipes import Recipe
 from sau_cli.unlearning.shared_examples import Search
 
@@ -16,17 +15,15 @@ class ReplayedSearch(Search):
     """Steps of a few sizes, on tensors that stay where they are.
 
     These have one row more than the largest set of images: what fills up a step works on that row, and tells nobody.
-    Weights may change in place between sets of images.
     """
 
     def __init__(self, purified: Classifier, received: Classifier, recipe: Recipe, graphs: Graphs) -> None:
         super().__init__(purified, received, recipe)
-        self.frozen = [FrozenBatchNorms(model) for model in (purified, received)]
         self.graphs = graphs
         self.standing: dict[str, Tensor] = {}
 
     def begin(self, **tensors: Tensor | None) -> tuple[Tensor, Tensor]:
-        """See :meth:`Search.begin`; inside the precision that the steps will run in."""
+        """See :meth:`Search.begin`."""
         for one in self.frozen:
             one.follow()
         given = {name: tensor for name, tensor in tensors.items() if tensor is not None}

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax
 
 from sau_cli.classifier import Classifier
+from sau_cli.unlearning.frozen_batch_norm import FrozenBatchNorms
 from sau_cli.unlearning.recipes import Recipe
 from sau_cli.unlearning.search_space import SearchSpace
 from sau_cli.unlearning.side_by_side import SideBySide
@@ -117,7 +118,10 @@ def search_step(
 
 
 class Search:
-    """The steps of two models and a recipe, with one set of images after another."""
+    """The steps of two models and a recipe, with one set of images after another.
+
+    Weights may change in place between sets of images.
+    """
 
     def __init__(self, purified: Classifier, received: Classifier, recipe: Recipe) -> None:
         def in_turn(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -125,16 +129,23 @@ class Search:
 
         several = purified.mean.device.type == "cpu" and torch.get_num_threads() > 1
         self.function = partial(search_step, SideBySide(purified, received) if several else in_turn, recipe)
+        self.frozen = [FrozenBatchNorms(model) for model in (purified, received)]
         self.tensors: dict[str, Any] = {}
 
     def begin(self, **tensors: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Take the tensors of :func:`search_step`; returns ``delta`` and ``said``, which will change."""
+        """Take the tensors of :func:`search_step`; returns ``delta`` and ``said``, which will change.
+
+        Inside the precision that the steps will run in.
+        """
+        for one in self.frozen:
+            one.follow()
         self.tensors = dict(tensors)
         return self.tensors["delta"], self.tensors["said"]
 
     def step(self, at: Tensor) -> Tensor:
         """:func:`search_step` for the images ``at`` (n,); both ``at`` and the answer are on the CPU."""
-        return self.function(at.to(self.tensors["images"].device), **self.tensors).cpu()
+        with self.frozen[0].used(), self.frozen[1].used():
+            return self.function(at.to(self.tensors["images"].device), **self.tensors).cpu()
 
 
 def find_shared_examples(
