@@ -22,8 +22,12 @@ class Precision(StrEnum):
     BF16 = "bf16"
 
 
-def bf16_pays(device: torch.device) -> bool:
-    """Whether this device has instructions for bfloat16; elsewhere it is emulated, and slower."""
+def bf16_pays(device: torch.device, network: torch.nn.Module) -> bool:
+    """Whether this device has instructions for bfloat16 that serve this network; elsewhere it is emulated, and slower.
+
+    Those of a CPU are not for depthwise convolutions: networks of them took up to 2.8 times as long as in single
+    precision (``tests/benchmarks/README.md``).
+    """
     import torch
 
     if device.type == "cuda":
@@ -31,17 +35,24 @@ def bf16_pays(device: torch.device) -> bool:
     if device.type != "cpu":
         return False
     told: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(told.get("amx_bf16") or told.get("avx512_bf16"))
+    return bool(told.get("amx_bf16") or told.get("avx512_bf16")) and not _depthwise(network)
 
 
-def chosen_precision(asked: Precision | None, device: torch.device) -> Precision:
+def _depthwise(network: torch.nn.Module) -> bool:
+    from torch.nn import Conv1d, Conv2d, Conv3d
+
+    convolutions = (part for part in network.modules() if isinstance(part, Conv1d | Conv2d | Conv3d))
+    return any(1 < one.groups == one.in_channels for one in convolutions)
+
+
+def chosen_precision(asked: Precision | None, device: torch.device, network: torch.nn.Module) -> Precision:
     """What was asked for; else bfloat16 where it pays.
 
     Raises:
         UsageError: the device cannot run in the precision asked for.
     """
     if asked is None:
-        return Precision.BF16 if bf16_pays(device) else Precision.FP32
+        return Precision.BF16 if bf16_pays(device, network) else Precision.FP32
     check_precision(asked, device)
     return asked
 

@@ -202,7 +202,7 @@ def attack(
             peak_lr=lr if lr is not None else (SCRATCH_LR if received is None else IMPLANT_LR),
             batch_size=batch_size,
             augmentation=images.augmentation if augment else Augmentation(),
-            precision=chosen_precision(precision, chosen),
+            precision=chosen_precision(precision, chosen, classifier),
         )
         some = _spread(images.for_testing.images, SHOWN)
         if out is None:

@@ -89,7 +89,7 @@ def run_drill(
     classifier = opened.classifier.to(device)
     check_clean_data(classifier, parts.purifying)
     single = method_of(settings) is MethodName.I_BAU or settings.name is RecipeName.PAPER
-    precision = chosen_precision(Precision.FP32 if single else None, device)
+    precision = chosen_precision(Precision.FP32 if single else None, device, classifier)
     session.show(
         f"{len(parts.planting)} images to plant with, {len(parts.purifying.learning)} others to purify with, "
         f"{len(parts.measuring)} others to measure on; settings: {whence}"
@@ -116,7 +116,7 @@ def run_drill(
                     epochs=EPOCHS,
                     peak_lr=PEAK_LR,
                     augmentation=images.augmentation,
-                    precision=chosen_precision(None, device),
+                    precision=chosen_precision(None, device, classifier),
                 ),
                 recipe=settings,
                 precision=precision,

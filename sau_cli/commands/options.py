@@ -81,7 +81,7 @@ TargetOption: TypeAlias = Annotated[
 PrecisionOption: TypeAlias = Annotated[
     Precision | None,
     typer.Option(
-        "--precision", help="Of the networks while they learn. [default: bf16 where the device has it, else fp32]"
+        "--precision", help="Of the networks while they learn. [default: bf16 where that is faster, else fp32]"
     ),
 ]
 DeviceOption: TypeAlias = Annotated[

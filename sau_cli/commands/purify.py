@@ -125,7 +125,7 @@ def purify(
     rho: Annotated[float | None, typer.Option(help="Radius of ft-sam, adaptive to the weights. [default: 2]")] = None,
     precision: Annotated[
         Precision | None,
-        typer.Option(help="Of the networks. [default: bf16 where the device has it, else fp32; paper, i-bau: fp32]"),
+        typer.Option(help="Of the networks. [default: bf16 where that is faster, else fp32; paper, i-bau: fp32]"),
     ] = None,
     max_batch: Annotated[
         int | None,
@@ -226,7 +226,7 @@ def purify(
         settings = fitted(learning=clean.learning)
         single = method is MethodName.I_BAU or recipe is RecipeName.PAPER
         asked_precision = Precision.FP32 if precision is None and single else precision
-        number_format = chosen_precision(asked_precision, chosen)
+        number_format = chosen_precision(asked_precision, chosen, opened.classifier)
         classifier = opened.classifier.to(chosen)
         check_clean_data(classifier, clean)
         apart = statistics_apart(classifier, clean.learning.images)

@@ -20,7 +20,8 @@ class SideBySide:
     """The logits of two networks on images (N, C, H, W): two (N, K), differentiable with respect to the images alone.
 
     Layers share out their work among threads, and wait for the last one of each; two networks have nothing to wait for:
-    on two cores an epoch of PreAct-ResNet18 in bf16 was 1.3 times as fast, one of a small CNN on 8x8 pixels 1.1 times. What is computed is what each computes by itself with half of the threads.
+    on two cores an epoch of PreAct-ResNet18 in bf16 was 1.3 times as fast, one of a small CNN on 8x8 pixels 1.1 times.
+    What is computed is what each computes by itself with half of the threads.
     """
 
     def __init__(self, first: Network, second: Network) -> None:

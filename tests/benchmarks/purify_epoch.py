@@ -127,10 +127,10 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     chosen = parser.parse_args()
     device = chosen_device(chosen.device)
-    precisions = [Precision.FP32, *([Precision.BF16] if bf16_pays(device) else [])]
     data = some_images(chosen.data_root, chosen.images).to(device)
     for name in chosen.arch:
         classifier = a_model(name, data, chosen.checkpoint)
+        precisions = [Precision.FP32, *([Precision.BF16] if bf16_pays(device, classifier) else [])]
         held_back = data.take(range(2))
         clean = CleanData(learning=data, held_back=held_back)
         states: list[RunState] = []

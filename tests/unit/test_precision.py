@@ -4,7 +4,7 @@ import torch
 from sau_adapters.cifar_networks import CIFAR_NETWORKS
 from sau_cli.errors import UsageError
 from sau_cli.images import CleanData
-from sau_cli.precision import Precision, bf16_pays, check_precision, running_in
+from sau_cli.precision import Precision, bf16_pays, check_precision, chosen_precision, running_in
 from sau_cli.unlearning.purifier import purify
 from sau_cli.unlearning.recipes import Recipe
 from tests.support.toys import describe, random_images
@@ -22,7 +22,18 @@ def test_a_device_without_it_is_refused():
     with pytest.raises(UsageError, match="mps"):
         check_precision(Precision.BF16, torch.device("mps"))
     check_precision(Precision.FP32, torch.device("mps"))
-    assert not bf16_pays(torch.device("mps"))
+    assert not bf16_pays(torch.device("mps"), torch.nn.Linear(2, 2))
+
+
+def test_depthwise_convolutions_run_in_single_precision_on_a_cpu_unless_asked(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)
+    dense, grouped, depthwise = (torch.nn.Sequential(torch.nn.Conv2d(4, 8, 3, groups=n)) for n in (1, 2, 4))
+    assert [chosen_precision(None, CPU, one) for one in (dense, grouped)] == [Precision.BF16] * 2
+    assert chosen_precision(None, CPU, depthwise) is Precision.FP32
+    assert chosen_precision(Precision.BF16, CPU, depthwise) is Precision.BF16
+    assert bf16_pays(CPU, torch.nn.Conv2d(1, 8, 3)), "one channel is no reason"
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
+    assert chosen_precision(None, CPU, dense) is Precision.FP32
 
 
 def test_a_run_in_bf16_ends_near_one_in_fp32_with_weights_in_fp32():
