@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
@@ -57,15 +58,17 @@ class _Passes(Function):
 
 def at_once(work: Callable[[One], Result], on: tuple[One, ...]) -> list[Result]:
     """The work on two things, each with half of this thread's threads."""
-    begun = [helper.submit(work, one) for helper, one in zip(helpers(torch.get_num_threads()), on, strict=True)]
+    pair = helpers(torch.get_num_threads(), os.getpid())
+    begun = [helper.submit(work, one) for helper, one in zip(pair, on, strict=True)]
     wait(begun)  # for both, also where one fails
     return [one.result() for one in begun]
 
 
 @cache
-def helpers(threads: int) -> tuple[ThreadPoolExecutor, ThreadPoolExecutor]:
-    """Two threads that share out so many between them."""
-    pair = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+def helpers(threads: int, process: int) -> tuple[ThreadPoolExecutor, ThreadPoolExecutor]:
+    """Two threads of this process, which share out so many between them; a process that is forked has none of them."""
+    name = f"network of {process}"
+    pair = ThreadPoolExecutor(1, thread_name_prefix=name), ThreadPoolExecutor(1, thread_name_prefix=name)
     for helper, share in zip(pair, (threads - threads // 2, threads // 2), strict=True):
         helper.submit(torch.set_num_threads, share).result()
     torch.set_num_threads(threads)  # what a thread says of itself is in part said for all
