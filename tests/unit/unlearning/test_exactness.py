@@ -17,6 +17,7 @@ from sau_cli.unlearning.shared_examples import find_shared_examples
 from tests.support.naive_sau import Trace, naive_sau, perturb
 from tests.support.toys import describe, random_images
 
+pytestmark = pytest.mark.usefixtures("either_way")
 SIZE, IMAGES = 8, 48
 
 

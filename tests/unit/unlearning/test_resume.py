@@ -18,6 +18,7 @@ from sau_cli.unlearning.recipes import Optimiser, Recipe, Schedule
 from sau_cli.unlearning.shared_unlearning import SharedUnlearning
 from tests.support.toys import describe, random_images
 
+pytestmark = pytest.mark.usefixtures("two_threads")
 DATA = random_images(40)
 CLEAN = CleanData(learning=DATA, held_back=DATA.take(range(10)), augmentation=Augmentation(padding=1, flip=True))
 PAPER = Recipe(epochs=3, batch_size=16, lr=1e-3)

@@ -8,13 +8,7 @@ from torch.nn import Conv2d, Flatten, Linear, Module, ReLU, Sequential
 
 from sau_cli.unlearning.side_by_side import SideBySide
 
-
-@pytest.fixture(autouse=True)
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("two_threads")
 
 
 def two_networks() -> tuple[Module, Module]:
