@@ -114,10 +114,10 @@ def purify(
     clean_weight: Annotated[float | None, typer.Option(help="λ1, of learning the clean images. [default: 1]")] = None,
     unlearning_weight: Annotated[
         float | None,
-        typer.Option(help="λ2, of unlearning; 0 for none. [default: 0.5, or 1 below 100,000 pixels in all; paper: 1]"),
+        typer.Option(help="λ2, of unlearning; 0 for none. [default: 0.75, or 1 below 100,000 pixels in all; paper: 1]"),
     ] = None,
     adversarial_weight: Annotated[
-        float | None, typer.Option(help="λ3, of fooling both models, in the search. [default: 0.01]")
+        float | None, typer.Option(help="λ3, of fooling both models, in the search. [default: 1; paper: 0.01]")
     ] = None,
     shared_weight: Annotated[
         float | None, typer.Option(help="λ4, of fooling them alike, in the search. [default: 1]")

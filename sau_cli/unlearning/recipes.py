@@ -33,6 +33,16 @@ class Optimiser(StrEnum):
     SGD = "sgd"
 
 
+class Agreement(StrEnum):
+    """How the search measures that both models say the same: ``jensen-shannon``: minus the divergence of their
+    predictions, which hardly changes while they are sure of different labels. ``cross-entropy``: minus that of the
+    purified model with the label that the received one gives, once this one is fooled.
+    """
+
+    JENSEN_SHANNON = "jensen-shannon"
+    CROSS_ENTROPY = "cross-entropy"
+
+
 class Schedule(StrEnum):
     """Of the learning rate over the whole run: ``constant``, or ``cosine`` down to 0."""
 
@@ -72,6 +82,7 @@ class Recipe:
         batch_size: images a step.
         clean_weight, unlearning_weight: λ1 of L_cl and λ2 of L_sar in the outer loss.
         adversarial_weight, shared_weight: λ3 of L_adv and λ4 of L_share in the inner objective.
+        agreement: what L_share is.
         epsilon: radius of the L∞ ball of δ, on pixels in [0, 1].
         step: of each signed-gradient step, same unit.
         steps: at most so many of them.
@@ -85,8 +96,8 @@ class Recipe:
             ball, or by a slight warp.
         warp_share, wave_share: how many of the perturbations that images share are warps, and how many begin as a wave,
             in [0, 1]; the others begin as blobs.
-        smooth: in half of the groups, steps within the ball leave out what is finer than a frequency, which is drawn:
-            a picture that is mixed in is no noise.
+        smooth: steps of a group within the ball leave out what is finer than a frequency, which is drawn: a picture
+            that is mixed in is no noise.
         patch_share: how many of the images are perturbed in a small square, whose pixels may take any value, instead
             of everywhere within the ball, in [0, 1].
         ball_recovery, patch_recovery, warp_recovery: weights of learning, on a perturbed image, the received model's
@@ -111,6 +122,7 @@ class Recipe:
     unlearning_weight: float = 1.0
     adversarial_weight: float = 0.01
     shared_weight: float = 1.0
+    agreement: Agreement = Agreement.JENSEN_SHANNON
     epsilon: float = 0.2
     step: float = 0.2
     steps: int = 5
@@ -187,13 +199,15 @@ def _default(learning: LabelledImages | None) -> dict[str, Any]:
         "optimiser": Optimiser.SGD,
         "lr": 0.02 if little else 0.01,
         "schedule": Schedule.COSINE,
-        "unlearning_weight": 1.0 if little else 0.5,
+        "unlearning_weight": 1.0 if little else 0.75,
+        "adversarial_weight": 1.0,
+        "agreement": Agreement.CROSS_ENTROPY,
         "distillation": 1.0,
         "steps": 3,
         "clip": True,
         "augment": True,
         "clean_statistics": True,
-        "patch_share": 0.5,
+        "patch_share": 0.7,
         "universal": True,
         "warp_share": 0.1,
         "wave_share": 0.25,

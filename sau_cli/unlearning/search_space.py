@@ -171,16 +171,15 @@ def low_passed(pictures: Tensor, cut_off: Tensor) -> Tensor:
 
 
 def cut_offs(draws: Tensor, pixels: int) -> Tensor:
-    """Frequencies in cycles a pixel, (N,) to (N,): infinite for draws from 0.5 on, so that half of the steps are whole.
+    """Frequencies in cycles a pixel, of draws from 0 to 1, (N,) to (N,).
 
-    Below that, from two cycles over so many pixels to half a cycle a pixel, every octave as likely: triggers may be
-    coarse, or fine.
+    From two cycles over so many pixels to half a cycle a pixel, every octave as likely: triggers may be coarse or fine.
 
-    >>> cut_offs(torch.tensor([0.0, 0.25, 0.5]), 16).tolist()
-    [0.125, 0.25, inf]
+    >>> cut_offs(torch.tensor([0.0, 0.5, 1.0]), 16).tolist()
+    [0.125, 0.25, 0.5]
     """
     coarsest = min(2 / pixels, 0.5)
-    return torch.where(draws < 0.5, coarsest * (0.5 / coarsest) ** (2 * draws), torch.inf)
+    return coarsest * (0.5 / coarsest) ** draws
 
 
 def mixed(first: SearchSpace, second: SearchSpace, takes_second: Tensor) -> SearchSpace:

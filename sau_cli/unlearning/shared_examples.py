@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import log
-from typing import Any
+from typing import Any, assert_never
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy, log_softmax
 
 from sau_cli.classifier import Classifier
 from sau_cli.unlearning.frozen_batch_norm import FrozenBatchNorms
-from sau_cli.unlearning.recipes import Recipe
+from sau_cli.unlearning.recipes import Agreement, Recipe
 from sau_cli.unlearning.search_space import SearchSpace
 from sau_cli.unlearning.side_by_side import SideBySide
 
@@ -62,12 +62,18 @@ def inner_objective(
     """λ3·L_adv + λ4·L_share, sample by sample, for samples that are not shared yet; (N,).
 
     L_adv = ½(CE(h(x̃), y) + CE(h_bd(x̃), y)) counts a model only while it is not fooled;
-    L_share = -JS(p(x̃; θ), p(x̃; θ_bd)).
+    L_share = -JS(p(x̃; θ), p(x̃; θ_bd)), or -CE(h(x̃), ỹ) where h_bd is fooled, by the recipe's agreement.
     """
     purified_loss = cross_entropy(purified_logits, labels, reduction="none") * ~purified_fooled
     received_loss = cross_entropy(received_logits, labels, reduction="none") * ~received_fooled
     adversarial = (purified_loss + received_loss) / 2
-    shared = -jensen_shannon(purified_logits, received_logits)
+    match recipe.agreement:
+        case Agreement.JENSEN_SHANNON:
+            shared = -jensen_shannon(purified_logits, received_logits)
+        case Agreement.CROSS_ENTROPY:
+            shared = -cross_entropy(purified_logits, received_logits.argmax(dim=1), reduction="none") * received_fooled
+        case _ as never:
+            assert_never(never)
     return recipe.adversarial_weight * adversarial + recipe.shared_weight * shared
 
 

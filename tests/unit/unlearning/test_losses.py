@@ -6,7 +6,7 @@ from torch.nn.functional import one_hot
 
 from sau_cli.images import LabelledImages
 from sau_cli.unlearning.outer_step import distillation_loss, recognised_classes, unlearning_loss
-from sau_cli.unlearning.recipes import Recipe, RecipeName, Schedule, recipe_for
+from sau_cli.unlearning.recipes import Agreement, Recipe, RecipeName, Schedule, recipe_for
 from sau_cli.unlearning.shared_examples import inner_objective, jensen_shannon
 
 FAR = 50.0
@@ -62,6 +62,35 @@ def test_a_fooled_model_no_longer_counts_in_the_adversarial_term():
     assert objective(False, False) == pytest.approx(0.01 * log(2))
     assert objective(True, False) == pytest.approx(0.01 * log(2) / 2)
     assert objective(True, True) == pytest.approx(0, abs=1e-7)
+
+
+def test_agreement_by_cross_entropy_counts_once_the_received_model_is_fooled():
+    sure = torch.tensor([[0.75, 0.25], [0.25, 0.75]]).log()
+    recipe = Recipe(adversarial_weight=0, agreement=Agreement.CROSS_ENTROPY)
+
+    def objective(received_fooled: bool) -> list[float]:
+        others, fooled = sure[:1].expand(2, -1), torch.tensor([received_fooled]).expand(2)
+        labels = torch.tensor([1, 1])
+        return inner_objective(
+            sure, others, labels, purified_fooled=~fooled, received_fooled=fooled, recipe=recipe
+        ).tolist()
+
+    assert objective(True) == pytest.approx([log(0.75), log(0.25)]), "of the label that the received model gives"
+    assert objective(False) == [0, 0]
+
+
+def test_of_models_sure_of_different_labels_cross_entropy_alone_has_a_gradient():
+    far = torch.tensor([[20.0, -20.0]], requires_grad=True)
+    fooled = torch.tensor([True])
+    gradients = []
+    for agreement in Agreement:
+        recipe = Recipe(adversarial_weight=0, agreement=agreement)
+        objective = inner_objective(
+            far, -far.detach(), torch.tensor([1]), purified_fooled=fooled, received_fooled=fooled, recipe=recipe
+        )
+        gradients.append(float(torch.autograd.grad(objective.sum(), far)[0].abs().max()))
+    assert gradients[0] < 1e-6
+    assert gradients[1] == pytest.approx(1)
 
 
 def test_schedules():

@@ -199,8 +199,8 @@ def test_shared_steps_are_smooth_where_the_recipe_says_so_and_only_within_the_ba
     direction = space.direction(gradient, len(images))
     plain = replace(space, cut_off=None).direction(gradient, len(images))
     exempt = space.cut_off.isinf()
-    assert 32 <= int(exempt.sum()) < 64
-    assert bool(exempt[space.patched | space.warped].all())
+    assert 0 < int(exempt.sum()) < 64
+    assert torch.equal(exempt, space.patched | space.warped)
     assert torch.equal(direction[exempt], plain[exempt])
     assert not torch.equal(direction[~exempt], plain[~exempt])
 
