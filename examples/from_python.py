@@ -33,8 +33,8 @@ def main() -> None:
         seed=0,
     )
 
-    clean = sau_cli.draw_clean(digits.train, 0.1, balanced=False, seed=0)
-    recipe = sau_cli.Recipe(lr=2e-3, batch_size=64, epochs=100)
+    clean = sau_cli.draw_clean(digits.train, 0.1, balanced=True, augmentation=digits.augmentation, seed=0)
+    recipe = sau_cli.recipe_for(sau_cli.RecipeName.DEFAULT, learning=clean.learning)
     purified = sau_cli.purify(planted.classifier, clean, recipe=recipe, seed=0)
 
     result = sau_cli.evaluate(

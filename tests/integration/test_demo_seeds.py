@@ -8,16 +8,14 @@ from statistics import median
 import pytest
 
 pytestmark = pytest.mark.slow
-PAPER = ("--recipe", "paper", "--lr", "2e-3", "--batch-size", "64", "--epochs", "100")
 
 
-def test_the_demos_settings_keep_their_promise_for_most_seeds(sau, tmp_path):
-    """Not for all: which seeds keep some of the backdoor depends on how a processor rounds."""
+def test_the_demos_settings_keep_their_promise_for_other_seeds(sau, tmp_path):
     left, lost = [], []
     for seed in range(5):
         for words in (
             ("attack", "--attack", "badnets", "--arch", "small_cnn", "--data", "digits", "-o", "m.safetensors"),
-            ("purify", "m.safetensors", "--clean-frac", "0.1", *PAPER),
+            ("purify", "m.safetensors", "--clean-frac", "0.1"),
         ):
             done = sau(*words, "--seed", str(seed), "--force", cwd=tmp_path)
             assert done.code == 0, done.err
@@ -27,6 +25,5 @@ def test_the_demos_settings_keep_their_promise_for_most_seeds(sau, tmp_path):
         assert found["reference.asr.badnets"] > 0.9
         left.append(found["asr.badnets"])
         lost.append(found["acc-drop"])
-    assert median(left) < 0.05, left
-    assert max(left) < 0.25, left
+    assert max(left) < 0.05, left
     assert median(lost) <= 0.03, lost
