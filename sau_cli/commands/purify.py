@@ -98,7 +98,7 @@ def purify(
     lr: Annotated[
         float | None,
         typer.Option(
-            help="Learning rate. [default: 0.01, or 0.02 below 100,000 pixels in all; ft, ft-sam: 0.01; "
+            help="Learning rate. [default: 0.01, or 0.02 for images below 16x16; ft, ft-sam: 0.01; "
             "paper, i-bau: 1e-4]"
         ),
     ] = None,
@@ -114,7 +114,7 @@ def purify(
     clean_weight: Annotated[float | None, typer.Option(help="λ1, of learning the clean images. [default: 1]")] = None,
     unlearning_weight: Annotated[
         float | None,
-        typer.Option(help="λ2, of unlearning; 0 for none. [default: 0.75, or 1 below 100,000 pixels in all; paper: 1]"),
+        typer.Option(help="λ2, of unlearning; 0 for none. [default: 0.75, or 1 for images below 16x16; paper: 1]"),
     ] = None,
     adversarial_weight: Annotated[
         float | None, typer.Option(help="λ3, of fooling both models, in the search. [default: 1; paper: 0.01]")
