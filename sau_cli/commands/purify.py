@@ -98,8 +98,7 @@ def purify(
     lr: Annotated[
         float | None,
         typer.Option(
-            help="Learning rate. [default: 0.01, or 0.02 for images below 16x16; ft, ft-sam: 0.01; "
-            "paper, i-bau: 1e-4]"
+            help="Learning rate. [default: 0.01, or 0.02 for images below 16x16; ft, ft-sam: 0.01; paper, i-bau: 1e-4]"
         ),
     ] = None,
     batch_size: Annotated[

@@ -209,17 +209,18 @@ def blobs(draws: Tensor, shape: tuple[int, int, int]) -> Tensor:
 
 
 def waves(draws: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    """A sine of random direction, phase and height, the same in every colour; (N, 4) to (N, C, H, W) in [-1, 1].
+    """A sine of random direction, frequency, phase and height, all colours alike; (N, 4) to (N, C, H, W) in [-1, 1].
 
-    Frequencies go up to a quarter of the pixels along each side; heights from a half to 1. Sums of such waves are all
-    patterns that are not too fine, and no blob is near one of them.
+    Frequencies are drawn as :func:`cut_offs` are, coarse or fine; heights go from a half to 1. All patterns are sums of
+    such waves, and no blob is near one of them.
     """
     channels, height, width = shape
-    down, across, phase, tall = draws[:, :, None, None].unbind(dim=1)
-    rows = torch.arange(height, device=draws.device)[:, None] / height
-    columns = torch.arange(width, device=draws.device) / width
-    turns = (2 * down - 1) * height / 4 * rows + across * width / 4 * columns + phase
-    return ((0.5 + tall / 2) * torch.sin(2 * torch.pi * turns))[:, None].expand(-1, channels, -1, -1)
+    turned, fine, phase, tall = draws.unbind(dim=1)
+    frequency, angle = cut_offs(fine, min(height, width)), torch.pi * turned
+    rows, columns = torch.arange(height, device=draws.device)[:, None], torch.arange(width, device=draws.device)
+    down, across = (part[:, None, None] for part in (frequency * angle.sin(), frequency * angle.cos()))
+    turns = down * rows + across * columns + phase[:, None, None]
+    return ((0.5 + tall[:, None, None] / 2) * torch.sin(2 * torch.pi * turns))[:, None].expand(-1, channels, -1, -1)
 
 
 def draws_needed(channels: int) -> int:

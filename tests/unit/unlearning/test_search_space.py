@@ -123,15 +123,24 @@ def test_images_that_go_together_are_perturbed_alike():
     assert torch.equal(alone.direction(gradient, len(images)), gradient.sign())
 
 
-def test_waves_have_the_frequency_and_the_height_that_are_drawn():
-    flat, stripes = waves(torch.tensor([[0.5, 0.0, 0.25, 1.0], [0.5, 0.75, 0.0, 0.0]]), (3, 8, 32))
-    assert torch.allclose(flat, torch.ones(3, 8, 32)), "no turns, and a quarter of one to begin with"
-    spectrum = torch.fft.rfft(stripes[1, 3]).abs() / 16
-    assert spectrum.argmax() == 6
+def test_waves_have_the_direction_the_frequency_and_the_height_that_are_drawn():
+    across, finer = waves(torch.tensor([[0.0, 0.0, 0.25, 1.0], [0.0, 0.5, 0.0, 0.0]]), (3, 16, 32))
+    assert across[0, 5, :5].tolist() == pytest.approx([1, 0.5**0.5, 0, -(0.5**0.5), -1], abs=1e-5), "2 turns in 16"
+    spectrum = torch.fft.rfft(finer[1, 3]).abs() / 16
+    assert spectrum.argmax() == 8
     assert spectrum.max().item() == pytest.approx(0.5, abs=1e-5)
-    assert torch.equal(stripes[0], stripes[2])
-    down = waves(torch.tensor([[1.0, 0.0, 0.0, 1.0]]), (1, 8, 4))[0, 0, :, 0]
-    assert down.tolist() == pytest.approx([0, 1, 0, -1, 0, 1, 0, -1], abs=1e-5), "at most a turn in four pixels"
+    assert torch.equal(finer[0], finer[2])
+    down = waves(torch.tensor([[0.5, 1.0, 0.25, 1.0]]), (1, 16, 32))[0, 0]
+    assert down[:4, 7].tolist() == pytest.approx([1, -1, 1, -1], abs=1e-4), "at most a turn in two pixels"
+
+
+@pytest.mark.parametrize("turns", [3, 6, 12])
+def test_some_waves_are_near_any_periodic_trigger(turns):
+    """A sine of so many turns across 32 pixels, as SIG's; random waves are unlike it but for a few."""
+    trigger = torch.sin(2 * torch.pi * turns * torch.arange(32) / 32).expand(1, 32, 32).flatten()
+    several = waves(torch.rand(20_000, 4, generator=torch.Generator().manual_seed(3)), (1, 32, 32)).flatten(1)
+    alike = torch.nn.functional.cosine_similarity(several, trigger[None]).abs()
+    assert 0.0002 < float((alike > 0.5).float().mean()) < 0.05
 
 
 def test_perturbations_that_are_alike_begin_as_blobs_or_as_waves_within_epsilon():
@@ -180,8 +189,9 @@ def test_a_common_direction_is_the_one_that_most_gradient_has():
 
 
 def test_what_is_finer_than_a_picture_may_be_is_left_out_of_it():
-    coarse = waves(torch.tensor([[0.5, 0.25, 0.3, 1.0]]), (3, 16, 32))  # 2 turns across
-    fine = waves(torch.tensor([[0.75, 0.75, 0.0, 1.0]]), (3, 16, 32))  # 6 across and 2 down
+    rows, columns = torch.arange(16)[:, None] / 16, torch.arange(32) / 32
+    coarse = torch.sin(2 * torch.pi * (2 * columns + 0.3)).expand(1, 3, 16, 32)
+    fine = torch.sin(2 * torch.pi * (6 * columns + 2 * rows)).expand(1, 3, 16, 32)
     both = (coarse + fine + 1).expand(4, -1, -1, -1)
     seen = low_passed(both, torch.tensor([0.01, 2 / 32, 6 / 32, torch.inf]))
     assert torch.allclose(seen[0], torch.ones(3, 16, 32), atol=1e-5), "the mean is always kept"
