@@ -211,8 +211,8 @@ def blobs(draws: Tensor, shape: tuple[int, int, int]) -> Tensor:
 def waves(draws: Tensor, shape: tuple[int, int, int]) -> Tensor:
     """A sine of random direction, frequency, phase and height, all colours alike; (N, 4) to (N, C, H, W) in [-1, 1].
 
-    Frequencies are drawn as :func:`cut_offs` are, coarse or fine; heights go from a half to 1. All patterns are sums of
-    such waves, and no blob is near one of them.
+    Frequencies are drawn as :func:`cut_offs` are, from two cycles over the image on; heights go from a half to 1. No
+    blob is near one of them, and coarser patterns are left to blobs.
     """
     channels, height, width = shape
     turned, fine, phase, tall = draws.unbind(dim=1)

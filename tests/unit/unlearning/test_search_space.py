@@ -135,7 +135,7 @@ def test_waves_have_the_direction_the_frequency_and_the_height_that_are_drawn():
 
 
 @pytest.mark.parametrize("turns", [3, 6, 12])
-def test_some_waves_are_near_any_periodic_trigger(turns):
+def test_some_waves_are_near_a_periodic_trigger_coarse_or_fine(turns):
     """A sine of so many turns across 32 pixels, as SIG's; random waves are unlike it but for a few."""
     trigger = torch.sin(2 * torch.pi * turns * torch.arange(32) / 32).expand(1, 32, 32).flatten()
     several = waves(torch.rand(20_000, 4, generator=torch.Generator().manual_seed(3)), (1, 32, 32)).flatten(1)
