@@ -96,6 +96,8 @@ class Recipe:
             ball, or by a slight warp.
         warp_share, wave_share: how many of the perturbations that images share are warps, and how many begin as a wave,
             in [0, 1]; the others begin as blobs.
+        proposals: starts that are drawn for a group, at most one an image: its search begins at the one that sends most
+            of the received model's answers to one class.
         smooth: steps of a group within the ball leave out what is finer than a frequency, which is drawn: a picture
             that is mixed in is no noise.
         patch_share: how many of the images are perturbed in a small square, whose pixels may take any value, instead
@@ -134,6 +136,7 @@ class Recipe:
     universal: bool = False
     warp_share: float = 0.0
     wave_share: float = 0.0
+    proposals: int = 1
     smooth: bool = False
     patch_share: float = 0.0
     ball_recovery: float = 0.0
@@ -211,6 +214,7 @@ def _default(learning: LabelledImages | None) -> dict[str, Any]:
         "universal": True,
         "warp_share": 0.1,
         "wave_share": 0.25,
+        "proposals": 32,
         "smooth": True,
         "ball_recovery": 0.2,
         "patch_recovery": 0.5,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -17,6 +17,8 @@ COARSE = 4
 """Random blobs are drawn, and warps are searched for, on a grid of so many points on a side."""
 REACH = 1 / 32
 """How far a point of a warp may move, in half sides of the image: half a pixel of 32."""
+WITNESSES = 4
+"""Images of a group that tell how good a start is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -233,22 +235,76 @@ def draws_for_starts(channels: int) -> int:
     return 1 + 4 + max(channels, 2) * COARSE**2
 
 
-def drawn_space(images: Tensor, draws: Tensor, recipe: Recipe, groups: Sequence[int]) -> SearchSpace:
+def alike(images: Tensor, draws: Tensor, recipe: Recipe) -> SearchSpace:
+    """A warp, or a perturbation within ε that begins as :func:`blobs` or :func:`waves`: what images may share.
+
+    Args:
+        images: (N, C, H, W) float in [0, 1].
+        draws: (N, D) in [0, 1), D by :func:`draws_for_starts`: which of them, and where the search begins.
+    """
+    channels, height, width = shape = images.shape[1], images.shape[2], images.shape[3]
+    kind, of_waves, of_others = draws.to(images.dtype).split([1, 4, max(channels, 2) * COARSE**2], dim=1)
+    kind = kind[..., None, None]
+    waved = kind < recipe.warp_share + recipe.wave_share
+    begin = recipe.epsilon * torch.where(waved, waves(of_waves, shape), blobs(of_others, shape))
+    within = ball(images, epsilon=recipe.epsilon, step=recipe.step, clip=recipe.clip)
+    within = replace(within, start=torch.clamp(begin, within.low, within.high))
+    warped = kind.flatten() < recipe.warp_share
+    if channels * height * width < 2 * COARSE**2 or not warped.any():
+        return within
+    return mixed(within, warps(images, of_others[:, : 2 * COARSE**2]), warped)
+
+
+def best_proposals(
+    images: Tensor, draws: Tensor, recipe: Recipe, groups: Sequence[int], received: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Which image of each group, (G,), has drawn the start that sends the group's images to one class most.
+
+    Each of the first ``recipe.proposals`` images proposes a start, and the first :data:`WITNESSES` bear it, no more
+    at a time than there are images. A trigger sends all images to one class, and few starts are near it: what
+    perturbations of a group find depends on where they begin.
+
+    Args:
+        images: (N, C, H, W) float in [0, 1].
+        draws: (N, D) in [0, 1), of :func:`alike`.
+        groups: sizes, one after another, N in all.
+        received: (n, C, H, W) to logits (n, K).
+    """
+    chosen = []
+    for group in torch.arange(len(images), device=images.device).split(list(groups)):
+        proposed, seen = group[: recipe.proposals], images[group[:WITNESSES]]
+        before, gains = received(seen).softmax(dim=1), []
+        for some in proposed.split(max(1, len(images) // len(seen))):
+            borne = seen.repeat(len(some), 1, 1, 1)
+            space = alike(borne, draws[some].repeat_interleave(len(seen), dim=0), recipe)
+            after = received(space.perturbed(borne, space.start)).softmax(dim=1)
+            gains.append((after.unflatten(0, (len(some), len(seen))) - before).mean(dim=1).amax(dim=1))
+        chosen.append(proposed[torch.cat(gains).argmax()])
+    return torch.stack(chosen)
+
+
+def drawn_space(
+    images: Tensor,
+    draws: Tensor,
+    recipe: Recipe,
+    groups: Sequence[int],
+    received: Callable[[Tensor], Tensor] | None = None,
+) -> SearchSpace:
     """The recipe's space: a ball for most images, a patch for a share of them.
 
     With ``recipe.universal``, those of a group that are in the ball go together, as a trigger does with all images:
-    one search for all of them: a warp, or from :func:`blobs` or :func:`waves` within ε. A patch is of one image.
-    With ``recipe.smooth``, the steps within ε are no finer than one of :func:`cut_offs`, by how large the patch of the
-    first image would be.
+    one search for all of them, of the kind that the first image draws, see :func:`alike`. With ``recipe.proposals``,
+    it begins where :func:`best_proposals` says. A patch is of one image. With ``recipe.smooth``, the steps within ε are
+    no finer than one of :func:`cut_offs`, by how large the patch of the first image would be.
 
     Args:
         images: (N, C, H, W) float in [0, 1].
         draws: (N, D) in [0, 1), D by :func:`draws_needed`: which kind, what :func:`patches` takes, and where
             the search begins.
         groups: sizes of the groups, one after another, N in all.
+        received: the received model's logits on images, which tell a good start; None takes the first of each group.
     """
     _, channels, height, width = images.shape
-    shape = channels, height, width
     everywhere = ball(images, epsilon=recipe.epsilon, step=recipe.step, clip=recipe.clip)
     patched = draws[:, 0] < recipe.patch_share
     together = cut_off = None
@@ -257,17 +313,12 @@ def drawn_space(images: Tensor, draws: Tensor, recipe: Recipe, groups: Sequence[
         first = torch.tensor([0, *groups], device=images.device).cumsum(0)[number]
         alone = len(groups) + torch.arange(len(images), device=images.device)
         together = torch.where(patched, alone, number).unique(return_inverse=True)[1]
-        kind, of_waves, of_others = (
-            draws[first, -draws_for_starts(channels) :].to(images.dtype).split([1, 4, max(channels, 2) * COARSE**2], 1)
-        )
-        kind = kind[..., None, None]
-        waved = kind < recipe.warp_share + recipe.wave_share
-        begin = torch.where(waved, waves(of_waves, shape), blobs(of_others, shape))
-        everywhere = replace(everywhere, start=torch.clamp(recipe.epsilon * begin, everywhere.low, everywhere.high))
-        if channels * height * width >= 2 * COARSE**2:
-            warped = kind.flatten() < recipe.warp_share
-            if warped.any():
-                everywhere = mixed(everywhere, warps(images, of_others[:, : 2 * COARSE**2]), warped)
+        begin = draws[:, -draws_for_starts(channels) :]
+        begin = torch.cat([begin[first, :1], begin[:, 1:]], dim=1)
+        chosen = first
+        if received is not None and recipe.proposals > 1:
+            chosen = best_proposals(images, begin, recipe, groups, received)[number]
+        everywhere = alike(images, begin[chosen], recipe)
         if recipe.smooth:
             drawn = cut_offs(draws[first, 1], min(height, width)).to(images.dtype)
             exempt = patched if everywhere.warped is None else patched | everywhere.warped

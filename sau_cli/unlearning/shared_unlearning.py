@@ -116,7 +116,9 @@ class SharedUnlearning:
         mine = slice(sum(groups[: ours.start]), sum(groups[: ours.stop]))
         images, draws = images[mine], draws[mine].to(self.device)
         varied = self.recipe.augment and len(images) > 0
-        received_logits = self.received_on(images) if varied else self.received_logits[at[mine]]
+        received_logits = self.received_logits[at[mine]]
+        if varied:
+            received_logits = torch.cat([self.received_on(self.pixels(part)) for part in images.split(self.part)])
         tally = self.gradients(images, batch.labels[mine], received_logits, draws, groups=groups[ours], of=len(at))
         if not isfinite(tally.clean_loss + tally.unlearning_loss):
             raise NotFiniteError("the loss stopped being finite")
@@ -129,11 +131,11 @@ class SharedUnlearning:
         return tally
 
     def received_on(self, images: Tensor) -> Tensor:
-        """Logits of the received model on images (N, C, H, W) uint8."""
+        """Logits of the received model on images (N, C, H, W) in [0, 1]."""
 
         def say(images: Tensor) -> Tensor:
             with torch.no_grad(), running_in(self.precision, self.device):
-                logits: Tensor = self.received(self.pixels(images)).float()
+                logits: Tensor = self.received(images.contiguous(memory_format=self.layout)).float()
                 return logits
 
         run = directly if self.graphs is None else self.graphs.run
@@ -166,7 +168,7 @@ class SharedUnlearning:
                             labels[where],
                             received_logits[where],
                             recognised=self.recognised,
-                            space=drawn_space(pixels, draws[where], self.recipe, sizes),
+                            space=drawn_space(pixels, draws[where], self.recipe, sizes, self.received_on),
                             groups=sizes,
                             of=of,
                             recipe=self.recipe,

@@ -10,11 +10,13 @@ import torch
 from sau_cli.unlearning.recipes import Recipe
 from sau_cli.unlearning.search_space import (
     REACH,
+    WITNESSES,
     ball,
     bent,
     blobs,
     cut_offs,
     drawn_space,
+    draws_for_starts,
     draws_needed,
     low_passed,
     mixed,
@@ -154,6 +156,48 @@ def test_perturbations_that_are_alike_begin_as_blobs_or_as_waves_within_epsilon(
     assert 0.1 < float(space.warped.float().mean()) < 0.3
     assert drawn_space(images[..., :4, :4], numbers, recipe, [1] * 64).warped is None, "too few pixels to hold one"
     assert set(blobs(torch.rand(5, 16), (1, 8, 8)).unique().tolist()) <= {-1.0, 0.0, 1.0}
+
+
+@pytest.mark.parametrize(("proposals", "drawn_by"), [(1, [0, 32]), (32, [23, 44]), (24, [23, 44]), (8, [5, 32])])
+def test_a_search_begins_with_the_proposal_that_a_backdoor_answers_to(proposals, drawn_by):
+    """A model with a backdoor for one wave: of the proposals of a group, the one most like it is taken by all."""
+    images = torch.full((45, 1, 16, 16), 0.5)  # so that the wave is all that the model sees; groups of 32 and 13
+    recipe = Recipe(
+        universal=True, wave_share=1.0, proposals=proposals, patch_share=0.3, epsilon=0.1, step=0.1, clip=True
+    )
+    numbers = torch.rand(45, draws_needed(1), generator=torch.Generator().manual_seed(5))
+    numbers[[5, 23, 44], -draws_for_starts(1) + 1 : -draws_for_starts(1) + 5] = torch.tensor([0.3, 0.8, 0.1, 1.0])
+    numbers[5, -draws_for_starts(1) + 4] = 0.0  # half as high
+    trigger = waves(torch.tensor([[0.3, 0.8, 0.1, 1.0]]), (1, 16, 16))
+    asked = []
+
+    def received(images):
+        asked.append(len(images))
+        answer = ((images - 0.5) * trigger).mean(dim=(1, 2, 3))
+        return torch.stack([torch.zeros_like(answer), 200 * answer, torch.full_like(answer, 1.0)], dim=1)
+
+    space = drawn_space(images, numbers, recipe, [32, 13], received)
+    for first, drawn, last in ((0, drawn_by[0], 32), (32, drawn_by[1], 45)):
+        mine = waves(numbers[drawn, -draws_for_starts(1) + 1 : -draws_for_starts(1) + 5][None], (1, 16, 16))
+        for at in range(first, last):
+            assert space.patched[at] or torch.allclose(space.start[at], 0.1 * mine[0], atol=1e-6)
+    assert max(asked, default=0) <= len(images), "no more memory than for the images"
+    assert sum(asked) == (proposals > 1) * WITNESSES * (2 + min(proposals, 32) + min(proposals, 13))
+
+
+@pytest.mark.parametrize("kind", ["warp_share", "wave_share", "proposals"])
+def test_proposals_are_of_the_kind_that_the_first_image_of_a_group_draws(kind):
+    """Whatever is chosen, the shares of warps, waves and blobs stay what the recipe says."""
+    images = some_pixels(64, 16).clamp(0.25, 0.75)
+    recipe = Recipe(universal=True, epsilon=0.1, step=0.1, **{"proposals": 4, kind: 1 if kind != "proposals" else 4})
+    numbers = torch.rand(64, draws_needed(3), generator=torch.Generator().manual_seed(6))
+    chosen = drawn_space(images, numbers, recipe, [8] * 8, lambda some: some.flatten(1)[:, :5] * 50)
+    plain = drawn_space(images, numbers, recipe, [8] * 8)
+    assert (chosen.warped is None) == (plain.warped is None) == (kind != "warp_share")
+    two_valued = [len(one.unique()) <= 2 for one in chosen.start]
+    assert all(two_valued) == (kind == "proposals")
+    assert not torch.equal(chosen.start, plain.start)
+    assert all(torch.equal(one, group[0]) for group in chosen.start.split(8) for one in group)
 
 
 def test_a_warp_of_nothing_changes_nothing_and_a_shift_shifts():
