@@ -210,7 +210,7 @@ def _default(learning: LabelledImages | None) -> dict[str, Any]:
         "clip": True,
         "augment": True,
         "clean_statistics": True,
-        "patch_share": 0.7,
+        "patch_share": 0.75,
         "universal": True,
         "warp_share": 0.1,
         "wave_share": 0.25,
