@@ -305,10 +305,11 @@ def drawn_space(
         received: the received model's logits on images, which tell a good start; None takes the first of each group.
     """
     _, channels, height, width = images.shape
-    everywhere = ball(images, epsilon=recipe.epsilon, step=recipe.step, clip=recipe.clip)
     patched = draws[:, 0] < recipe.patch_share
     together = cut_off = None
-    if recipe.universal:
+    if not recipe.universal:
+        everywhere = ball(images, epsilon=recipe.epsilon, step=recipe.step, clip=recipe.clip)
+    else:
         number = torch.repeat_interleave(torch.tensor(groups, device=images.device))
         first = torch.tensor([0, *groups], device=images.device).cumsum(0)[number]
         alone = len(groups) + torch.arange(len(images), device=images.device)
