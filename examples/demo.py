@@ -1,7 +1,7 @@
 """The main job, end to end: plant a backdoor in a digits classifier, remove it, measure, export.
 
 Run it with ``make demo``; it takes about a minute on 2 cores, without a GPU or network.
-Expected last line: ``The backdoor is gone: ...``
+Expected last line: ``The trigger fails: ...``
 
 Every step is a command that you could type yourself; the table at the end is read from their
 reports. The purification learns from 10 % of the training images and not 5 %, which is 72 here and costs some points
@@ -98,9 +98,9 @@ def main() -> None:
     asr = measure(evaluated, "asr.badnets")["value"]
     drop = measure(evaluated, "acc-drop")["value"]
     if asr >= LARGEST_ASR or drop > LARGEST_ACC_DROP:
-        sys.exit(f"The backdoor is NOT gone: ASR {100 * asr:.1f} %, ACC fell by {100 * drop:.1f} points.")
+        sys.exit(f"The trigger still works: ASR {100 * asr:.1f} %, ACC fell by {100 * drop:.1f} points.")
     print(
-        f"The backdoor is gone: ASR {100 * asr:.1f} %, ACC fell by {100 * drop:.1f} points, in "
+        f"The trigger fails: ASR {100 * asr:.1f} %, ACC fell by {100 * drop:.1f} points, in "
         f"{time.monotonic() - started:.0f} s."
     )
 

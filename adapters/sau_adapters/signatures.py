@@ -20,7 +20,7 @@ from sau_cli.errors import NotEvaluable, UsageError, reason_of
 def check_installed() -> None:
     """Raises UsageError where the extra is not installed."""
     if find_spec("model_signing") is None or find_spec("OpenSSL") is None:
-        raise UsageError("signing needs model-signing, which is not installed; pip install 'sau-cli[sign]'")
+        raise UsageError("signing needs model-signing, which is not installed; pip install model-signing pyopenssl")
 
 
 def signature_path(path: Path) -> Path:

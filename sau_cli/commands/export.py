@@ -119,7 +119,7 @@ def export(
     sign_key: Annotated[
         Path | None,
         typer.Option(
-            metavar="KEY.pem", help="Sign the files with this elliptic curve key (pip install 'sau-cli[sign]')."
+            metavar="KEY.pem", help="Sign the files with this elliptic curve key (pip install model-signing pyopenssl)."
         ),
     ] = None,
     data_root: DataRootOption = None,

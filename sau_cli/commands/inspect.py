@@ -65,7 +65,8 @@ def inspect(
     ] = None,
     all_tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor, not the first few.")] = False,
     public_key: Annotated[
-        Path | None, typer.Option(metavar="KEY.pem", help="Of ONNX: the key that its signature must be of.")
+        Path | None,
+        typer.Option(metavar="KEY.pub", help="Fail unless the file is ONNX, signed with the key to this one."),
     ] = None,
     data_root: DataRootOption = None,
     arch: ArchOption = None,
@@ -79,10 +80,11 @@ def inspect(
     verbose: VerboseOption = False,
     force: ForceOption = False,
 ) -> None:
-    """Say what a model file is, and whether it is safe to open. No code from the file is run.
+    """Say what a model file is, whether it is safe to open, and whether it behaves like a backdoored model.
 
-    The format is told by content, never by extension. Shown are the tensors, the architecture,
-    classes, size, dtype, SHA-256, metadata and history, and with --data the accuracy.
+    No code from the file is run, and its format is told by content, never by extension. Shown are the
+    tensors, the architecture, classes, size, dtype, SHA-256, metadata and history, and with --data the
+    accuracy.
 
     Then its behaviour is examined, as far as it can be opened: how far one class stands out from the
     others, in tests that need no data and in tests on clean images. A model that behaves like a

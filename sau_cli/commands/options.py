@@ -65,7 +65,8 @@ NormalisationOption: TypeAlias = Annotated[
         "--normalisation",
         metavar="NAME|M/S",
         help="none, cifar10, cifar100, tiny-imagenet, mnist, imagenet, or means/deviations such as "
-        ".5,.5,.5/.2,.2,.2 on pixels in 0 to 1. [default: what the model's metadata or sau.toml names]",
+        ".5,.5,.5/.2,.2,.2 on pixels in 0 to 1. [default: what the model's metadata or sau.toml names; from scratch "
+        "the data set's own, or none]",
     ),
 ]
 PolicyOption: TypeAlias = Annotated[

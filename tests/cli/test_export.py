@@ -438,7 +438,7 @@ def test_signing(call, bad, monkeypatch):
     one_sentence(call("export", bad, "-o", "n.onnx", "--sign-key", "no.pem"), 2, "no key that signs")
     one_sentence(call("inspect", "--effort", "quick", "m.onnx", "--public-key", "no.pem"), 2, "no public key")
     monkeypatch.setattr("sau_adapters.signatures.find_spec", lambda name: None)
-    one_sentence(call("export", bad, "-o", "n.onnx", "--sign-key", "key.pem"), 2, "pip install 'sau-cli[sign]'")
+    one_sentence(call("export", bad, "-o", "n.onnx", "--sign-key", "key.pem"), 2, "pip install model-signing pyopenssl")
     nothing_at("n.onnx")
 
 
