@@ -78,6 +78,8 @@ def main(arguments: list[str] | None = None) -> None:
     if arguments is None and not sys.warnoptions:
         warnings.simplefilter("ignore")  # what libraries warn their callers of is nothing that a user could mend
     try:
+        if "" in words:
+            raise UsageError("an argument is empty, as of a variable that is not set; give it a value or leave it out")
         code = composed(words)(words, prog_name="sau", standalone_mode=False)
     except typer.Abort:
         code = ExitCode.INTERRUPTED
@@ -99,7 +101,7 @@ def _ended(error: Exception, words: list[str]) -> int:
         if not words and context:
             typer.echo(context.get_help(), err=True)
             return ExitCode.USAGE
-        message = str(error.format_message()).replace("\n", " ").strip()
+        message = str(error.format_message()).replace("\n", " ").replace("Value error, ", "").strip()
         where = f"; see {context.command_path} --help" if context else ""
         error = UsageError(f"{message.rstrip('.')}{where}")
     try:

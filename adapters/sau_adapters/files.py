@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from sau_cli.errors import NotEvaluable, UnsafeFile, UsageError
 
@@ -110,6 +113,51 @@ def check_writable(path: Path, *, force: bool, flag: str = "-o") -> None:
 
 
 @contextmanager
+def claimed(*paths: Path) -> Iterator[None]:
+    """Nobody else who claims them writes these files meanwhile, and what killed runs left of them is removed.
+
+    Whether they can be written to is for :func:`check_writable` to say, first.
+
+    Raises:
+        UsageError: another run has claimed one of them.
+    """
+    with ExitStack() as locks:
+        for path in paths:
+            target = Path(os.path.realpath(path))
+            if not target.parent.is_dir():  # the lock would make it
+                continue
+            lock = target.with_name(f".{target.name[:100]}.lock")
+            try:
+                locks.enter_context(FileLock(lock, timeout=0))
+            except Timeout as error:
+                raise UsageError(
+                    f"another run of sau is writing {path} now; wait for it, or give another name with -o"
+                ) from error
+            except (OSError, NotImplementedError):
+                continue
+            locks.callback(_remove, lock)
+            with suppress(OSError):
+                for left in target.parent.iterdir():
+                    if _is_temporary(left, target):
+                        _remove(left)
+        yield
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def _temporary(target: Path) -> Path:
+    return target.with_name(f".{target.stem[:100]}.{os.getpid()}.{id(target):x}{target.suffix}.part")
+
+
+def _is_temporary(path: Path, target: Path) -> bool:
+    before, behind = map(re.escape, (target.stem[:100], target.suffix))
+    return re.fullmatch(rf"\.{before}\.\d+\.[0-9a-f]+{behind}\.part", path.name) is not None
+
+
+@contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """A temporary name beside ``path`` to write to, renamed to it when the block ends well, removed otherwise.
 
@@ -119,7 +167,7 @@ def written_whole(path: Path) -> Iterator[Path]:
         UsageError: the file system refuses (disk full, no permission).
     """
     target = Path(os.path.realpath(path))
-    temporary = target.with_name(f".{target.stem[:100]}.{os.getpid()}.{id(target):x}{target.suffix}.part")
+    temporary = _temporary(target)
     try:
         yield temporary
         # Some writers make private files; a result gets the rights that any new file gets here.
@@ -146,7 +194,7 @@ def written_together(path: Path) -> Iterator[Path]:
         UsageError: the file system refuses (disk full, no permission).
     """
     target = Path(os.path.realpath(path))
-    folder = target.with_name(f".{target.stem[:100]}.{os.getpid()}.{id(target):x}.part")
+    folder = _temporary(target)
     moved: list[Path] = []
     try:
         folder.mkdir()

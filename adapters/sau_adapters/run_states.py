@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from sau_adapters.weights_safetensors import read_described, read_header, write_described
 from sau_cli.attacks.attack_state import AttackState, attack_state_from_parts
-from sau_cli.errors import SauError
+from sau_cli.errors import SauError, UnsafeFile
 from sau_cli.unlearning.run_state import RunState, state_from_parts
 
 _PURIFICATION, _ATTACK = "sau.run", "sau.attack-run"
@@ -39,9 +42,16 @@ def read_state(path: Path) -> RunState:
         NotEvaluable: the file is damaged, or something else.
         UnsafeFile: its header lies.
     """
-    return state_from_parts(*read_described(path, _PURIFICATION, what=_WHAT, advice=_ADVICE))
+    return state_from_parts(*_read(path, _PURIFICATION))
 
 
 def read_attack_state(path: Path) -> AttackState:
     """The same of an attack."""
-    return attack_state_from_parts(*read_described(path, _ATTACK, what=_WHAT, advice=_ADVICE))
+    return attack_state_from_parts(*_read(path, _ATTACK))
+
+
+def _read(path: Path, key: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        return read_described(path, key, what=_WHAT, advice=_ADVICE)
+    except UnsafeFile as error:
+        raise UnsafeFile(f"{error}, or {_ADVICE}") from error

@@ -171,7 +171,7 @@ def attack(
         if preview is not None:
             others = (model, None if data is None else Path(data), out, None if out is None else state_path(out))
             _check_preview(preview, [one for one in (*others, *triggers_go_to) if one is not None])
-            session.reserve(preview)
+            session.reserve(preview, flag="--preview")
         asked = request(data=data, data_root=data_root, arch=arch, image_size=image_size, normalisation=normalisation)
         planned = _planned(names, target or ["0"], poison_rate, settings)
 
@@ -314,6 +314,7 @@ def _reserved(
     paths = trigger_paths(out, attacks)
     for path in (out, *paths):
         session.reserve(path)
+    session.claim(out, state_path(out))
     check_state_place(state_path(out), resume=resume, force=session.force)
     return paths
 

@@ -155,6 +155,7 @@ def export(
             raise UsageError(f"-o {out}: give a name that ends in .onnx")
         check_not_input(model, out)
         session.reserve(out)
+        session.claim(out)
         smaller = _smaller(precision, quantize)
         if smaller is None and (max_acc_drop or max_asr_rise):
             raise UsageError("--max-acc-drop and --max-asr-rise are of fp16 and int8; add --precision or --quantize")

@@ -120,7 +120,11 @@ def names_data(asked: Request, description: Description | None) -> bool:
 def received(session: Session, path: Path) -> Checkpoint:
     """Read a model file, and record it as an input."""
     from sau_adapters.checkpoints import read_checkpoint
+    from sau_adapters.model_folders import weights_in
 
+    if path.is_dir():
+        path = weights_in(path)
+        session.show(f"the model is {path}")
     with ReadingView(session) as reading:
         checkpoint = read_checkpoint(path, watch=reading.update)
     session.took(path, checkpoint.sha256)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from math import exp
@@ -174,12 +175,13 @@ def purify(
         session.join(team)
         suffix = suffix_of_result(model)
         destination = out or purified_name(model, suffix=suffix)
-        state_file = state_path(destination)
-        goes_on = resume and state_file.exists()
         check_weights_name(destination, suffix=suffix)
         check_not_input(model, destination)
+        state_file = state_path(destination)
+        goes_on = resume and state_file.exists()
         if not (goes_on and destination.exists()):
             session.reserve(destination)
+        session.claim(destination, state_file)
         check_state_place(state_file, resume=resume, force=force)
         budget = None if time_budget is None else parse_duration(time_budget)
         asked = request(data=data, data_root=data_root, arch=arch, image_size=image_size, normalisation=normalisation)
@@ -209,7 +211,12 @@ def purify(
         from sau_adapters.run_states import read_state, write_state
         from sau_cli.devices import chosen_device
         from sau_cli.images import draw_clean
-        from sau_cli.unlearning.clean_check import FOREIGN, check_clean_data, statistics_apart
+        from sau_cli.unlearning.clean_check import (
+            FOREIGN,
+            check_clean_data,
+            classes_not_shown,
+            statistics_apart,
+        )
         from sau_cli.unlearning.purifier import purify as remove
 
         chosen = chosen_device(own_device(device))
@@ -237,6 +244,9 @@ def purify(
             f"to learn from, {len(clean.held_back)} others held back to watch the accuracy, on {chosen} "
             f"in {number_format}"
         )
+        if lost := classes_not_shown(clean.learning):
+            session.checks.append(_not_shown(lost, of=clean.learning.classes))
+            session.show(f"warning: {session.checks[-1].evidence}")
         if apart > FOREIGN:
             session.show(
                 "warning: the clean images look unlike those that the model learned from: its batch norms see "
@@ -356,6 +366,16 @@ def _measures(at: PurifyProgress, method: MethodName) -> str:
     """What a line of progress says."""
     own = f" sar {at.unlearning_loss:.3f} SAE {percent(at.shared_share)}" if method is MethodName.SAU else ""
     return f"cl {at.clean_loss:.3f}{own} acc {percent(at.held_back_accuracy)}"
+
+
+def _not_shown(classes: Sequence[str], *, of: int) -> Check:
+    some = ", ".join(repr(name) for name in classes[:5]) + ", ..." * (len(classes) > 5)
+    sentence = (
+        f"no clean image to learn from is of {len(classes)} of {of} classes ({some}): their accuracy is likely to "
+    )
+    return Check(
+        id="clean-classes", status=CheckStatus.SKIPPED, evidence=f"{sentence}be lost, so give an image of every class"
+    )
 
 
 def _checks(purified: Purification) -> tuple[Check, ...]:

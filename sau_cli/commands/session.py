@@ -7,7 +7,7 @@ import platform
 import sys
 import traceback
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from sau_adapters.files import check_writable, sha256_of, write_text_whole
+from sau_adapters.files import check_writable, claimed, sha256_of, write_text_whole
 from sau_cli import __version__
 from sau_cli.errors import ExitCode, SauError, UsageError, reason_of
 from sau_cli.reporting.formats import ReportFormat, format_of, rendered
@@ -80,6 +80,7 @@ class Session:
         self._reports = dict.fromkeys(reports or (), ReportFormat.JSON)
         self._replace_report = force or replace_report
         self._out = sys.stdout
+        self._claims = ExitStack()
 
     def __enter__(self) -> Self:
         try:
@@ -101,6 +102,7 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         sys.stdout = self._out
+        self._claims.close()
         if isinstance(error, typer.Exit):
             return
         if error is not None and self.verbose:
@@ -113,13 +115,13 @@ class Session:
         if not team.leads:
             self.quiet, self._json, self._reports = True, None, {}
 
-    def reserve(self, path: Path) -> None:
-        """Say before the work starts that a result could not be written to this place.
+    def reserve(self, path: Path, *, flag: str = "-o") -> None:
+        """Say before the work starts that a result could not be written to this place, which ``flag`` names.
 
         Raises:
             UsageError: it is taken and there is no --force, it cannot be written to, or the report goes there.
         """
-        check_writable(path, force=self.force)
+        check_writable(path, force=self.force, flag=flag)
         if self._json not in {None, "-"} and os.path.realpath(str(self._json)) == os.path.realpath(path):
             self._json = None  # nor does a report of this error go there
             raise UsageError(f"-o and --json both name {path}; give the report a name of its own")
@@ -127,6 +129,15 @@ class Session:
             if os.path.realpath(report) == os.path.realpath(path):
                 self._reports = {}
                 raise UsageError(f"-o and --report both name {path}; give the report a name of its own")
+
+    def claim(self, *paths: Path) -> None:
+        """Have these files to oneself until the command ends.
+
+        Raises:
+            UsageError: another run is writing one of them.
+        """
+        if self.team.leads:
+            self._claims.enter_context(claimed(*paths))
 
     def took(self, path: Path, sha256: str | None = None) -> None:
         """Record an input file, once."""

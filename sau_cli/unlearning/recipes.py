@@ -65,11 +65,13 @@ class Schedule(StrEnum):
 
 
 def check_ordinary(settings: object, *names: str) -> None:
-    """Raises UsageError, by name, when one of these settings is no ordinary number above 0."""
+    """Raises UsageError, by name, when one of these settings is not between 0 and :data:`LARGEST`."""
     for name in names:
         value = getattr(settings, name)
         if not 0 < value < LARGEST:
-            raise UsageError(f"{name.replace('_', ' ')} {value:g} is impossible; give an ordinary number above 0")
+            raise UsageError(
+                f"{name.replace('_', ' ')} {value:g} is impossible; give a number above 0 and below {LARGEST:,}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

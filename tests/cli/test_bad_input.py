@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from sau_adapters.checkpoints import save_classifier
 from sau_adapters.cifar_networks import CIFAR_NETWORKS
+from sau_adapters.files import claimed
 from sau_adapters.image_sources import open_images
 from tests.cli.conftest import one_sentence
 from tests.support.files import hostile_pickle, hostile_zip
@@ -34,7 +35,9 @@ TRAIN = ("attack", "--attack", "badnets", "--arch", "small_cnn", "-o", "out.safe
 def nothing_is_left_behind(tmp_path):
     """No test here may leave an output or a temporary file."""
     yield
-    left = [path.name for path in tmp_path.rglob("*") if path.name.startswith("out.") or path.suffix == ".part"]
+    left = [
+        path.name for path in tmp_path.rglob("*") if path.name.startswith("out.") or path.suffix in {".part", ".lock"}
+    ]
     assert left == []
 
 
@@ -156,6 +159,49 @@ def test_clean_data_that_cannot_be_the_models(call, bad):
     one_sentence(call("purify", bad, "--data", "moved.npz", *words), 3, "label order looks wrong")
     one_sentence(call("purify", bad, "--data", "one.npz", *words), 3, "are of class '4'")
     one_sentence(call("purify", bad, "--data", "few.npz", *words), 3, "too few for 10 classes")
+    np.savez("some.npz", images=images[labels > 5], labels=labels[labels > 5])
+    one_sentence(call("purify", bad, "--data", "some.npz", *words), 3, "show 4 of 10 classes", "every class")
+
+
+def test_classes_without_a_clean_image_are_named_and_not_called_examined(call, bad):
+    digits = open_images("digits").train
+    some = (digits.labels != 3) & (digits.labels != 8)
+    np.savez("some.npz", images=digits.images[some].numpy(), labels=digits.labels[some].numpy())
+    done = call("purify", bad, "--data", "some.npz", "--epochs", "1", "-o", "p.safetensors", "--json", "r.json")
+    assert done.code == 0, done.err
+    assert "warning: no clean image to learn from is of 2 of 10 classes ('3', '8')" in done.err
+    (check,) = [one for one in json.loads(Path("r.json").read_text())["checks"] if one["id"] == "clean-classes"]
+    assert check["status"] == "skipped"
+    done = call("purify", bad, "--clean-frac", "0.1", "--epochs", "1", "-o", "q.safetensors")
+    assert "warning" not in done.err
+
+
+@pytest.mark.parametrize("words", [("purify", ""), ("purify", "bad.safetensors", "-o", ""), ("inspect", "")])
+def test_an_empty_argument_is_no_name_of_the_working_folder(call, bad, words):
+    one_sentence(call(*words), 2, "an argument is empty")
+
+
+@pytest.mark.parametrize("out", [".", "/", ".."])
+def test_an_output_that_is_a_folder(call, bad, out):
+    one_sentence(call("purify", bad, "--clean-frac", "0.1", "-o", out), 2, "ends in .safetensors")
+
+
+def test_another_run_is_writing_the_output(call, bad):
+    with claimed(Path("out.safetensors")):
+        for words in (("purify", bad, "--clean-frac", "0.1", "--force"), TRAIN[:-4]):
+            one_sentence(call(*words, "-o", "out.safetensors"), 2, "another run of sau is writing out.safetensors")
+    with claimed(Path("out.onnx")):
+        one_sentence(call("export", bad, "-o", "out.onnx"), 2, "another run of sau is writing out.onnx")
+
+
+def test_the_file_that_is_taken_of_a_folder_is_named(call, bad):
+    Path("net").mkdir()
+    shutil.copy(bad, "net/model.safetensors")
+    shutil.copy(bad, "net/other.safetensors")
+    done = call("evaluate", "net", "--json", "r.json")
+    assert done.code == 0, done.err
+    assert "the model is net/model.safetensors" in done.err
+    assert json.loads(Path("r.json").read_text())["inputs"][0]["path"] == "net/model.safetensors"
 
 
 def test_clean_data_of_another_look_is_warned_of(call, bad):

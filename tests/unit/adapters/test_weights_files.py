@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from sau_adapters import weights_pytorch
 from sau_adapters.checkpoints import as_classifier, file_facts, read_checkpoint, save_classifier
 from sau_adapters.cifar_networks import CIFAR_NETWORKS
-from sau_adapters.files import check_writable, written_whole
+from sau_adapters.files import check_writable, claimed, written_whole
 from sau_adapters.metadata import KEYS, from_metadata, to_metadata
 from sau_cli.description import Description, HistoryStep
 from sau_cli.errors import NotEvaluable, UnsafeFile, UsageError
@@ -108,6 +108,20 @@ def test_an_error_while_writing_leaves_nothing(tmp_path):
         raise ValueError("half-way")
     assert [one.name for one in tmp_path.iterdir()] == ["out"]
     assert path.read_text() == "old"
+
+
+def test_what_is_claimed_is_nobody_elses_and_rid_of_what_killed_runs_left(tmp_path):
+    out, others = tmp_path / "m.safetensors", (".m.json.12.3f.json.part", ".m.resume.12.3f.safetensors.part", "m.part")
+    (tmp_path / ".m.12.3f.safetensors.part").write_text("half")
+    (tmp_path / ".m.34.5a.safetensors.part").mkdir()
+    for name in others:
+        (tmp_path / name).write_text("of others")
+    with claimed(out):
+        assert {one.name for one in tmp_path.iterdir() if one.suffix == ".part"} == set(others)
+        with pytest.raises(UsageError, match="another run of sau is writing"), claimed(tmp_path / "x", out):
+            pass
+    with claimed(out), claimed(tmp_path / "missing" / "x"):
+        assert not (tmp_path / "missing").exists()
 
 
 @pytest.mark.parametrize("place", ["missing/x.safetensors", "/proc/x.safetensors", "."])

@@ -7,7 +7,7 @@ from torch import nn
 
 from sau_cli.errors import NotEvaluable
 from sau_cli.images import CleanData, as_pixels
-from sau_cli.unlearning.clean_check import FOREIGN, check_clean_data, statistics_apart
+from sau_cli.unlearning.clean_check import FOREIGN, check_clean_data, classes_not_shown, statistics_apart
 from tests.support.toys import BrightnessNet, describe, flat_images, random_images
 
 
@@ -51,6 +51,18 @@ def test_one_class_and_too_few_images():
         check_clean_data(MODEL, CleanData(learning=one, held_back=data))
     with pytest.raises(NotEvaluable, match="9 clean images are too few for 10 classes"):
         check_clean_data(MODEL, CleanData(learning=data.take(range(9)), held_back=data))
+
+
+@pytest.mark.parametrize(("shown", "enough"), [(4, False), (5, True), (10, True)])
+def test_classes_that_are_not_shown(shown, enough):
+    data = flat_images(each=20)
+    some = data.take(range(20 * shown))
+    assert classes_not_shown(some) == tuple(map(str, range(shown, 10)))
+    if enough:
+        return check_clean_data(MODEL, CleanData(learning=some, held_back=data))
+    with pytest.raises(NotEvaluable, match="show 4 of 10 classes"):
+        check_clean_data(MODEL, CleanData(learning=some, held_back=data))
+    return None
 
 
 def test_images_of_another_look_are_told_by_the_batch_norms():
