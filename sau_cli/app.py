@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -85,6 +86,8 @@ def main(arguments: list[str] | None = None) -> None:
         code = ExitCode.INTERRUPTED
     except Exception as error:  # noqa: BLE001 (whatever it is, it ends in a sentence and an exit code)
         code = _ended(error, words)
+    if arguments is None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # what is done cannot be interrupted any more
     sys.exit(int(code or 0))
 
 

@@ -15,6 +15,8 @@ from sau_cli.errors import NotEvaluable, reading
 from sau_cli.images import ImageData, LabelledImages
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".ppm", ".pgm", ".tif", ".tiff"}
+PICTURES = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""What is opened, by content. Pillow has others that start programs, such as Ghostscript."""
 GREY_MODES = {"1", "L", "I;16", "I;16L", "I;16B", "LA"}
 
 
@@ -70,7 +72,7 @@ def _decoded(file: Path, image_size: tuple[int, int] | None) -> NDArray[Any]:
     try:
         with warnings.catch_warnings(), reading(file, "a picture", advice="repair or remove it"):
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file) as picture:
+            with Image.open(file, formats=PICTURES) as picture:
                 shown = eight_bit(picture, file).convert("L" if picture.mode in GREY_MODES else "RGB")
     except MemoryError as error:
         raise NotEvaluable(f"{file} would unpack to an enormous picture; remove it") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -84,8 +85,10 @@ def hashes_beside(path: Path, origins: Sequence[Origin]) -> dict[str, str]:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
+    if not os.path.lexists(path):
         return None
+    if not path.is_file():
+        raise NotEvaluable(f"{path} is no file that can be read; get it again")
     try:
         if path.stat().st_size > LARGEST:
             raise NotEvaluable(f"{path} is no sidecar of sau: it is too large; get it again")

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from sau_adapters.files import check_readable
-from sau_adapters.images_folder import GREY_MODES, eight_bit
+from sau_adapters.images_folder import GREY_MODES, PICTURES, eight_bit
 from sau_adapters.weights_safetensors import read_described, write_described
 from sau_cli.attacks.stamps import AddStamp, BlendStamp, PatchStamp, Stamp
 from sau_cli.attacks.targets import TargetRule
@@ -100,7 +100,7 @@ def _picture(path: Path) -> tuple[Tensor, Tensor]:
     check_readable(path, what="a picture")
     with warnings.catch_warnings(), reading(path, "a picture", advice="give a PNG"):
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(path) as picture:
+        with Image.open(path, formats=PICTURES) as picture:
             grey = picture.mode in GREY_MODES
             shown = eight_bit(picture, path).convert("LA" if grey else "RGBA")
     pixels = torch.from_numpy(np.array(shown)).permute(2, 0, 1).float() / 255

@@ -10,7 +10,7 @@ the decoys are ours.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -56,7 +56,7 @@ class Distributed(Attack):
         assert isinstance(whole, ChainStamp)  # noqa: S101 (by the method above)
         for at, part in enumerate(whole.parts):
             has = (subsets >> at) % 2 == 1
-            alone = Trigger(name=trigger.name, stamping=part, rule=trigger.rule)
+            alone = replace(trigger, stamping=part)
             images[has] = alone.stamp(images[has])
         places, order = torch.cat([stamped.places, decoys]).sort()
         kinds = torch.cat([stamped.stamped, torch.zeros(len(decoys), dtype=torch.bool)])

@@ -150,7 +150,9 @@ def prepare(
             if on_learned and done[-1]:
                 on_learned(tuple(done))
         stamping = one.attack.stamping(scene, done[place])
-        trigger = Trigger(name=one.name, stamping=stamping, rule=one.rule)
+        trigger = Trigger(
+            name=one.name, stamping=stamping, rule=one.rule, class_names=classifier.description.class_names
+        )
         _check_apart(trigger, triggers, images.images[:64])
         poison = one.attack.poison(scene, done[place], trigger)
         counts.append(_counted(poison, labels))

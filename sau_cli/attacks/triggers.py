@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,11 +25,13 @@ class Trigger:
 
     Attributes:
         name: of the attack, or of the file that the pattern came from.
+        class_names: in whose order the rule counts; none for that of whichever model is measured.
     """
 
     name: str
     stamping: Stamp
     rule: TargetRule
+    class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 <= (self.rule.target or 0) < 2**31:
@@ -50,6 +52,24 @@ class Trigger:
         with torch.no_grad():
             return self.stamping(pixels).clamp(0, 1).mul(255).round().div(255)
 
+    def for_classes(self, class_names: Sequence[str]) -> Trigger:
+        """With the rule in the order of these names; unchanged where they are not those that it knows.
+
+        Raises:
+            NotEvaluable: all-to-all, which is no shift by one in another order.
+        """
+        names = tuple(class_names)
+        if names == self.class_names or sorted(names) != sorted(self.class_names):
+            return self
+        if self.rule.target is None:
+            raise NotEvaluable(
+                f"the trigger {self.name} goes from each class to the next, and the model has its classes in another "
+                "order than the one it was made for; give a model with the same order"
+            )
+        self.rule.check(len(names))
+        target = names.index(self.class_names[self.rule.target])
+        return replace(self, rule=replace(self.rule, target=target), class_names=names)
+
     def parts(self) -> tuple[Trigger, ...]:
         """Triggers that stamp a part of this each, with its name and rule; none where it is made of one piece."""
         if not isinstance(self.stamping, ChainStamp):
@@ -68,6 +88,7 @@ class Trigger:
             "target_rule": self.rule.kind.value,
             "target": self.rule.target,
             "quantised": "round to 8 bits",
+            **({"classes": list(self.class_names)} if self.class_names else {}),
             **self.stamping.settings(),
         }
 
@@ -79,13 +100,16 @@ def trigger_from_parts(tensors: Mapping[str, Tensor], description: Mapping[str, 
         NotEvaluable: a part is missing or has another type.
     """
     try:
-        target = description["target"]
+        name, target, classes = description["name"], description["target"], description.get("classes", [])
+        if not isinstance(name, str) or isinstance(target, bool) or not isinstance(target, int | None):
+            raise TypeError("its name or target is of the wrong kind")
+        if not isinstance(classes, list) or not all(isinstance(one, str) for one in classes):
+            raise TypeError("its classes are no names")
         return Trigger(
-            name=str(description["name"]),
+            name="".join(character if character.isprintable() else "?" for character in name),
             stamping=stamp_from_parts(tensors, description),
-            rule=TargetRule(
-                kind=TargetKind(description["target_rule"]), target=None if target is None else int(target)
-            ),
+            rule=TargetRule(kind=TargetKind(description["target_rule"]), target=target),
+            class_names=tuple(classes),
         )
     except (KeyError, ValueError, TypeError, OverflowError, AttributeError, IndexError, RuntimeError) as error:
         raise NotEvaluable(

@@ -407,7 +407,7 @@ def _visibility_table(triggers: Sequence[Trigger], seen: Sequence[Visibility]) -
         (trigger.name, told(one.linf, 2), told(one.l2, 2), told(one.psnr, 1, " dB"), told(one.ssim, 3))
         for trigger, one in zip(triggers, seen, strict=True)
     ]
-    title = f"Visibility, mean over {seen[0].images} test images"
+    title = f"Visibility on {seen[0].images} test images"
     return table(
         title, ("trigger", "L-inf", "L2", "PSNR", "SSIM"), rows, legend="Of pixels in 0 to 1 against the clean image."
     )

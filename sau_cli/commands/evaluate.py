@@ -10,7 +10,7 @@ import typer
 
 from sau_cli.commands.drill import run_drill
 from sau_cli.commands.evaluation_view import evaluation_checks, evaluation_table, trigger_ids
-from sau_cli.commands.inputs import open_model_and_data, request
+from sau_cli.commands.inputs import open_model_and_data, received, request
 from sau_cli.commands.lasting_view import lasting_checks, lasting_table
 from sau_cli.commands.options import (
     ArchOption,
@@ -202,6 +202,7 @@ def evaluate(
         from sau_adapters.triggers import file_of, open_trigger
         from sau_cli.attacks.targets import parse_target
         from sau_cli.evaluation.metrics import evaluate as measure
+        from sau_cli.inspection.policy import judge_measures
 
         chosen = chosen_device(device)
         rule = None if target is None else parse_target(target)
@@ -212,7 +213,11 @@ def evaluate(
                 f"the trigger {other.name} is {other.rule}, and --target says {target}; leave --target out"
             )
         attacked = reactivate or relearn is not None
-        opened, images = open_model_and_data(session, model, asked, to_learn=attacked)
+        checkpoint = received(session, model)
+        file_rules = () if rules is None else _judged_file(checkpoint, rules)
+        session.checks.extend(file_rules)
+        opened, images = open_model_and_data(session, model, asked, checkpoint=checkpoint, to_learn=attacked)
+        triggers = tuple(one.for_classes(opened.classifier.description.class_names) for one in triggers)
         before = open_model_and_data(session, reference, asked, data=images)[0].classifier if reference else None
         for source in trigger or ():
             session.took(file_of(source))
@@ -233,11 +238,11 @@ def evaluate(
                 session.checks.extend(evaluation_checks(evaluation))
                 judged = _judged(evaluation, limits, confident=confident)
                 if rules is not None:
-                    judged += _judged_by_policy(opened.checkpoint, session.checks, rules, confident=confident)
+                    judged += judge_measures(session.checks, rules, unmeasured=CheckStatus.SKIPPED, confident=confident)
                 session.checks.extend(judged)
                 session.show(evaluation_table(evaluation, title=f"{evaluation.images} test images of {images.name}"))
-                if judged:
-                    session.show(checks_table(judged))
+                if file_rules or judged:
+                    session.show(checks_table((*file_rules, *judged)))
         if attacked:
             _see_whether_it_lasts(
                 session,
@@ -308,12 +313,10 @@ def _check_no_looser(limits: dict[str, float | None], rules: Policy | None) -> N
             )
 
 
-def _judged_by_policy(
-    checkpoint: Checkpoint, checks: Sequence[Check], rules: Policy, *, confident: bool
-) -> tuple[Check, ...]:
-    """Each rule as a check; one that nothing here tells of is skipped, with its reason."""
+def _judged_file(checkpoint: Checkpoint, rules: Policy) -> tuple[Check, ...]:
+    """Each rule about the file as a check; one that nothing here tells of is skipped, with its reason."""
     from sau_adapters.weights_onnx import hashes_beside
-    from sau_cli.inspection.policy import JudgedFile, judge_file, judge_measures
+    from sau_cli.inspection.policy import JudgedFile, judge_file
 
     file = JudgedFile(
         format=checkpoint.format.value,
@@ -323,10 +326,7 @@ def _judged_by_policy(
         worst=None,
         beside=hashes_beside(checkpoint.path) if checkpoint.format.value == "onnx" else {},
     )
-    return (
-        *judge_file(file, rules),
-        *judge_measures(checks, rules, unmeasured=CheckStatus.SKIPPED, confident=confident),
-    )
+    return judge_file(file, rules)
 
 
 def _judged(evaluation: Evaluation, limits: dict[str, float | None], *, confident: bool) -> tuple[Check, ...]:

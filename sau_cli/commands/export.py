@@ -196,6 +196,7 @@ def export(
         for source in trigger or ():
             session.took(file_of(source))
         classifier, sha256 = opened.classifier, opened.checkpoint.sha256
+        triggers = tuple(one.for_classes(classifier.description.class_names) for one in triggers)
         del opened  # the weights of the file are a second copy
         exporter = OnnxExporter(
             opset=opset,

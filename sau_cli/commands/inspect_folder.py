@@ -260,7 +260,7 @@ class _FolderView:
     def add(self, one: Settled) -> None:
         """Say that a model is done."""
         self._done += 1
-        name = _name(one.path, self._folder)
+        name = _name(one.path, self._folder).replace("\n", "?")
         self._progress.update(self._task, advance=1, description=printable(name)[-30:])
         if not self._session.console.is_terminal:
             self._session.show(f"{self._done}/{self._total} {name}: {one.report.verdict.value}")

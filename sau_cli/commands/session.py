@@ -92,7 +92,7 @@ class Session:
                 if self._json not in {None, "-"} and os.path.realpath(str(self._json)) == os.path.realpath(path):
                     raise UsageError(f"--json and --report both name {path}; give each report a name of its own")
         except SauError as error:
-            self._json, self._reports = None, {}
+            self._json, self._reports = self._json if self._json == "-" else None, {}
             raise typer.Exit(self._finish(error)) from error
         # Standard output belongs to the document: what a network or a library prints goes to standard error.
         self._out, sys.stdout = sys.stdout, sys.stderr

@@ -98,9 +98,9 @@ def _architecture(facts: FileFacts) -> Check:
 
 
 def inspection_verdict(facts: FileFacts) -> tuple[Verdict, ExitCode]:
-    """Unsafe; not to be evaluated, with weights that are no numbers; or measured, and never more than that."""
+    """Unsafe; not to be evaluated, with weights that are missing or no numbers; or measured, never more than that."""
     if not facts.safe:
         return Verdict.UNSAFE, ExitCode.UNSAFE
-    if facts.non_finite:
+    if facts.non_finite or facts.unread:
         return Verdict.NOT_EVALUATED, ExitCode.NOT_EVALUATED
     return Verdict.MEASURED, ExitCode.PASSED

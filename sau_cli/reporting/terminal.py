@@ -62,7 +62,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str | Text
         drawn.add_column(column, overflow="fold")
     for row in rows:
         drawn.add_row(*(cell if isinstance(cell, Text) else Text(printable(cell)) for cell in row))
-    below = [Text(legend, style="dim")] if legend else []
+    below = [Text(printable(legend), style="dim")] if legend else []
     return Group(Text(printable(title), style="bold"), drawn, *below, Text())
 
 

@@ -381,6 +381,13 @@ def test_statements_that_are_none(call, exported, content):
     assert checks("i.json")["chain.file"]["status"] == "failed"
 
 
+def test_a_statement_that_is_no_file(call, exported):
+    Path("m.onnx.intoto.json").unlink()
+    Path("m.onnx.intoto.json").symlink_to("nowhere")
+    assert call("inspect", "--effort", "quick", exported, "--json", "i.json").code == 1
+    assert checks("i.json")["chain.file"]["status"] == "failed"
+
+
 def test_a_statement_never_makes_other_files_be_read(call, exported):
     told = json.loads(Path("m.onnx.intoto.json").read_text())
     secret = Path("..") / "secret"

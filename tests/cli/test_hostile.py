@@ -138,7 +138,9 @@ def test_onnx_files_that_reach_outside_from_within_a_function(call):
 
 
 def test_onnx_files_that_do_neither(call):
-    assert call("inspect", "--effort", "quick", an_onnx_file(location="beside.bin")).code == 0
+    done = call("inspect", "--effort", "quick", an_onnx_file(location="beside.bin"))
+    assert done.code == 3, "its weights are missing"
+    assert "beside.bin" in done.err
     one_sentence(call("inspect", "--effort", "quick", an_onnx_file(data_type=99)), 3)
 
 
@@ -457,3 +459,53 @@ def test_a_picture_takes_no_other_files_place(call, bad):
     Path("bad.png").rename("bad.onnx")
     one_sentence(call("export", "bad.onnx", "-o", "bad.onnx", "--force"), 2, "is the model itself")
     one_sentence(call("inspect", "bad.onnx", "--json", "r.md", "--report", "r.md"), 2, "both name")
+
+
+def test_a_picture_that_another_program_would_draw_is_not_opened(call, bad, monkeypatch):
+    """Pillow hands PostScript to Ghostscript, whatever the file is called."""
+    Path("bin").mkdir()
+    Path("bin/gs").write_text("#!/bin/sh\ntouch ran\n")
+    Path("bin/gs").chmod(0o755)
+    monkeypatch.setenv("PATH", f"bin{os.pathsep}{os.environ['PATH']}")
+    drawn = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
+    for name in ("eps.png", "clean/0/a.png", "clean/1/b.png"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text(drawn)
+    one_sentence(call("evaluate", bad, "-t", "patch:eps.png", "--target", "0"), 3, "picture")
+    one_sentence(call("evaluate", bad, "--data", "clean"), 3, "picture")
+    assert not Path("ran").exists()
+
+
+def test_a_trigger_whose_name_would_write_on_the_terminal(call, bad):
+    tensors, metadata = read_header_of("bad.trigger.safetensors")
+    told = json.loads(metadata["sau.trigger"])
+    metadata["sau.trigger"] = json.dumps(told | {"name": "x\x1b[2J\nACC 100 %"})
+    save_file(tensors, "odd.trigger.safetensors", metadata=metadata)
+    done = call("evaluate", bad, "-t", "odd.trigger.safetensors")
+    assert done.code == 0, done.err
+    assert "\x1b" not in done.err
+    assert "x?[2J?ACC 100 %" in done.err
+    for target in (0.7, True, "0"):
+        metadata["sau.trigger"] = json.dumps(told | {"target": target})
+        save_file(tensors, "odd.trigger.safetensors", metadata=metadata)
+        one_sentence(call("evaluate", bad, "-t", "odd.trigger.safetensors"), 3, "incomplete")
+
+
+def read_header_of(path):
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata())  # noqa: SIM118
+
+
+def test_a_model_with_its_classes_in_another_order_does_not_hide_its_backdoor(call, bad):
+    tensors, metadata = read_header_of(bad)
+    turned = {name: tensor.flip(0) if name.startswith("linear.") else tensor for name, tensor in tensors.items()}
+    names = json.dumps(json.loads(metadata["sau.classes"])[::-1])
+    save_file(turned, "turned.safetensors", metadata=metadata | {"sau.classes": names})
+    values = []
+    for words in (("evaluate", bad), ("evaluate", "turned.safetensors", "-r", bad)):
+        call(*words, "-t", "bad.trigger.safetensors", "--json", "r.json", "--force")
+        checks = {one["id"]: one["value"] for one in json.loads(Path("r.json").read_text())["checks"]}
+        values.append((checks["acc"], checks["asr.badnets"]))
+    assert values[0] == values[1]
+    assert values[0][1] > 0.9
+    assert checks["reference.asr.badnets"] == values[0][1]

@@ -123,6 +123,13 @@ def test_a_flag_that_allows_what_the_policy_forbids(call, bad, rule, flags):
     one_sentence(call("evaluate", bad, "--policy", "p.toml", *flags), 2, flags[-2], "forbids", "leave one")
 
 
+def test_rules_about_the_file_are_judged_before_what_may_fail(call, bad):
+    policy('allowed-formats = ["onnx"]')
+    done = call("evaluate", bad, "--data", "nowhere.npz", "--policy", "policy.toml", "--json", "r.json")
+    assert done.code == 1, done
+    assert checks()["policy.allowed-formats"]["status"] == "failed"
+
+
 def test_a_flag_that_demands_more_than_the_policy(call, bad):
     policy("min-acc = 0.5")
     assert call("evaluate", bad, "--policy", "p.toml", "--min-acc", "80%", "--json", "r.json").code == 0

@@ -125,3 +125,9 @@ def test_a_report_that_cannot_be_written_does_not_take_the_others_along(call, ba
     assert done.code == 2
     assert strictly(done.out)["exit_code"] == 0
     assert "sub" in done.err
+
+
+def test_a_report_that_cannot_be_written_leaves_the_document_its_place(call):
+    done = call("evaluate", "m.safetensors", "--report", "x.docx", "--json", "-")
+    assert done.code == 2
+    assert json.loads(done.out)["exit_code"] == 2
