@@ -125,7 +125,7 @@ def test_a_flag_that_allows_what_the_policy_forbids(call, bad, rule, flags):
 
 def test_rules_about_the_file_are_judged_before_what_may_fail(call, bad):
     policy('allowed-formats = ["onnx"]')
-    done = call("evaluate", bad, "--data", "nowhere.npz", "--policy", "policy.toml", "--json", "r.json")
+    done = call("evaluate", bad, "--data", "nowhere.npz", "--policy", "p.toml", "--json", "r.json")
     assert done.code == 1, done
     assert checks()["policy.allowed-formats"]["status"] == "failed"
 
