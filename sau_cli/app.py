@@ -80,7 +80,9 @@ def main(arguments: list[str] | None = None) -> None:
         warnings.simplefilter("ignore")  # what libraries warn their callers of is nothing that a user could mend
     try:
         if "" in words:
-            raise UsageError("an argument is empty, as of a variable that is not set; give it a value or leave it out")
+            before = words[words.index("") - 1]
+            what = before if before.startswith("-") else "an argument"
+            raise UsageError(f"{what} is empty, as of a variable that is not set; give it a value or leave it out")
         code = composed(words)(words, prog_name="sau", standalone_mode=False)
     except typer.Abort:
         code = ExitCode.INTERRUPTED

@@ -131,3 +131,12 @@ def test_a_report_that_cannot_be_written_leaves_the_document_its_place(call):
     done = call("evaluate", "m.safetensors", "--report", "x.docx", "--json", "-")
     assert done.code == 2
     assert json.loads(done.out)["exit_code"] == 2
+
+
+def test_what_the_users_own_file_prints_is_no_part_of_the_document(call):
+    """The file is run before the command begins, because it says which flags there are."""
+    Path("own.py").write_text("print('hello')\n")
+    done = call("attack", "--attack", "own.py:Stripe", "--arch", "small_cnn", "--data", "digits", "--json", "-")
+    assert done.code == 2
+    assert json.loads(done.out)["exit_code"] == 2
+    assert "hello" in done.err
