@@ -121,10 +121,12 @@ def received(session: Session, path: Path) -> Checkpoint:
     """Read a model file, and record it as an input."""
     from sau_adapters.checkpoints import read_checkpoint
     from sau_adapters.model_folders import weights_in
+    from sau_adapters.model_zoos import is_zoo_name
 
-    if path.is_dir():
-        path = weights_in(path)
-        session.show(f"the model is {path}")
+    found = path if is_zoo_name(path) else weights_in(path)
+    if found != path:
+        session.show(f"the model is {found}")
+    path = found
     with ReadingView(session) as reading:
         checkpoint = read_checkpoint(path, watch=reading.update)
     session.took(path, checkpoint.sha256)
