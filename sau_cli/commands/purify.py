@@ -81,7 +81,8 @@ def purify(
         MethodName,
         typer.Option(
             help="Shared Adversarial Unlearning; or, to compare with, fine-tuning, fine-tuning by sharpness-aware "
-            "minimisation, or unlearning of a universal perturbation."
+            "minimisation, unlearning of a universal perturbation, or a new head: far from the received one, or turned "
+            "away from it."
         ),
     ] = MethodName.SAU,
     recipe: Annotated[
@@ -93,13 +94,15 @@ def purify(
     epochs: Annotated[
         int | None,
         typer.Option(
-            help="Passes over the clean images. [default: 10, more if they are few; paper, ft, ft-sam: 100; i-bau: 5]"
+            help="Passes over the clean images. [default: 10, more if they are few; paper, ft, ft-sam, d3: 100; fst: "
+            "10; i-bau: 5]"
         ),
     ] = None,
     lr: Annotated[
         float | None,
         typer.Option(
-            help="Learning rate. [default: 0.01, or 0.02 for images below 16x16; ft, ft-sam: 0.01; paper, i-bau: 1e-4]"
+            help="Learning rate. [default: 0.01, or 0.02 for images below 16x16; ft, ft-sam, d3, fst: 0.01; "
+            "paper, i-bau: 1e-4]"
         ),
     ] = None,
     batch_size: Annotated[
@@ -111,7 +114,10 @@ def purify(
     ] = None,
     step: Annotated[float | None, typer.Option(help="Of each signed-gradient step. [default: epsilon]")] = None,
     steps: Annotated[int | None, typer.Option(help="Signed-gradient steps. [default: 3; paper: 5]")] = None,
-    clean_weight: Annotated[float | None, typer.Option(help="λ1, of learning the clean images. [default: 1]")] = None,
+    clean_weight: Annotated[
+        float | None,
+        typer.Option(help="λ1, of learning the clean images; λ of d3, against the distance. [default: 1; d3: 10]"),
+    ] = None,
     unlearning_weight: Annotated[
         float | None,
         typer.Option(help="λ2, of unlearning; 0 for none. [default: 0.75, or 1 for images below 16x16; paper: 1]"),
@@ -123,6 +129,9 @@ def purify(
         float | None, typer.Option(help="λ4, of fooling them alike, in the search. [default: 1]")
     ] = None,
     rho: Annotated[float | None, typer.Option(help="Radius of ft-sam, adaptive to the weights. [default: 2]")] = None,
+    alpha: Annotated[
+        float | None, typer.Option(help="α of fst, of turning away from the received head. [default: 0.1]")
+    ] = None,
     precision: Annotated[
         Precision | None,
         typer.Option(help="Of the networks. [default: bf16 where that is faster, else fp32; paper, i-bau: fp32]"),
@@ -200,6 +209,7 @@ def purify(
             adversarial_weight=adversarial_weight,
             shared_weight=shared_weight,
             rho=rho,
+            alpha=alpha,
         )
         settings = fitted()
         share = asked.settings.clean_frac if clean_frac is None else parse_fraction(clean_frac, "--clean-frac")

@@ -1,4 +1,4 @@
-"""Fine-tuning on clean images, plainly or where the loss is flat, as a step on a batch."""
+"""Fine-tuning on clean images, plainly or where the loss is flat, as a step on a batch; others build on it."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from sau_cli.unlearning.sharpness import climbed
 from sau_cli.unlearning.trail import Tally
 
 
-class FineTuner:
-    """Steps of SGD on the cross-entropy. With ``rho``, by the gradient at the worst point nearby.
+class Tuner:
+    """Steps of SGD with momentum 0.9. With ``rho``, by the gradient at the worst point nearby.
 
     Batch norm normalises by the statistics of the batch; of each part, where it is worked off in parts.
     """
@@ -29,16 +29,38 @@ class FineTuner:
     graphs = None
 
     def __init__(
-        self, purified: Classifier, settings: FineTuning, *, precision: Precision, max_batch: int | None
+        self,
+        purified: Classifier,
+        *,
+        lr: float,
+        batch_size: int,
+        precision: Precision,
+        max_batch: int | None,
+        weight_decay: float = 0.0,
+        rho: float = 0.0,
     ) -> None:
-        self.purified, self.settings, self.precision = purified, settings, precision
+        self.purified, self.precision, self.rho = purified, precision, rho
         self.device = purified.mean.device
         self.layout = fast_layout(precision, self.device)
         self.statistics = BatchStatistics(purified)
-        self.part = self.group = max_batch or settings.batch_size
+        self.part = self.group = max_batch or batch_size
         self.optimiser: torch.optim.Optimizer = torch.optim.SGD(
-            purified.parameters(), lr=settings.lr, momentum=0.9, weight_decay=5e-4
+            purified.parameters(), lr=lr, momentum=0.9, weight_decay=weight_decay
         )
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The sum over images of what is to fall: (n, K) and (n,) to a scalar."""
+        return cross_entropy(logits, labels, reduction="sum")
+
+    def steer(self) -> None:
+        """Before a step: change the gradients by what depends on the weights alone."""
+
+    def settle(self) -> None:
+        """After a step: bring the weights to where they may be.
+
+        Raises:
+            NotFiniteError: there is no such place.
+        """
 
     def begin_epoch(self, order: Tensor) -> None:
         """Nothing goes from one epoch to the next."""
@@ -58,14 +80,16 @@ class FineTuner:
         """See :class:`~sau_cli.unlearning.batch_step.BatchStep`."""
         loss = self.gradients(batch)
         seen = dict(self.statistics.sums)
-        if self.settings.rho > 0 and isfinite(loss):
-            with climbed(self.purified.parameters(), self.settings.rho):
+        if self.rho > 0 and isfinite(loss):
+            with climbed(self.purified.parameters(), self.rho):
                 if not isfinite(self.gradients(batch)):
                     loss = float("nan")
         if not isfinite(loss):
             self.statistics.forget()
             raise NotFiniteError("the loss stopped being finite")
+        self.steer()
         self.optimiser.step()
+        self.settle()
         self.statistics.sums = seen  # not of the worst point
         self.statistics.follow()
         return Tally(images=len(batch.at), clean_loss=loss)
@@ -82,8 +106,7 @@ class FineTuner:
                     by_itself = len(images) >= SMALLEST_GROUP
                     with running_in(self.precision, self.device), self.statistics.of_each_group(on=by_itself) as seen:
                         logits = self.purified(pixels).float()
-                    smoothing = self.settings.label_smoothing
-                    loss = cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
+                    loss = self.loss(logits, labels)
                     (loss / len(batch.at)).backward()
                     self.statistics.add(seen)
                     total += loss.item()
@@ -94,3 +117,25 @@ class FineTuner:
             self.part = (min(self.part, len(batch.at)) + 1) // 2
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
+
+
+class FineTuner(Tuner):
+    """Steps on the cross-entropy, with weight decay 5e-4."""
+
+    def __init__(
+        self, purified: Classifier, settings: FineTuning, *, precision: Precision, max_batch: int | None
+    ) -> None:
+        super().__init__(
+            purified,
+            lr=settings.lr,
+            batch_size=settings.batch_size,
+            precision=precision,
+            max_batch=max_batch,
+            weight_decay=5e-4,
+            rho=settings.rho,
+        )
+        self.label_smoothing = settings.label_smoothing
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """See :class:`Tuner`."""
+        return cross_entropy(logits, labels, reduction="sum", label_smoothing=self.label_smoothing)

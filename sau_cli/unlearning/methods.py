@@ -20,13 +20,16 @@ if TYPE_CHECKING:
 
 class MethodName(StrEnum):
     """``sau``: Shared Adversarial Unlearning. ``ft``: fine-tuning. ``ft-sam``: fine-tuning with sharpness-aware
-    minimisation. ``i-bau``: unlearning of a universal perturbation by an implicit hypergradient.
+    minimisation. ``i-bau``: unlearning of a universal perturbation by an implicit hypergradient. ``d3``: a new head,
+    far from the received one. ``fst``: a new head, turned away from the received one.
     """
 
     SAU = "sau"
     FT = "ft"
     FT_SAM = "ft-sam"
     I_BAU = "i-bau"
+    D3 = "d3"
+    FST = "fst"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +119,93 @@ class ImplicitUnlearning:
         return _settings(self)
 
 
-MethodSettings: TypeAlias = Recipe | FineTuning | ImplicitUnlearning
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Distancing:
+    """A head drawn anew, and SGD with momentum 0.9 that takes it as far from the received one as accuracy allows.
+
+    The loss is (λ · mean of max(0, cross-entropy of an image - margin) - ‖W - W0‖) / (λ + 1), and after each step W is
+    brought back to ‖W‖ = ‖W0‖, with W the head's weights and W0 the received ones. All weights learn; batch norm by the
+    batch, dropout off, no weight decay.
+
+    Attributes:
+        epochs, lr, batch_size, schedule, augment, balanced: see :class:`~sau_cli.unlearning.recipes.Recipe`.
+        clean_weight: λ, of learning the clean images, against the distance.
+        margin: cross-entropy of an image below which it is learned well enough, 0 or more.
+        whole: W is every weight of the network, all on one sphere, in place of the head's.
+
+    Raises:
+        UsageError: a value that makes no sense, by name.
+
+    Source: Wei et al., "Backdoor Mitigation by Distance-Driven Detoxification" (D3), ICCV 2025, arXiv 2411.09585.
+    Their code keeps the received biases; here the head's are drawn anew as well.
+    """
+
+    epochs: int = 100
+    lr: float = 0.01
+    batch_size: int = 256
+    schedule: Schedule = Schedule.COSINE
+    augment: bool = True
+    balanced: bool = True
+    clean_weight: float = 10.0
+    margin: float = 0.1
+    whole: bool = False
+
+    def __post_init__(self) -> None:
+        check_ordinary(self, "epochs", "lr", "batch_size", "clean_weight")
+        if self.margin != 0:
+            check_ordinary(self, "margin")
+
+    @property
+    def name(self) -> MethodName:
+        return MethodName.D3
+
+    def settings(self) -> dict[str, Any]:
+        """Every setting by name, for history and reports."""
+        return _settings(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureShift:
+    """A head drawn anew, and SGD with momentum 0.9 on the cross-entropy + α · ⟨W, W0⟩, so that features must shift.
+
+    W are the head's weights, which keep the norm of the received ones, W0. All weights learn; batch norm by the batch,
+    dropout off, no weight decay.
+
+    Attributes:
+        epochs, lr, batch_size, schedule, augment, balanced: see :class:`~sau_cli.unlearning.recipes.Recipe`.
+        alpha: α, of turning away from the received head.
+
+    Raises:
+        UsageError: a value that makes no sense, by name.
+
+    Source: Min et al., "Towards Stable Backdoor Purification through Feature Shift Tuning" (FST), NeurIPS 2023,
+    arXiv 2310.01875 (α 0.1 to 0.2).
+    """
+
+    epochs: int = 10
+    lr: float = 0.01
+    batch_size: int = 256
+    schedule: Schedule = Schedule.COSINE
+    augment: bool = True
+    balanced: bool = True
+    alpha: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_ordinary(self, "epochs", "lr", "batch_size")
+        if self.alpha != 0:
+            check_ordinary(self, "alpha")
+
+    @property
+    def name(self) -> MethodName:
+        return MethodName.FST
+
+    def settings(self) -> dict[str, Any]:
+        """Every setting by name, for history and reports."""
+        return _settings(self)
+
+
+OtherSettings: TypeAlias = FineTuning | ImplicitUnlearning | Distancing | FeatureShift
+MethodSettings: TypeAlias = Recipe | OtherSettings
 SHARED = {"epochs", "lr", "batch_size"}
 OWN: Mapping[MethodName, frozenset[str]] = {
     MethodName.SAU: frozenset(
@@ -128,6 +217,8 @@ OWN: Mapping[MethodName, frozenset[str]] = {
     MethodName.FT: frozenset(),
     MethodName.FT_SAM: frozenset({"rho"}),
     MethodName.I_BAU: frozenset(),
+    MethodName.D3: frozenset({"clean_weight"}),
+    MethodName.FST: frozenset({"alpha"}),
 }
 """What can be set of each method beside epochs, learning rate and batch size."""
 
@@ -166,6 +257,10 @@ def settings_for(
             return FineTuning(**{"rho": 2.0, "label_smoothing": 0.1} | given)
         case MethodName.I_BAU:
             return ImplicitUnlearning(**given)
+        case MethodName.D3:
+            return Distancing(**given)
+        case MethodName.FST:
+            return FeatureShift(**given)
         case _ as never:
             assert_never(never)
 
@@ -181,6 +276,10 @@ def settings_told(told: Mapping[str, Any]) -> MethodSettings | None:
                 kind = FineTuning
             case MethodName.I_BAU:
                 kind = ImplicitUnlearning
+            case MethodName.D3:
+                kind = Distancing
+            case MethodName.FST:
+                kind = FeatureShift
             case _ as never:
                 assert_never(never)
         known = {one.name: one for one in fields(kind)}
@@ -198,5 +297,5 @@ def _like(default: Any, value: Any) -> Any:
     return type(default)(value)
 
 
-def _settings(settings: FineTuning | ImplicitUnlearning) -> dict[str, Any]:
+def _settings(settings: OtherSettings) -> dict[str, Any]:
     return {"name": settings.name} | {field.name: getattr(settings, field.name) for field in fields(settings)}

@@ -20,9 +20,18 @@ from sau_cli.resuming import check_same_run, optimiser_tensors, restore_optimise
 from sau_cli.seeding import random_stream
 from sau_cli.team import ALONE, Team
 from sau_cli.unlearning.batch_step import Batch, BatchStep, NotFiniteError
+from sau_cli.unlearning.d3 import Distancer
 from sau_cli.unlearning.fine_tuning import FineTuner
+from sau_cli.unlearning.fst import FeatureShifter
 from sau_cli.unlearning.implicit_unlearning import ImplicitUnlearner
-from sau_cli.unlearning.methods import FineTuning, ImplicitUnlearning, MethodSettings, method_of
+from sau_cli.unlearning.methods import (
+    Distancing,
+    FeatureShift,
+    FineTuning,
+    ImplicitUnlearning,
+    MethodSettings,
+    method_of,
+)
 from sau_cli.unlearning.recipes import Recipe
 from sau_cli.unlearning.run_state import RunState, fingerprint
 from sau_cli.unlearning.shared_unlearning import SharedUnlearning
@@ -79,7 +88,7 @@ def purify(
         classifier: the received model, on the device to work on.
         clean: the images to learn from, and others on which the accuracy is only watched.
         recipe: the settings, which are of one of the methods.
-        seed: fixes the order of the images and their augmentation.
+        seed: fixes the order of the images and their augmentation, and the new head of D3 and FST.
         precision: of the networks' forward and backward passes.
         max_batch: most images that are on the device at a time; a batch is worked off in parts of this
             size, to the same gradients up to rounding (with ``recipe.clean_statistics``, and in fine-tuning,
@@ -92,12 +101,12 @@ def purify(
             part of every batch, to the same result up to rounding.
 
     Raises:
-        NotEvaluable: the data does not fit the model, the model returns NaN, or the loss stops being finite.
+        NotEvaluable: the data does not fit the model, the model returns NaN or lacks a head where the method draws a
+            new one, or the loss stops being finite.
         UsageError: ``resume`` belongs to another run, a precision that the device lacks, or parts or processes
             that the method cannot be shared out to.
 
-    Source: see :mod:`~sau_cli.unlearning.shared_unlearning`, :mod:`~sau_cli.unlearning.fine_tuning` and
-    :mod:`~sau_cli.unlearning.implicit_unlearning`.
+    Source: see :mod:`~sau_cli.unlearning.shared_unlearning` and :mod:`~sau_cli.unlearning.methods`.
     """
     check_fits(clean.learning, classifier.description)
     check_fits(clean.held_back, classifier.description)
@@ -134,7 +143,7 @@ class _Run:
         self.received, self.purified = (deepcopy(classifier).to(memory_format=layout) for _ in range(2))
         self.purified.requires_grad_(True)
         self.learning = clean.learning.to(self.device)
-        self.method = self.method_for(recipe, max_batch)
+        self.method = self.method_for(recipe, max_batch, random_stream(seed, "head"))
         self.fingerprint = fingerprint(
             classifier, clean, recipe=recipe, seed=seed, precision=precision, group=self.method.group
         )
@@ -145,7 +154,7 @@ class _Run:
         self.history: list[Epoch] = []
         self.begin_epoch()
 
-    def method_for(self, recipe: MethodSettings, max_batch: int | None) -> BatchStep:
+    def method_for(self, recipe: MethodSettings, max_batch: int | None, stream: torch.Generator) -> BatchStep:
         match recipe:
             case Recipe():
                 return SharedUnlearning(
@@ -161,6 +170,14 @@ class _Run:
                 return FineTuner(self.purified, recipe, precision=self.precision, max_batch=max_batch)
             case ImplicitUnlearning():
                 return ImplicitUnlearner(self.purified, self.learning, recipe, precision=self.precision)
+            case Distancing():
+                return Distancer(
+                    self.purified, self.received, recipe, stream=stream, precision=self.precision, max_batch=max_batch
+                )
+            case FeatureShift():
+                return FeatureShifter(
+                    self.purified, self.received, recipe, stream=stream, precision=self.precision, max_batch=max_batch
+                )
             case _ as never:
                 assert_never(never)
 

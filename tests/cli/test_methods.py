@@ -10,7 +10,7 @@ from safetensors import safe_open
 
 from tests.cli.conftest import one_sentence
 
-SHORT = {"ft": "20", "ft-sam": "20", "i-bau": "5"}
+SHORT = {"ft": "20", "ft-sam": "20", "i-bau": "5", "d3": "100", "fst": "100"}
 
 
 @pytest.mark.parametrize("method", SHORT)
@@ -39,6 +39,9 @@ def test_each_runs_on_digits_and_keeps_the_accuracy(call, bad, method):
         (("--method", "i-bau", "--steps", "3"), ("--steps", "--method sau")),
         (("--method", "ft", "--rho", "2"), ("--rho", "--method ft-sam")),
         (("--rho", "2"), ("--rho", "--method ft-sam")),
+        (("--method", "d3", "--alpha", "0.2"), ("--alpha", "--method fst", "d3")),
+        (("--method", "fst", "--clean-weight", "2"), ("--clean-weight", "--method sau", "fst")),
+        (("--method", "d3", "--clean-weight", "0"), ("clean weight 0 is impossible",)),
         (("--method", "ft-sam", "--rho", "-1"), ("rho -1 is impossible",)),
         (("--method", "i-bau", "--max-batch", "8"), ("--max-batch", "--batch-size")),
         (("--method", "magic"), ("magic",)),

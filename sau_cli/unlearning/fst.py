@@ -1,0 +1,49 @@
+"""Feature shift tuning: away from the direction of the received head, as a step on a batch.
+
+Source: Min, Qin, Shen, Cheng, "Towards Stable Backdoor Purification through Feature Shift Tuning", NeurIPS 2023,
+arXiv 2310.01875.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from sau_cli.classifier import Classifier
+from sau_cli.precision import Precision
+from sau_cli.unlearning.fine_tuning import Tuner
+from sau_cli.unlearning.head import bring_to, draw_anew, head_name
+from sau_cli.unlearning.methods import FeatureShift
+
+
+class FeatureShifter(Tuner):
+    """Steps on the cross-entropy + α · ⟨W, W0⟩, each back to ‖W‖ = ‖W0‖, with W the head's weights.
+
+    The head is drawn anew when this is made.
+    """
+
+    def __init__(
+        self,
+        purified: Classifier,
+        received: Classifier,
+        settings: FeatureShift,
+        *,
+        stream: torch.Generator,
+        precision: Precision,
+        max_batch: int | None,
+    ) -> None:
+        super().__init__(
+            purified, lr=settings.lr, batch_size=settings.batch_size, precision=precision, max_batch=max_batch
+        )
+        name = head_name(purified)
+        draw_anew(purified.get_submodule(name), stream)
+        self.alpha = settings.alpha
+        self.weight, self.received = (one.get_parameter(f"{name}.weight") for one in (purified, received))
+
+    def steer(self) -> None:
+        """Add the gradient of α · ⟨W, W0⟩."""
+        if self.weight.grad is not None:
+            self.weight.grad.add_(self.received.detach(), alpha=self.alpha)
+
+    def settle(self) -> None:
+        """Back to the norm of the received head."""
+        bring_to(self.received.detach().norm(), [self.weight])
