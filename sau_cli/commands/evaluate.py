@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sau_cli.commands.drill import run_drill
-from sau_cli.commands.evaluation_view import evaluation_checks, evaluation_table, trigger_ids
+from sau_cli.commands.evaluation_view import evaluation_checks, evaluation_table, remarks, trigger_ids
 from sau_cli.commands.inputs import open_model_and_data, received, request
 from sau_cli.commands.lasting_view import lasting_checks, lasting_table
 from sau_cli.commands.options import (
@@ -131,7 +131,8 @@ def evaluate(
     """Measure ACC, ASR, R-ACC and DER on test images, with 95 % intervals. Limits make it a gate.
 
     The test part of the data is used; all of it where there is no split. A low ASR says that this
-    trigger no longer works; it says nothing of other triggers. Rules of a [policy] that can be judged
+    trigger no longer reaches its target; how many images it sends to any wrong class is told beside it.
+    It says nothing of other triggers. Rules of a [policy] that can be judged
     by what is measured here are judged; of the others the report says why not.
 
     \b
@@ -241,6 +242,8 @@ def evaluate(
                     judged += judge_measures(session.checks, rules, unmeasured=CheckStatus.SKIPPED, confident=confident)
                 session.checks.extend(judged)
                 session.show(evaluation_table(evaluation, title=f"{evaluation.images} test images of {images.name}"))
+                for remark in remarks(evaluation):
+                    session.show(f"warning: {remark}")
                 if file_rules or judged:
                     session.show(checks_table((*file_rules, *judged)))
         if attacked:

@@ -27,8 +27,10 @@ def evaluation_checks(evaluation: Evaluation) -> tuple[Check, ...]:
         named += [
             (f"asr.{name}", row.asr, f"triggered images ({row.target_rule}) sent to the target"),
             (f"r-acc.{name}", row.robust_accuracy, "the same images given their true label"),
+            (f"wrong.{name}", row.wrong, f"{_wrong(row.clean_wrong)}{MISLEADS * row.misleads}"),
             (f"reference.asr.{name}", row.reference_asr, "sent to the target by the reference"),
             (f"reference.r-acc.{name}", row.reference_robust_accuracy, "given their true label by the reference"),
+            (f"reference.wrong.{name}", row.reference_wrong, f"{_wrong(row.reference_clean_wrong)}, by the reference"),
             (f"der.{name}", row.der, "defence effectiveness, 0.5 is nothing gained or lost"),
         ]
     measured = [
@@ -37,6 +39,24 @@ def evaluation_checks(evaluation: Evaluation) -> tuple[Check, ...]:
         if measure is not None
     ]
     return (*measured, *_change_checks(evaluation))
+
+
+MISLEADS = "; the trigger still misleads, although not to its target"
+
+
+def _wrong(without: Measure | None) -> str:
+    told = "" if without is None else f", and {percent(without.value)} of them without the trigger"
+    return f"the same images given any class but their own{told}"
+
+
+def remarks(evaluation: Evaluation) -> tuple[str, ...]:
+    """What is to be said of triggers that mislead, although not to their target; a sentence each."""
+    return tuple(
+        f"{name} still misleads, although not to its target: {percent(row.wrong.value)} of the images with it are "
+        f"given a class that is not theirs, and {percent(row.clean_wrong.value)} of the same images without it"
+        for row, name in zip(evaluation.triggers, trigger_ids(evaluation), strict=True)
+        if row.misleads
+    )
 
 
 def parts_check(trigger: str, parts: Evaluation) -> Check:
@@ -89,6 +109,7 @@ def _p_value(test: PairedTest | None) -> str:
 LEGEND = """\
 ACC: clean images classified correctly. ASR: triggered images of other classes
 that are sent to the target. R-ACC: the same images, given their true label.
+wrong: the same images, given any class but their own.
 In brackets: 95 % intervals."""
 LEGEND_ACC = "ACC: clean images classified correctly. In brackets: 95 % intervals."
 LEGEND_COMPARED = f"""{LEGEND}
@@ -106,11 +127,13 @@ def evaluation_table(evaluation: Evaluation, *, title: str) -> Group:
         measures += [
             (f"ASR {name}", row.reference_asr, row.asr),
             (f"R-ACC {name}", row.reference_robust_accuracy, row.robust_accuracy),
+            (f"wrong {name}", row.reference_wrong, row.wrong),
         ]
         if row.der is not None:
             measures.append((f"DER {name}", None, row.der))
     rules = "".join(
-        f"\n{name}: {row.target_rule}." for row, name in zip(evaluation.triggers, trigger_ids(evaluation), strict=True)
+        f"\n{name}: {row.target_rule}; {percent(row.clean_wrong.value)} of its images are wrong without it."
+        for row, name in zip(evaluation.triggers, trigger_ids(evaluation), strict=True)
     )
     legend = LEGEND_ACC if not evaluation.triggers else (LEGEND_COMPARED if compared else LEGEND) + rules
     if compared:

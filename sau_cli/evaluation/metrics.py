@@ -3,6 +3,7 @@
 - ACC: top-1 on clean test images.
 - ASR: of triggered test images whose true label is not the target, the share sent to the target.
 - R-ACC: of the same images, the share given their true label.
+- wrong: of the same images, the share given any other, 1 - R-ACC; beside that of the same images without the trigger.
 - DER = ½·(max(0, ASR_before - ASR_after) - max(0, ACC_before - ACC_after) + 1), in [0, 1];
   0.5 means nothing gained or lost.
 """
@@ -28,22 +29,38 @@ from sau_cli.evaluation.predictions import predicted_labels
 from sau_cli.images import LabelledImages, check_fits
 from sau_cli.results import Measure
 
+GONE, MISLED = 0.1, 0.1
+"""A trigger with a lower ASR has lost its target; wrong by more than the second, it still misleads."""
 Z = 1.959963984540054
 """Of a normal distribution, 95 % lie so many deviations around its mean."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TriggerMeasures:
-    """What one trigger does to a model; ``der`` and ``asr_change`` only where there is a reference."""
+    """What one trigger does to a model; ``der`` and ``asr_change`` only where there is a reference.
+
+    Attributes:
+        wrong: share of the counted images that are given any class but their own, with the trigger.
+        clean_wrong: the same of the same images, without it.
+    """
 
     trigger: str
     target_rule: str
     asr: Measure
     robust_accuracy: Measure
+    wrong: Measure
+    clean_wrong: Measure
     reference_asr: Measure | None = None
     reference_robust_accuracy: Measure | None = None
+    reference_wrong: Measure | None = None
+    reference_clean_wrong: Measure | None = None
     der: Measure | None = None
     asr_change: PairedTest | None = None
+
+    @property
+    def misleads(self) -> bool:
+        """Whether the trigger hardly reaches its target, but makes many more images wrong than are without it."""
+        return self.asr.value < GONE and self.wrong.value - self.clean_wrong.value > MISLED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,20 +208,24 @@ def evaluate(
         targets = trigger.rule.targets(labels, data.classes)
         stamped = trigger.stamp(data.images)
         said = predicted_labels(classifier, stamped).cpu()
-        hit = _flags(said == targets)[counted]
+        hit, right = (_flags(said == one)[counted] for one in (targets, labels))
         row = TriggerMeasures(
             trigger=trigger.name,
             target_rule=str(trigger.rule),
             asr=_share_of(hit),
-            robust_accuracy=_share_of(_flags(said == labels)[counted]),
+            robust_accuracy=_share_of(right),
+            wrong=_share_of(~right),
+            clean_wrong=_share_of(~correct[counted]),
         )
         if reference is not None and renamed is not None and correct_before is not None:
             said_before = renamed[predicted_labels(reference, stamped).cpu()]
-            hit_before = _flags(said_before == targets)[counted]
+            hit_before, right_before = (_flags(said_before == one)[counted] for one in (targets, labels))
             row = replace(
                 row,
                 reference_asr=_share_of(hit_before),
-                reference_robust_accuracy=_share_of(_flags(said_before == labels)[counted]),
+                reference_robust_accuracy=_share_of(right_before),
+                reference_wrong=_share_of(~right_before),
+                reference_clean_wrong=_share_of(~correct_before[counted]),
                 der=defence_effectiveness_measure(paired_drop(hit_before, hit), paired_drop(correct_before, correct)),
                 asr_change=paired_test(hit_before, hit),
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from sau_adapters.image_sources import open_images
+from sau_adapters.triggers import open_trigger, write_trigger
+from sau_cli.attacks.targets import parse_target
 from tests.cli.conftest import one_sentence
 
 PURIFY = ("--recipe", "paper", "--clean-frac", "0.05", "--epochs", "2", "--device", "cpu")
@@ -130,6 +133,10 @@ def test_evaluate_measures_both_models_and_judges_limits(call, bad):
     assert call(*words).code == 0
     found = checks("r.json")
     assert {"acc", "asr.badnets", "r-acc.badnets", "der.badnets", "reference.acc", "acc-drop"} <= set(found)
+    for model in ("", "reference."):
+        wrong, right = (found[f"{model}{name}.badnets"] for name in ("wrong", "r-acc"))
+        assert wrong["value"] == pytest.approx(1 - right["value"])
+        assert "% of them without the trigger" in wrong["evidence"]
     for name, check in found.items():
         if ".p-value" in name:
             assert 0 <= check["value"] <= 1
@@ -146,6 +153,21 @@ def test_evaluate_measures_both_models_and_judges_limits(call, bad):
     acc = found["acc"]["value"]
     assert call(*words, "--min-acc", str(acc)).code == 0
     assert call(*words, "--min-acc", str(acc), "--confident").code == 6
+
+
+def test_a_trigger_that_still_misleads_is_told(call, bad):
+    """The model's own trigger, said to lead to class 5: it leads to 0."""
+    own = open_trigger("bad.trigger.safetensors", None)
+    write_trigger(Path("other.trigger.safetensors"), replace(own, rule=parse_target("5")), force=False)
+    words = ("evaluate", bad, "-t", "other.trigger.safetensors", "--force", "--json", "r.json")
+    done = call(*words)
+    assert done.code == 0, done.err
+    found = checks("r.json")["wrong.badnets"]
+    assert found["value"] > 0.8
+    assert found["evidence"].endswith("the trigger still misleads, although not to its target")
+    assert "warning: badnets still misleads, although not to its target" in " ".join(done.err.split())
+    assert "wrong badnets" in done.err
+    assert "misleads" not in call("evaluate", bad, "-t", "bad.trigger.safetensors").err
 
 
 def test_two_triggers_of_one_name_are_told_apart(call, bad):

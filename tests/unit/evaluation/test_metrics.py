@@ -6,6 +6,7 @@ from sau_cli.attacks.targets import TargetKind, TargetRule
 from sau_cli.errors import NotEvaluable, UsageError
 from sau_cli.evaluation.limits import at_least, at_most, parse_fraction
 from sau_cli.evaluation.metrics import (
+    TriggerMeasures,
     defence_effectiveness,
     defence_effectiveness_measure,
     evaluate,
@@ -58,9 +59,39 @@ def test_a_planted_rule_is_measured_exactly():
     assert row.asr.total == 36
     assert row.robust_accuracy.value == 1
     assert row.reference_robust_accuracy.value == 0
+    assert (row.wrong.value, row.clean_wrong.value) == (0, 0)
+    assert (row.reference_wrong.value, row.reference_clean_wrong.value) == (1, 0)
+    assert not row.misleads
     assert row.der.ci95[1] == 1
     assert 0.9 < row.der.ci95[0] < 1
     assert result.accuracy_drop.value == 0
+
+
+def test_a_trigger_that_leads_to_another_class_is_seen():
+    """It is said to lead to class 5 and leads to 0: of the 36 images of other classes, only the 4 of 0 stay right."""
+    rule = TargetRule(kind=TargetKind.ALL_TO_ONE, target=5)
+    triggers = (badnets_trigger(rule, trigger_size=1),)
+    (row,) = evaluate(describe(CornerBackdoor(10)), flat_images(), triggers=triggers).triggers
+    assert (row.asr.value, row.wrong.hits, row.wrong.total) == (0, 32, 36)
+    assert row.wrong.value == pytest.approx(1 - row.robust_accuracy.value)
+    assert (row.clean_wrong.hits, row.clean_wrong.total) == (0, 36)
+    assert row.misleads
+
+
+@pytest.mark.parametrize(
+    ("asr", "wrong", "clean", "expected"),
+    [(5, 31, 20, True), (5, 30, 20, False), (10, 90, 0, False), (0, 60, 60, False), (0, 0, 60, False)],
+)
+def test_a_trigger_misleads_when_its_target_is_lost_and_errors_are_not(asr, wrong, clean, expected):
+    row = TriggerMeasures(
+        trigger="x",
+        target_rule="all-to-all",
+        asr=rate(asr, 100),
+        robust_accuracy=rate(100 - wrong, 100),
+        wrong=rate(wrong, 100),
+        clean_wrong=rate(clean, 100),
+    )
+    assert row.misleads is expected
 
 
 def test_all_to_all_counts_every_image():
