@@ -41,7 +41,7 @@ def evaluation_checks(evaluation: Evaluation) -> tuple[Check, ...]:
     return (*measured, *_change_checks(evaluation))
 
 
-MISLEADS = "; the trigger still misleads, although not to its target"
+MISLEADS = "; the trigger still misleads, although it hardly reaches its target"
 
 
 def _wrong(without: Measure | None) -> str:
@@ -52,8 +52,8 @@ def _wrong(without: Measure | None) -> str:
 def remarks(evaluation: Evaluation) -> tuple[str, ...]:
     """What is to be said of triggers that mislead, although not to their target; a sentence each."""
     return tuple(
-        f"{name} still misleads, although not to its target: {percent(row.wrong.value)} of the images with it are "
-        f"given a class that is not theirs, and {percent(row.clean_wrong.value)} of the same images without it"
+        f"{name} still misleads, although it hardly reaches its target: {percent(row.wrong.value)} of the images with "
+        f"it are given a class that is not theirs, and {percent(row.clean_wrong.value)} of the same images without it"
         for row, name in zip(evaluation.triggers, trigger_ids(evaluation), strict=True)
         if row.misleads
     )

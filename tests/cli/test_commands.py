@@ -164,8 +164,8 @@ def test_a_trigger_that_still_misleads_is_told(call, bad):
     assert done.code == 0, done.err
     found = checks("r.json")["wrong.badnets"]
     assert found["value"] > 0.8
-    assert found["evidence"].endswith("the trigger still misleads, although not to its target")
-    assert "warning: badnets still misleads, although not to its target" in " ".join(done.err.split())
+    assert found["evidence"].endswith("the trigger still misleads, although it hardly reaches its target")
+    assert "warning: badnets still misleads, although it hardly reaches its target" in " ".join(done.err.split())
     assert "wrong badnets" in done.err
     assert "misleads" not in call("evaluate", bad, "-t", "bad.trigger.safetensors").err
 
