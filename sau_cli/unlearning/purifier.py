@@ -290,8 +290,7 @@ class _Run:
         """To the last good state at half the learning rate, as often as the recipe says."""
         if self.rate <= 0.5**self.recipe.halvings:
             raise NotEvaluable(
-                f"{why} in epoch {self.epoch}, also at 1/{2**self.recipe.halvings} of the learning rate; try again "
-                "with a lower --lr"
+                f"{why} in epoch {self.epoch}, also at {self.rate:g} of the learning rate; try again with a lower --lr"
             ) from why
         rate = self.rate / 2
         self.restore(good)
