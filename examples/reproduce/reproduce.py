@@ -6,8 +6,9 @@
 
 Needs Linux or macOS, and matplotlib beside sau (in the group dev of pyproject.toml). ``quick`` ends with
 ``2 cells: 2 done``. Every step is a ``sau`` command that is printed and can be run again by hand. What is done is
-skipped, by a hash of a cell's settings, and what was interrupted goes on. A model is planted once for all cells that
-differ in the defence. What cannot be is reported as impossible, with the reason; what crashes is recorded with its
+skipped, by a hash of a cell's settings and of the revision of sau's recipes, and what was interrupted goes on; what an
+older revision did stays, marked as such, until it is done again. A model is planted once for all cells that differ in
+the defence. What cannot be is reported as impossible, with the reason; what crashes is recorded with its
 error; neither is ever a result. Exit codes: 0 all done or impossible, 1 something crashed, 2 a mistake in the settings,
 6 the time was up, 130 interrupted; after 6 and 130 the same command goes on.
 """
@@ -36,6 +37,7 @@ from typing import Any
 from tables import write_results
 
 import sau_cli
+from sau_cli.unlearning.recipes import REVISION
 
 HERE = Path(__file__).resolve().parent
 AXES = ("data", "network", "attack", "clean", "defence", "seed")
@@ -81,9 +83,26 @@ class Cell:
         return re.sub(r"[^\w.-]+", "-", "-".join(str(part) for part in parts))
 
     @property
+    def revision(self) -> int | None:
+        """Of the recipes, for a cell that one of them decides; None for other methods."""
+        words = [word for flag in self.purify for word in flag.split("=", 1)]
+        method = words[words.index("--method") + 1] if "--method" in words[:-1] else "sau"
+        return REVISION if method == "sau" or "--drill" in self.evaluate else None
+
+    @property
     def key(self) -> str:
+        return self.key_of(self.revision)
+
+    @property
+    def older_keys(self) -> dict[int, str]:
+        """The keys that it had by older revisions, the latest of them first."""
+        return {older: self.key_of(older) for older in range((self.revision or 1) - 1, 0, -1)}
+
+    def key_of(self, revision: int | None) -> str:
+        """Revision 1 was before there were any, and is not in the hash."""
         settings = (self.planted.words, self.planted.images, self.purify, self.clean_images, self.evaluate)
-        return f"{self.label}-{digest(*settings)}"
+        revised = () if revision in {None, 1} else ({"revision": revision},)
+        return f"{self.label}-{digest(*settings, *revised)}"
 
 
 def digest(*parts: Any) -> str:
@@ -294,7 +313,8 @@ class Run:
     def record(self, cell: Cell, found: dict[str, Any], error: Exception | None = None) -> None:
         if error is not None:
             found["status"] = "impossible" if isinstance(error, ImpossibleError) else "crashed"
-        document = {"key": cell.key, "axes": cell.axes, **found}
+        revised = {} if cell.revision is None else {"revision": cell.revision}
+        document = {"key": cell.key, "axes": cell.axes, **revised, **found}
         path = self.out / "cells" / f"{cell.key}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part")
@@ -382,9 +402,25 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def document_of(out: Path, key: str) -> dict[str, Any] | None:
+    path = out / "cells" / f"{key}.json"
+    found: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    return found
+
+
+def older_result(out: Path, cell: Cell) -> dict[str, Any] | None:
+    """What the latest of the older revisions has done, with the revision beside the defence's name."""
+    for revision, key in cell.older_keys.items():
+        found = document_of(out, key)
+        if found is not None and found["status"] == "done":
+            named = f"{cell.axes['defence']} (revision {revision})"
+            return found | {"revision": revision, "axes": found["axes"] | {"defence": named}}
+    return None
+
+
 def standing(out: Path, cell: Cell) -> str:
-    path = out / "cells" / f"{cell.key}.json"
-    return str(json.loads(path.read_text(encoding="utf-8"))["status"]) if path.exists() else "to do"
+    found = document_of(out, cell.key)
+    return "to do" if found is None else str(found["status"])
 
 
 def main() -> int:
@@ -400,19 +436,21 @@ def main() -> int:
     states = {cell.key: standing(out, cell) for cell in cells}
     if given.list:
         for cell in cells:
-            print(f"{states[cell.key]:10} {cell.label}")
+            older = older_result(out, cell) if states[cell.key] == "to do" else None
+            told = "" if older is None else f" (done by revision {older['revision']})"
+            print(f"{states[cell.key]:10} {cell.label}{told}")
         return 0
     out.mkdir(parents=True, exist_ok=True)
     code = 0 if given.table else run(given, cells, states, out)
-    documents = [
-        json.loads((out / "cells" / f"{cell.key}.json").read_text(encoding="utf-8"))
-        for cell in cells
-        if standing(out, cell) != "to do"
-    ]
+    documents = [found for cell in cells if (found := document_of(out, cell.key)) is not None]
+    left = [cell for cell in cells if standing(out, cell) == "to do"]
+    older = [found for cell in left if (found := older_result(out, cell)) is not None]
     counts = {state: sum(one["status"] == state for one in documents) for state in ("done", "impossible", "crashed")}
     counts["to do"] = len(cells) - len(documents)
-    written = write_results(out, documents)
+    written = write_results(out, documents + older)
     told = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    if older:
+        told = f"{told}, of which {len(older)} done by an older revision"
     print(f"wrote {', '.join(map(str, written))}\n{len(cells)} cells: {told or 'none'}", flush=True)
     return code or int(counts["crashed"] > 0)
 

@@ -17,7 +17,8 @@ from sau_cli.reporting.json_document import plain
 from sau_cli.reporting.terminal import percent, table, with_interval
 from sau_cli.results import Check, CheckStatus
 from sau_cli.unlearning.methods import MethodName, method_of, settings_for, settings_told
-from sau_cli.unlearning.recipes import LARGEST, RecipeName
+from sau_cli.unlearning.ranges import LARGEST
+from sau_cli.unlearning.recipes import RecipeName
 
 if TYPE_CHECKING:
     import torch

@@ -12,15 +12,11 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-MOMENTUM = 0.1
-GROUP, SMALLEST_GROUP = 32, 4
-"""Images: fewer than the second tell nothing of a distribution, and pass by the running statistics."""
 
-
-def group_sizes(count: int, largest: int = GROUP) -> list[int]:
+def group_sizes(count: int, largest: int) -> list[int]:
     """How to split so many images into groups of about the same size, ``largest`` at most.
 
-    >>> group_sizes(68)
+    >>> group_sizes(68, 32)
     [23, 23, 22]
     """
     groups = -(-count // largest)
@@ -48,12 +44,16 @@ Sums = dict[str, Tensor]
 class BatchStatistics:
     """The batch norms of a network, and the moments of what they saw since the running statistics last moved.
 
+    Args:
+        momentum: how far the running statistics move at a time, of the way; PyTorch's own unless it is given.
+
     Attributes:
         layers: by name, those with running statistics.
         sums: of what was added.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, *, momentum: float = 0.1) -> None:
+        self.momentum = momentum
         self.layers = {
             name: part
             for name, part in module.named_modules()
@@ -130,13 +130,13 @@ class BatchStatistics:
         return [self.sums[name] for name in self.layers]
 
     def follow(self) -> None:
-        """Move the running statistics a tenth of the way to those of the batch, and forget it."""
+        """Move the running statistics by the momentum towards those of the batch, and forget it."""
         for name, (count, first, second) in self.sums.items():
             running = [self.layers[name].get_buffer(which) for which in ("running_mean", "running_var")]
             apart = first / count
             variance = (second / count - apart.square()).clamp(min=0) * count / (count - 1).clamp(min=1)
-            running[0] += MOMENTUM * apart
-            running[1] += MOMENTUM * (variance - running[1])
+            running[0] += self.momentum * apart
+            running[1] += self.momentum * (variance - running[1])
         self.forget()
 
     def forget(self) -> None:

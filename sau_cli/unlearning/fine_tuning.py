@@ -13,11 +13,14 @@ from sau_cli.classifier import Classifier
 from sau_cli.devices import out_of_memory
 from sau_cli.images import as_pixels
 from sau_cli.precision import Precision, fast_layout, running_in
-from sau_cli.unlearning.batch_statistics import SMALLEST_GROUP, BatchStatistics
+from sau_cli.unlearning.batch_statistics import BatchStatistics
 from sau_cli.unlearning.batch_step import Batch, NotFiniteError
 from sau_cli.unlearning.methods import FineTuning
 from sau_cli.unlearning.sharpness import climbed
 from sau_cli.unlearning.trail import Tally
+
+SMALLEST_PART = 4
+"""Images: fewer tell nothing of a distribution, and pass by the running statistics."""
 
 
 class Tuner:
@@ -103,7 +106,7 @@ class Tuner:
             try:
                 for images, labels in zip(batch.images.split(self.part), batch.labels.split(self.part), strict=True):
                     pixels = as_pixels(images).contiguous(memory_format=self.layout)
-                    by_itself = len(images) >= SMALLEST_GROUP
+                    by_itself = len(images) >= SMALLEST_PART
                     with running_in(self.precision, self.device), self.statistics.of_each_group(on=by_itself) as seen:
                         logits = self.purified(pixels).float()
                     loss = self.loss(logits, labels)

@@ -12,7 +12,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeAlias, assert_never
 
 from sau_cli.errors import UsageError
-from sau_cli.unlearning.recipes import Recipe, RecipeName, Schedule, check_ordinary, recipe_for
+from sau_cli.unlearning.ranges import Count, Decay, Portion, Positive, Weight, check_ranges
+from sau_cli.unlearning.recipes import Recipe, RecipeName, Schedule, recipe_for
 
 if TYPE_CHECKING:
     from sau_cli.images import LabelledImages
@@ -37,7 +38,8 @@ class FineTuning:
     """SGD with momentum 0.9 and weight decay 5e-4 on clean images; batch norm by the batch, dropout off.
 
     Attributes:
-        epochs, lr, batch_size, schedule, augment, balanced: see :class:`~sau_cli.unlearning.recipes.Recipe`.
+        epochs, lr, batch_size, schedule, augment, balanced, halvings: see
+            :class:`~sau_cli.unlearning.recipes.Recipe`.
         rho: radius of adaptive sharpness-aware minimisation; 0 for plain fine-tuning.
         label_smoothing: share of each label that is spread over all classes, in [0, 1).
 
@@ -48,19 +50,18 @@ class FineTuning:
     Defense with Sharpness-Aware Minimization", ICCV 2023, arXiv 2304.11823 (ρ 2; 8 on GTSRB and Tiny ImageNet).
     """
 
-    epochs: int = 100
-    lr: float = 0.01
-    batch_size: int = 256
+    epochs: Count = 100
+    lr: Positive = 0.01
+    batch_size: Count = 256
     schedule: Schedule = Schedule.COSINE
     augment: bool = True
     balanced: bool = True
-    rho: float = 0.0
-    label_smoothing: float = 0.0
+    halvings: Count = 3
+    rho: Weight = 0.0
+    label_smoothing: Decay = 0.0
 
     def __post_init__(self) -> None:
-        check_ordinary(self, "epochs", "lr", "batch_size")
-        if self.rho != 0:
-            check_ordinary(self, "rho")
+        check_ranges(self)
 
     @property
     def name(self) -> MethodName:
@@ -77,7 +78,7 @@ class ImplicitUnlearning:
 
     Attributes:
         epochs: rounds.
-        lr, batch_size, schedule, augment, balanced: see :class:`~sau_cli.unlearning.recipes.Recipe`.
+        lr, batch_size, schedule, augment, balanced, halvings: see :class:`~sau_cli.unlearning.recipes.Recipe`.
         penalty: weight of ‖δ‖² in the search, with δ on pixels in [0, 1].
         search_rate: learning rate of the search for δ, one step a batch.
         radius: a longer δ is shortened to this L2 norm when the search is over.
@@ -93,22 +94,22 @@ class ImplicitUnlearning:
     them, which is the default, and names the bound of 10 but leaves it out; without it, digits lose half of the ACC.
     """
 
-    epochs: int = 5
-    lr: float = 1e-4
-    batch_size: int = 256
+    epochs: Count = 5
+    lr: Positive = 1e-4
+    batch_size: Count = 256
     schedule: Schedule = Schedule.CONSTANT
     augment: bool = True
     balanced: bool = True
-    penalty: float = 1e-3
-    search_rate: float = 10.0
-    radius: float = 10.0
-    portion: float = 0.01
-    fixed_point_steps: int = 5
-    inner_rate: float = 0.1
+    halvings: Count = 3
+    penalty: Weight = 1e-3
+    search_rate: Positive = 10.0
+    radius: Positive = 10.0
+    portion: Portion = 0.01
+    fixed_point_steps: Count = 5
+    inner_rate: Positive = 0.1
 
     def __post_init__(self) -> None:
-        check_ordinary(self, "epochs", "lr", "batch_size", "search_rate", "radius", "portion")
-        check_ordinary(self, "fixed_point_steps", "inner_rate")
+        check_ranges(self)
 
     @property
     def name(self) -> MethodName:

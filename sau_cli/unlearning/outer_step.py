@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from sau_cli.classifier import Classifier
 from sau_cli.model_state import frozen
 from sau_cli.precision import Precision, running_in
-from sau_cli.unlearning.batch_statistics import SMALLEST_GROUP, BatchStatistics, Sums
+from sau_cli.unlearning.batch_statistics import BatchStatistics, Sums
 from sau_cli.unlearning.cuda_graphs import Graphs, directly
 from sau_cli.unlearning.recipes import Recipe
 from sau_cli.unlearning.search_space import SearchSpace
@@ -37,21 +37,23 @@ def unlearning_loss(logits: Tensor, received_labels: Tensor) -> Tensor:
     return (capped + floored) / 2
 
 
-def recognised_classes(received_logits: Tensor, labels: Tensor) -> Tensor:
-    """Whether the received model knows a class: it is right at least half as often there as over all.
+def recognised_classes(received_logits: Tensor, labels: Tensor, *, recognition: float) -> Tensor:
+    """Whether the received model knows a class: how often it is right there, by how often it is over all.
 
     A clean-label backdoor makes the received model wrong on nearly all clean images of its target.
 
     Args:
         received_logits: (N, K), with (N,) labels.
+        recognition: the least ratio of the two, in [0, 1].
 
     Returns:
         (K,) bool; True for a class without images.
     """
-    right = received_logits.argmax(dim=1) == labels
-    images = labels.bincount(minlength=received_logits.shape[1])
-    hits = labels[right].bincount(minlength=received_logits.shape[1])
-    return 2 * hits * len(labels) >= right.sum() * images
+    right, classes = (received_logits.argmax(dim=1) == labels).cpu(), received_logits.shape[1]
+    counted = labels.cpu()
+    images, hits = counted.bincount(minlength=classes), counted[right].bincount(minlength=classes)
+    expected = recognition * (right.sum() * images).double()
+    return ((hits * len(counted)).double() >= expected).to(labels.device)
 
 
 def distillation_loss(logits: Tensor, received_logits: Tensor, labels: Tensor, recognised: Tensor) -> Tensor:
@@ -114,7 +116,7 @@ def accumulate_gradients(
     def learn(
         images: Tensor, labels: Tensor, received_logits: Tensor
     ) -> tuple[Tensor, Tensor, list[Tensor | None], Sums]:
-        by_itself = recipe.clean_statistics and len(images) >= SMALLEST_GROUP
+        by_itself = recipe.clean_statistics and len(images) >= recipe.smallest_group
         with running_in(precision, device), statistics.of_each_group(on=by_itself) as seen:
             logits = purified(images).float()
         clean = loss = cross_entropy(logits, labels, reduction="sum")

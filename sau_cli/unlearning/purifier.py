@@ -37,8 +37,6 @@ from sau_cli.unlearning.run_state import RunState, fingerprint
 from sau_cli.unlearning.shared_unlearning import SharedUnlearning
 from sau_cli.unlearning.trail import Epoch, PurifyProgress, Tally
 
-LOWEST_RATE = 0.5**3
-
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Purification:
@@ -82,7 +80,7 @@ def purify(
     unlearned are those that the received model gives to adversarial examples which both models share.
 
     When the loss stops being finite, the run goes back to the end of the last epoch, at half the
-    learning rate, three times at most.
+    learning rate, ``recipe.halvings`` times at most.
 
     Args:
         classifier: the received model, on the device to work on.
@@ -306,10 +304,10 @@ class _Run:
         )
 
     def go_back(self, good: RunState, why: NotFiniteError) -> None:
-        """To the last good state at half the learning rate, three times at most."""
-        if self.rate <= LOWEST_RATE:
+        """To the last good state at half the learning rate, as often as the recipe says."""
+        if self.rate <= 0.5**self.recipe.halvings:
             raise NotEvaluable(
-                f"{why} in epoch {self.epoch}, also at an eighth of the learning rate; try again with a lower --lr"
+                f"{why} in epoch {self.epoch}, also at {self.rate:g} of the learning rate; try again with a lower --lr"
             ) from why
         rate = self.rate / 2
         self.restore(good)

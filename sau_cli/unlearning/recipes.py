@@ -1,22 +1,26 @@
-"""Recipes: every setting of Shared Adversarial Unlearning, under a name."""
+"""Recipes: every setting of Shared Adversarial Unlearning, under a name. Every tuned number of it is on this page.
+
+Only the formula of the paper's unlearning loss has its own, in :mod:`sau_cli.unlearning.outer_step`.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from math import cos, pi
 from typing import TYPE_CHECKING, Any, assert_never
 
 from sau_cli.errors import UsageError
+from sau_cli.unlearning.ranges import Count, Decay, Momentum, Portion, Positive, Share, Weight, check_ranges
 
 if TYPE_CHECKING:
     from sau_cli.images import LabelledImages
 
-LARGEST = 10_000_000
-"""No count, size or rate of a recipe is as large."""
-MANY, TINY, FEWEST_STEPS = 2_500, 16 * 16, 200
-"""Images that the default recipe was tuned on, pixels of an image below which it learns faster, and steps that it takes
-at least."""
+REVISION = 2
+"""Of the recipes and of the code that follows them: one more whenever the same command comes to other weights.
+
+Revision 1 is all that was before revisions were written down.
+"""
 
 
 class RecipeName(StrEnum):
@@ -27,7 +31,7 @@ class RecipeName(StrEnum):
 
 
 class Optimiser(StrEnum):
-    """``adam``: Adam with AMSGrad, no weight decay. ``sgd``: momentum 0.9, Nesterov, weight decay 5e-4."""
+    """``adam``: Adam with AMSGrad, no weight decay. ``sgd``: with Nesterov's momentum and weight decay."""
 
     ADAM = "adam"
     SGD = "sgd"
@@ -64,101 +68,126 @@ class Schedule(StrEnum):
                 assert_never(never)
 
 
-def check_ordinary(settings: object, *names: str) -> None:
-    """Raises UsageError, by name, when one of these settings is not between 0 and :data:`LARGEST`."""
-    for name in names:
-        value = getattr(settings, name)
-        if not 0 < value < LARGEST:
-            raise UsageError(
-                f"{name.replace('_', ' ')} {value:g} is impossible; give a number above 0 and below {LARGEST:,}"
-            )
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """The settings; the defaults are the paper's for 32x32 images.
+    """The settings, in four parts: the outer problem, its losses, the search for perturbations, and their space.
+
+    The defaults are the paper's for 32x32 images. A setting that came with a later revision has as its default what was
+    the rule before, so that older histories mean what they meant.
 
     Attributes:
         epochs: passes over the clean images.
-        optimiser, lr, schedule: of the outer problem.
         batch_size: images a step.
+        optimiser, lr, schedule: of the outer problem.
+        sgd_momentum, sgd_weight_decay: of ``sgd`` alone.
+        gradient_norm: a longer gradient of a step is shortened to this L2 norm; 0 for none.
+        averaging: decay of the running mean of weights and statistics that the run ends with, a step; 0 for the last
+            weights themselves. The first steps count alike, until one more counts as the decay says.
+        halvings: how often the run goes back to the last good epoch, at half the learning rate, when the loss stops
+            being finite.
+        augment: crop and mirror the clean images at random.
+        balanced: draw the clean share evenly over the classes; the authors draw uniformly.
+        clean_statistics: batch norm normalises clean batches by their own statistics, and follows them;
+            off, all statistics stay those of the received model.
+        statistics_momentum: how far the running statistics move a step, of the way to those of the batch.
+        group_size: images that batch norm sees, and that are perturbed alike, at a time.
+        smallest_group: fewer images tell nothing of a distribution, and pass by the running statistics.
+
         clean_weight, unlearning_weight: λ1 of L_cl and λ2 of L_sar in the outer loss.
         adversarial_weight, shared_weight: λ3 of L_adv and λ4 of L_share in the inner objective.
         agreement: what L_share is.
-        epsilon: radius of the L∞ ball of δ, on pixels in [0, 1].
-        step: of each signed-gradient step, same unit.
-        steps: at most so many of them.
-        clip: keep perturbed images within [0, 1].
-        augment: crop and mirror the clean images at random.
-        clean_statistics: batch norm normalises clean batches by their own statistics, and follows them;
-            off, all statistics stay those of the received model.
         distillation: how much of the clean loss is learned from the received model's own probabilities on the
-            clean images in place of their labels, in [0, 1]; not in classes that it does not recognise.
-        universal: images are perturbed alike, a group of 32 at a time, as a trigger does: by blobs or waves within the
-            ball, or by a slight warp.
-        warp_share, wave_share: how many of the perturbations that images share are warps, and how many begin as a wave,
-            in [0, 1]; the others begin as blobs.
-        proposals: starts that are drawn for a group, at most one an image: its search begins at the one that sends most
-            of the received model's answers to one class.
-        smooth: steps of a group within the ball leave out what is finer than a frequency, which is drawn: a picture
-            that is mixed in is no noise.
-        patch_share: how many of the images are perturbed in a small square, whose pixels may take any value, instead
-            of everywhere within the ball, in [0, 1].
+            clean images in place of their labels; not in classes that it does not recognise.
+        recognition: the received model recognises a class where it is right at least this share as often as over all.
         ball_recovery, patch_recovery, warp_recovery: weights of learning, on a perturbed image, the received model's
             own probabilities for the clean one, where it is perturbed within the ball, in a square, and where it is
             warped, which hides nothing of what it shows.
-        gradient_norm: a longer gradient of a step is shortened to this L2 norm; 0 for none.
-        averaging: decay of the running mean of weights and statistics that the run ends with, a step, in [0, 1); 0 for
-            the last weights themselves. The first steps count alike, until one more counts as the decay says.
-        balanced: draw the clean share evenly over the classes; the authors draw uniformly.
+
+        steps: signed-gradient steps at most.
+        step: length of each, on pixels in [0, 1].
+        universal: images are perturbed alike, a group at a time, as a trigger does: by blobs or waves within the
+            ball, or by a slight warp.
+        proposals: starts that are drawn for a group, at most one an image: its search begins at the one that sends most
+            of the received model's answers to one class.
+        witnesses: images of a group that tell how good a start is.
+        smooth: steps of a group within the ball leave out what is finer than a frequency, which is drawn: a picture
+            that is mixed in is no noise.
+
+        epsilon: radius of the L∞ ball of δ, on pixels in [0, 1].
+        clip: keep perturbed images within [0, 1].
+        patch_share: how many of the images are perturbed in a small square, whose pixels may take any value, instead
+            of everywhere within the ball.
+        smallest_patch, largest_patch: sides of such a square: pixels, and a share of the image's.
+        patch_step: length of a step there, on pixels in [0, 1].
+        warp_share, wave_share: how many of the perturbations that images share are warps, and how many begin as a wave;
+            the others begin as blobs.
+        warp_reach: how far a point of a warp may move, and moves in a step, in half sides of the image.
+        coarse_points: on a side of the grid on which blobs are drawn, and warps are searched for.
+        fewest_cycles: of the coarsest wave, and of the coarsest picture that ``smooth`` allows, over an image.
+        lowest_wave: the least height of a wave, as a share of epsilon.
 
     Raises:
         UsageError: a value that makes no sense, by name.
     """
 
     name: RecipeName = RecipeName.PAPER
-    epochs: int = 100
+
+    # The outer problem
+    epochs: Count = 100
+    batch_size: Count = 256
     optimiser: Optimiser = Optimiser.ADAM
-    lr: float = 1e-4
+    lr: Positive = 1e-4
     schedule: Schedule = Schedule.CONSTANT
-    batch_size: int = 256
-    clean_weight: float = 1.0
-    unlearning_weight: float = 1.0
-    adversarial_weight: float = 0.01
-    shared_weight: float = 1.0
-    agreement: Agreement = Agreement.JENSEN_SHANNON
-    epsilon: float = 0.2
-    step: float = 0.2
-    steps: int = 5
-    clip: bool = False
+    sgd_momentum: Momentum = 0.9
+    sgd_weight_decay: Weight = 5e-4
+    gradient_norm: Weight = 0.0
+    averaging: Decay = 0.0
+    halvings: Count = 3
     augment: bool = False
-    clean_statistics: bool = False
-    distillation: float = 0.0
     balanced: bool = False
+    clean_statistics: bool = False
+    statistics_momentum: Portion = 0.1
+    group_size: Count = 32
+    smallest_group: Count = 4
+
+    # Losses
+    clean_weight: Weight = 1.0
+    unlearning_weight: Weight = 1.0
+    adversarial_weight: Weight = 0.01
+    shared_weight: Weight = 1.0
+    agreement: Agreement = Agreement.JENSEN_SHANNON
+    distillation: Share = 0.0
+    recognition: Share = 0.5
+    ball_recovery: Weight = 0.0
+    patch_recovery: Weight = 0.0
+    warp_recovery: Weight = 0.0
+
+    # The search
+    steps: Count = 5
+    step: Positive = 0.2
     universal: bool = False
-    warp_share: float = 0.0
-    wave_share: float = 0.0
-    proposals: int = 1
+    proposals: Count = 1
+    witnesses: Count = 4
     smooth: bool = False
-    patch_share: float = 0.0
-    ball_recovery: float = 0.0
-    patch_recovery: float = 0.0
-    warp_recovery: float = 0.0
-    gradient_norm: float = 0.0
-    averaging: float = 0.0
+
+    # Where perturbations may go
+    epsilon: Portion = 0.2
+    clip: bool = False
+    patch_share: Share = 0.0
+    smallest_patch: Count = 2
+    largest_patch: Portion = 0.25
+    patch_step: Portion = 0.5
+    warp_share: Share = 0.0
+    wave_share: Share = 0.0
+    warp_reach: Portion = 1 / 32
+    coarse_points: Count = 4
+    fewest_cycles: Positive = 2.0
+    lowest_wave: Share = 0.5
 
     def __post_init__(self) -> None:
-        check_ordinary(self, "epochs", "lr", "batch_size", "epsilon", "step", "steps")
-        weights = ("clean_weight", "unlearning_weight", "adversarial_weight", "shared_weight")
-        check_ordinary(self, *(name for name in weights if getattr(self, name) != 0))
+        check_ranges(self)
         if self.clean_weight == 0 and self.unlearning_weight == 0:
             raise UsageError("clean weight 0 and unlearning weight 0 leave nothing to learn; give one of them")
-        if not 0 <= self.distillation <= 1:
-            raise UsageError(f"distillation {self.distillation:g} is impossible; give a share from 0 to 1")
-        if not 0 <= self.averaging < 1:
-            raise UsageError(f"averaging {self.averaging:g} is impossible; give a decay from 0 to below 1")
-        if self.epsilon > 1:
-            raise UsageError(f"epsilon {self.epsilon:g} is impossible; pixels lie in 0 to 1, so give at most 1")
 
     @property
     def grouped(self) -> bool:
@@ -171,57 +200,116 @@ class Recipe:
         return max(self.ball_recovery, self.patch_recovery, self.warp_recovery) > 0
 
     def settings(self) -> dict[str, Any]:
-        """Every setting by name, for history and reports."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        """Every setting by name, and the revision, for history, reports and fingerprints."""
+        return {field.name: getattr(self, field.name) for field in fields(self)} | {"revision": REVISION}
+
+
+PAPER = Recipe()
+"""As Wei et al. and their released code run it."""
+
+DEFAULT = Recipe(
+    name=RecipeName.DEFAULT,
+    # The outer problem
+    epochs=10,
+    batch_size=128,
+    optimiser=Optimiser.SGD,
+    lr=0.01,
+    schedule=Schedule.COSINE,
+    sgd_momentum=0.9,
+    sgd_weight_decay=5e-4,
+    gradient_norm=30.0,
+    averaging=0.99,
+    halvings=3,
+    augment=True,
+    balanced=True,
+    clean_statistics=True,
+    statistics_momentum=0.1,
+    group_size=32,
+    smallest_group=4,
+    # Losses
+    clean_weight=1.0,
+    unlearning_weight=0.75,
+    adversarial_weight=1.0,
+    shared_weight=1.0,
+    agreement=Agreement.CROSS_ENTROPY,
+    distillation=1.0,
+    recognition=0.5,
+    ball_recovery=0.2,
+    patch_recovery=0.5,
+    warp_recovery=1.0,
+    # The search
+    steps=3,
+    step=0.2,
+    universal=True,
+    proposals=32,
+    witnesses=4,
+    smooth=True,
+    # Where perturbations may go
+    epsilon=0.2,
+    clip=True,
+    patch_share=0.75,
+    smallest_patch=2,
+    largest_patch=0.25,
+    patch_step=0.5,
+    warp_share=0.1,
+    wave_share=0.25,
+    warp_reach=1 / 32,
+    coarse_points=4,
+    fewest_cycles=2.0,
+    lowest_wave=0.5,
+)
+"""What measured best from 2,500 images of 32x32; tests/benchmarks/README.md has the measurements."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fitting:
+    """How a recipe is fitted to what there is to learn from.
+
+    Attributes:
+        fewest_batches: an epoch has so many at least, while these hold ``smallest_batch`` images.
+        smallest_batch: images.
+        fewest_steps: over all epochs, of which there may be more for it.
+        tiny: pixels of an image below which it takes the two values that follow.
+        tiny_lr, tiny_unlearning_weight: see :class:`Recipe`.
+    """
+
+    fewest_batches: Count = 4
+    smallest_batch: Count = 16
+    fewest_steps: Count = 200
+    tiny: Count = 16 * 16
+    tiny_lr: Positive = 0.02
+    tiny_unlearning_weight: Weight = 1.0
+
+
+FITTING = Fitting()
+
+
+def fitted(recipe: Recipe, learning: LabelledImages, *, to: Fitting = FITTING) -> Recipe:
+    """The recipe with smaller batches and more epochs where images are few, and a higher rate where they are tiny."""
+    images, pixels = len(learning), learning.images.shape[2] * learning.images.shape[3]
+    halved = 1 << (max(images // to.fewest_batches, 1).bit_length() - 1)
+    batch_size = min(max(halved, to.smallest_batch), recipe.batch_size)
+    batches = -(-images // batch_size)
+    recipe = replace(recipe, batch_size=batch_size, epochs=max(recipe.epochs, -(-to.fewest_steps // batches)))
+    if pixels >= to.tiny:
+        return recipe
+    return replace(recipe, lr=to.tiny_lr, unlearning_weight=to.tiny_unlearning_weight)
 
 
 def recipe_for(name: RecipeName, *, learning: LabelledImages | None = None, **overrides: Any) -> Recipe:
     """The named recipe; overrides that are None keep the recipe's own value.
 
     Args:
-        learning: what there is to learn from; ``default`` takes smaller batches and more epochs where images are few,
-            and a higher rate where they are tiny.
+        learning: what there is to learn from, which ``default`` is fitted to; see :func:`fitted`.
+
+    Raises:
+        UsageError: an override that makes no sense, by name.
     """
-    given = {key: value for key, value in overrides.items() if value is not None}
     match name:
         case RecipeName.DEFAULT:
-            return Recipe(name=name, **_default(learning) | given)
+            recipe = DEFAULT if learning is None else fitted(DEFAULT, learning)
         case RecipeName.PAPER:
-            return Recipe(name=name, **given)
+            recipe = PAPER
         case _ as never:
             assert_never(never)
-
-
-def _default(learning: LabelledImages | None) -> dict[str, Any]:
-    """What tests/benchmarks/README.md has the measurements for."""
-    images = MANY if learning is None else len(learning)
-    tiny = learning is not None and learning.images[0, 0].numel() < TINY
-    batch_size = 1 << min(max((images // 4).bit_length() - 1, 4), 7)
-    batches = -(-images // batch_size)
-    return {
-        "epochs": max(10, -(-FEWEST_STEPS // batches)),
-        "batch_size": batch_size,
-        "optimiser": Optimiser.SGD,
-        "lr": 0.02 if tiny else 0.01,
-        "schedule": Schedule.COSINE,
-        "unlearning_weight": 1.0 if tiny else 0.75,
-        "adversarial_weight": 1.0,
-        "agreement": Agreement.CROSS_ENTROPY,
-        "distillation": 1.0,
-        "steps": 3,
-        "clip": True,
-        "augment": True,
-        "clean_statistics": True,
-        "patch_share": 0.75,
-        "universal": True,
-        "warp_share": 0.1,
-        "wave_share": 0.25,
-        "proposals": 32,
-        "smooth": True,
-        "ball_recovery": 0.2,
-        "patch_recovery": 0.5,
-        "warp_recovery": 1.0,
-        "gradient_norm": 30.0,
-        "averaging": 0.99,
-        "balanced": True,
-    }
+    return replace(recipe, **{key: value for key, value in overrides.items() if value is not None})

@@ -101,7 +101,8 @@ def search_step(
     Returns:
         (n,) bool, which of them were not shared before the step.
     """
-    where, current = SearchSpace(**space).of(at), delta[at].requires_grad_(True)  # type: ignore[arg-type]
+    whole = SearchSpace(**space, coarse_points=recipe.coarse_points)  # type: ignore[arg-type]
+    where, current = whole.of(at), delta[at].requires_grad_(True)
     perturbed = where.perturbed(images[at], current)
     purified_logits, received_logits = (logits.float() for logits in both(perturbed))
     purified_now, received_now = purified_logits.argmax(dim=1), received_logits.argmax(dim=1)

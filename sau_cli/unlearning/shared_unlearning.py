@@ -22,13 +22,14 @@ from sau_cli.evaluation.predictions import predicted_logits
 from sau_cli.images import LabelledImages, as_pixels
 from sau_cli.precision import Precision, fast_layout, running_in
 from sau_cli.team import Team
-from sau_cli.unlearning.batch_statistics import GROUP, BatchStatistics, group_sizes, packed
+from sau_cli.unlearning.batch_statistics import BatchStatistics, group_sizes, packed
 from sau_cli.unlearning.batch_step import Batch, NotFiniteError
 from sau_cli.unlearning.cuda_graphs import Graphs, directly
+from sau_cli.unlearning.draws import draws_needed
 from sau_cli.unlearning.outer_step import accumulate_gradients, recognised_classes
 from sau_cli.unlearning.recipes import Optimiser, Recipe
 from sau_cli.unlearning.replayed_search import ReplayedSearch
-from sau_cli.unlearning.search_space import drawn_space, draws_needed
+from sau_cli.unlearning.search_space import drawn_space
 from sau_cli.unlearning.shared_examples import Search
 from sau_cli.unlearning.trail import Tally
 
@@ -51,12 +52,12 @@ class SharedUnlearning:
         self.precision, self.team = precision, team
         self.device = purified.mean.device
         self.layout = fast_layout(precision, self.device)
-        self.statistics = BatchStatistics(purified)
+        self.statistics = BatchStatistics(purified, momentum=recipe.statistics_momentum)
         self.average = (
             AveragedModel(purified, multi_avg_fn=self.follow, use_buffers=True) if recipe.averaging > 0 else None
         )
         self.part = max_batch or recipe.batch_size
-        self.group = min(GROUP, self.part) if recipe.grouped else 1
+        self.group = min(recipe.group_size, self.part) if recipe.grouped else 1
         self.graphs = Graphs() if self.device.type == "cuda" else None
         self.search = (
             Search(purified, received, recipe)
@@ -64,7 +65,7 @@ class SharedUnlearning:
             else ReplayedSearch(purified, received, recipe, self.graphs)
         )
         self.received_logits = predicted_logits(received, learning.images)
-        self.recognised = recognised_classes(self.received_logits, learning.labels)
+        self.recognised = recognised_classes(self.received_logits, learning.labels, recognition=recipe.recognition)
         match recipe.optimiser:
             case Optimiser.ADAM:
                 self.optimiser: torch.optim.Optimizer = torch.optim.Adam(
@@ -72,7 +73,11 @@ class SharedUnlearning:
                 )
             case Optimiser.SGD:
                 self.optimiser = torch.optim.SGD(
-                    purified.parameters(), lr=recipe.lr, momentum=0.9, nesterov=True, weight_decay=5e-4
+                    purified.parameters(),
+                    lr=recipe.lr,
+                    momentum=recipe.sgd_momentum,
+                    nesterov=True,
+                    weight_decay=recipe.sgd_weight_decay,
                 )
             case _ as never:
                 assert_never(never)
@@ -107,7 +112,7 @@ class SharedUnlearning:
     def take(self, batch: Batch) -> Tally:
         """One step on λ1·L_cl + λ2·L_sar. See :class:`~sau_cli.unlearning.batch_step.BatchStep`."""
         images, at = batch.images, batch.at
-        draws = torch.zeros(len(images), draws_needed(images.shape[1]))
+        draws = torch.zeros(len(images), draws_needed(images.shape[1], self.recipe))
         if self.recipe.patch_share or self.recipe.universal:
             draws = torch.rand(draws.shape, generator=batch.stream)
         # Images of a group depend on each other, however the batch is worked off; without groups, none does.

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from sau_adapters.image_sources import open_images
 from sau_adapters.triggers import open_trigger, write_trigger
 from sau_cli.attacks.targets import parse_target
+from sau_cli.unlearning.recipes import REVISION
 from tests.cli.conftest import one_sentence
 
 PURIFY = ("--recipe", "paper", "--clean-frac", "0.05", "--epochs", "2", "--device", "cpu")
@@ -83,6 +84,8 @@ def test_purify_is_a_whole_command(call, bad):
         history = json.loads(file.metadata()["sau.history"])
     assert [step["step"] for step in history] == ["attack", "purify"]
     assert history[1]["input_sha256"] == report["inputs"][0]["sha256"]
+    assert history[1]["settings"]["revision"] == details["settings"]["revision"] == REVISION
+    assert details["settings"].items() <= history[1]["settings"].items()
     weights = load_file("bad.purified.safetensors")
     assert set(weights) == set(load_file(bad))
 

@@ -137,6 +137,45 @@ def test_a_cell_is_known_by_its_settings_alone(modules, grid):
     assert sum(one != other for one, other in zip(first, second, strict=True)) == 3, "those of the defence sau"
 
 
+@pytest.mark.parametrize("words", [["--method", "i-bau"], ["--method=ft"]])
+def test_a_revision_makes_the_cells_of_its_recipes_new_and_no_others(modules, grid, monkeypatch, words):
+    reproduce, _ = modules
+    path = grid / "grid.toml"
+    path.write_text(SETTINGS.replace('["--method", "ft", "--epochs", "2"]', json.dumps(words)))
+    first = list(reproduce.cells_of(reproduce.read_settings(path)))
+    before = [(cell.key, cell.planted.key) for cell in first]
+    monkeypatch.setattr(reproduce, "REVISION", reproduce.REVISION + 1)
+    second = list(reproduce.cells_of(reproduce.read_settings(path)))
+    assert [cell.planted.key for cell in second] == [planted for _, planted in before]
+    changed = {cell.axes["defence"]: cell.key != key for cell, (key, _) in zip(second, before, strict=True)}
+    assert changed == {"ft": False, "sau": True}
+    for cell, (key, _) in zip(second, before, strict=True):
+        assert cell.revision is None or cell.older_keys[cell.revision - 1] == key
+
+
+def test_what_an_older_revision_did_stays_and_is_marked(modules, grid):
+    """Revision 1 is what was before revisions were in the hash."""
+    reproduce, _ = modules
+    cells = list(reproduce.cells_of(reproduce.read_settings(grid / "grid.toml")))
+    (cell,) = [one for one in cells if (one.axes["attack"], one.axes["defence"]) == ("badnets", "sau")]
+    settings = (cell.planted.words, cell.planted.images, cell.purify, cell.clean_images, cell.evaluate)
+    key = f"{cell.label}-{reproduce.digest(*settings)}"
+    folder = grid / "out" / "cells"
+    folder.mkdir(parents=True)
+    (folder / f"{key}.json").write_text(json.dumps(document("badnets", "sau", 0, 0.25) | {"key": key}))
+    code, out, err = finish(grid, "--only", "badnets-0.05-sau", "--list")
+    assert (code, out.split()) == (0, ["to", "do", cell.label, "(done", "by", "revision", "1)"]), err
+    code, out, err = finish(grid, "--only", "badnets-0.05-sau", "--table")
+    assert out.splitlines()[-1] == "1 cells: 1 to do, of which 1 done by an older revision", err
+    assert "sau (revision 1)" in (grid / "out" / "table.md").read_text()
+    assert json.loads((folder / f"{key}.json").read_text())["axes"]["defence"] == "sau", "the result itself stays"
+    newer = document("badnets", "sau", 0, 0.1) | {"key": cell.key, "revision": reproduce.REVISION}
+    (folder / f"{cell.key}.json").write_text(json.dumps(newer))
+    code, out, err = finish(grid, "--only", "badnets-0.05-sau", "--table")
+    assert out.splitlines()[-1] == "1 cells: 1 done", err
+    assert "revision" not in (grid / "out" / "table.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [

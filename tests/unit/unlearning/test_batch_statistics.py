@@ -47,9 +47,9 @@ def test_the_statistics_are_those_of_the_whole_batch_however_it_is_split():
 
 
 def test_groups_are_even_and_parts_are_of_whole_groups():
-    assert group_sizes(0) == []
-    assert group_sizes(32) == [32]
-    assert group_sizes(33) == [17, 16]
+    assert group_sizes(0, 32) == []
+    assert group_sizes(32, 32) == [32]
+    assert group_sizes(33, 32) == [17, 16]
     assert packed([3, 3, 3], 1) == [[3], [3], [3]]
     assert packed([1] * 5, 2) == [[1, 1], [1, 1], [1]]
     assert packed([], 8) == []

@@ -11,10 +11,11 @@ from torch import nn
 from sau_adapters.cifar_networks import CIFAR_NETWORKS
 from sau_cli.images import as_pixels
 from sau_cli.unlearning.cuda_graphs import Graphs, Recording
+from sau_cli.unlearning.draws import draws_needed
 from sau_cli.unlearning.frozen_batch_norm import FrozenBatchNorms
 from sau_cli.unlearning.recipes import Recipe
 from sau_cli.unlearning.replayed_search import ReplayedSearch, padded
-from sau_cli.unlearning.search_space import drawn_space, draws_needed
+from sau_cli.unlearning.search_space import drawn_space
 from sau_cli.unlearning.shared_examples import Search, find_shared_examples
 from tests.support.toys import describe, random_images
 
@@ -65,7 +66,7 @@ def networks():
 def found(search, models, count, seed=0, groups=None):
     data = random_images(count, channels=3, size=16, seed=seed)
     pixels = as_pixels(data.images).double()
-    draws = torch.rand(count, draws_needed(3), generator=torch.Generator().manual_seed(seed))
+    draws = torch.rand(count, draws_needed(3, RECIPE), generator=torch.Generator().manual_seed(seed))
     with torch.no_grad():
         own, others = (model(pixels).argmax(1) for model in models)
     groups = groups or [8] * (count // 8) + [count % 8] * (count % 8 > 0)

@@ -28,7 +28,7 @@ from sau_cli.unlearning.methods import (
     settings_told,
 )
 from sau_cli.unlearning.purifier import purify
-from sau_cli.unlearning.recipes import Recipe, RecipeName, Schedule
+from sau_cli.unlearning.recipes import DEFAULT, Recipe, RecipeName, Schedule
 from sau_cli.unlearning.sharpness import ascent, climbed
 from tests.support.toys import describe, random_images
 
@@ -272,3 +272,13 @@ def test_settings_come_back_from_what_history_tells(method):
 
 def test_history_without_a_method_is_of_sau():
     assert settings_told(Recipe(epochs=3).settings()) == Recipe(epochs=3)
+
+
+def test_history_of_the_first_revision_means_what_was_the_rule_then():
+    """What its settings do not tell was fixed in the code."""
+    newer = {"revision", "sgd_momentum", "sgd_weight_decay", "halvings", "statistics_momentum", "group_size"}
+    newer |= {"smallest_group", "recognition", "witnesses", "smallest_patch", "largest_patch", "patch_step"}
+    newer |= {"warp_reach", "coarse_points", "fewest_cycles", "lowest_wave"}
+    told = {name: value for name, value in DEFAULT.settings().items() if name not in newer}
+    assert len(told) == len(DEFAULT.settings()) - len(newer)
+    assert settings_told(told) == DEFAULT

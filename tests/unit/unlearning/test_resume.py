@@ -11,7 +11,7 @@ from sau_cli.augmentation import Augmentation
 from sau_cli.errors import NotEvaluable, UsageError
 from sau_cli.images import CleanData
 from sau_cli.team import Team
-from sau_cli.unlearning import shared_unlearning
+from sau_cli.unlearning import recipes, shared_unlearning
 from sau_cli.unlearning.methods import FineTuning
 from sau_cli.unlearning.purifier import purify
 from sau_cli.unlearning.recipes import Optimiser, Recipe, Schedule
@@ -84,13 +84,17 @@ def test_killed_between_saves_it_goes_on_from_the_last_epoch(tmp_path):
     assert same(weights(second), weights(whole))
 
 
-def test_another_run_is_not_gone_on_with():
+def test_another_run_is_not_gone_on_with(monkeypatch):
     states = []
     purify(received(), CLEAN, recipe=PAPER, seed=1, save=states.append)
     with pytest.raises(UsageError, match="another model"):
         purify(received(), CLEAN, recipe=replace(PAPER, lr=2e-3), seed=1, resume=states[0])
     with pytest.raises(UsageError, match="another model"):
         purify(received(), CLEAN, recipe=PAPER, seed=2, resume=states[0])
+    monkeypatch.setattr(recipes, "REVISION", recipes.REVISION + 1)
+    with pytest.raises(UsageError, match="other settings"):
+        purify(received(), CLEAN, recipe=PAPER, seed=1, resume=states[0])
+    monkeypatch.undo()
     other = replace(CLEAN, learning=DATA.take(range(39)))
     with pytest.raises(UsageError, match="another model"):
         purify(received(), other, recipe=PAPER, seed=1, resume=states[0])

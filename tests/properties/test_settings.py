@@ -1,0 +1,59 @@
+"""A value outside of what a setting may be is refused by the setting's name, whichever setting it is."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sau_cli.errors import UsageError
+from sau_cli.unlearning.methods import FineTuning, ImplicitUnlearning
+from sau_cli.unlearning.ranges import Range, kinds_of
+from sau_cli.unlearning.recipes import DEFAULT, PAPER, Recipe
+
+KINDS = {kind: kinds_of(kind) for kind in (Recipe, FineTuning, ImplicitUnlearning)}
+NUMBERS = [(kind, name) for kind, known in KINDS.items() for name, of in known.items() if isinstance(of, Range)]
+OTHERS = [(kind, name) for kind, known in KINDS.items() for name, of in known.items() if not isinstance(of, Range)]
+
+
+@st.composite
+def outside(draw):
+    """A setting and a value that is none of its."""
+    kind, name = draw(st.sampled_from(NUMBERS))
+    known = KINDS[kind][name]
+    low = st.floats(max_value=known.low, exclude_max=not known.above, allow_nan=False)
+    high = st.floats(min_value=known.high, exclude_min=not known.below, allow_nan=False)
+    wrong = [low, high, st.just(float("nan")), st.text(max_size=3), st.booleans(), st.none()]
+    wrong += [st.integers(1, 1000).map(lambda whole: whole + 0.5)] * known.whole
+    return kind, name, draw(st.one_of(wrong))
+
+
+@settings(max_examples=400, deadline=None)
+@given(outside())
+def test_a_value_outside_its_range_is_refused_by_name(wrong):
+    kind, name, value = wrong
+    with pytest.raises(UsageError, match=f"^{name.replace('_', ' ')} .*impossible"):
+        kind(**{name: value})
+
+
+@pytest.mark.parametrize(("kind", "name"), OTHERS)
+def test_what_is_no_number_is_of_its_type(kind, name):
+    with pytest.raises(UsageError, match=f"^{name.replace('_', ' ')} 'sometimes' is impossible"):
+        kind(**{name: "sometimes"})
+
+
+@pytest.mark.parametrize("recipe", [PAPER, DEFAULT], ids=["paper", "default"])
+@pytest.mark.parametrize("name", [field.name for field in fields(Recipe)])
+def test_every_setting_of_a_recipe_has_a_range_and_both_recipes_are_in_it(recipe, name):
+    known = KINDS[Recipe][name]
+    assert known in (bool, type(getattr(recipe, name))) or known.holds(getattr(recipe, name))
+    assert replace(recipe, **{name: getattr(recipe, name)}) == recipe
+
+
+def test_the_first_wrong_one_is_named():
+    with pytest.raises(UsageError, match="proposals -3 is impossible; give a whole number above 0"):
+        Recipe(patch_share=7, proposals=-3)
+    with pytest.raises(UsageError, match="patch share 7 is impossible; give a share from 0 to 1"):
+        Recipe(patch_share=7)
