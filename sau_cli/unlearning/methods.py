@@ -129,7 +129,8 @@ class Distancing:
     batch, dropout off, no weight decay.
 
     Attributes:
-        epochs, lr, batch_size, schedule, augment, balanced: see :class:`~sau_cli.unlearning.recipes.Recipe`.
+        epochs, lr, batch_size, schedule, augment, balanced, halvings: see
+            :class:`~sau_cli.unlearning.recipes.Recipe`.
         clean_weight: λ, of learning the clean images, against the distance.
         margin: cross-entropy of an image below which it is learned well enough, 0 or more.
         whole: W is every weight of the network, all on one sphere, in place of the head's.
@@ -141,20 +142,19 @@ class Distancing:
     Their code keeps the received biases; here the head's are drawn anew as well.
     """
 
-    epochs: int = 100
-    lr: float = 0.01
-    batch_size: int = 256
+    epochs: Count = 100
+    lr: Positive = 0.01
+    batch_size: Count = 256
     schedule: Schedule = Schedule.COSINE
     augment: bool = True
     balanced: bool = True
-    clean_weight: float = 10.0
-    margin: float = 0.1
+    halvings: Count = 3
+    clean_weight: Positive = 10.0
+    margin: Weight = 0.1
     whole: bool = False
 
     def __post_init__(self) -> None:
-        check_ordinary(self, "epochs", "lr", "batch_size", "clean_weight")
-        if self.margin != 0:
-            check_ordinary(self, "margin")
+        check_ranges(self)
 
     @property
     def name(self) -> MethodName:
@@ -173,7 +173,8 @@ class FeatureShift:
     dropout off, no weight decay.
 
     Attributes:
-        epochs, lr, batch_size, schedule, augment, balanced: see :class:`~sau_cli.unlearning.recipes.Recipe`.
+        epochs, lr, batch_size, schedule, augment, balanced, halvings: see
+            :class:`~sau_cli.unlearning.recipes.Recipe`.
         alpha: α, of turning away from the received head.
 
     Raises:
@@ -183,18 +184,17 @@ class FeatureShift:
     arXiv 2310.01875 (α 0.1 to 0.2).
     """
 
-    epochs: int = 10
-    lr: float = 0.01
-    batch_size: int = 256
+    epochs: Count = 10
+    lr: Positive = 0.01
+    batch_size: Count = 256
     schedule: Schedule = Schedule.COSINE
     augment: bool = True
     balanced: bool = True
-    alpha: float = 0.1
+    halvings: Count = 3
+    alpha: Weight = 0.1
 
     def __post_init__(self) -> None:
-        check_ordinary(self, "epochs", "lr", "batch_size")
-        if self.alpha != 0:
-            check_ordinary(self, "alpha")
+        check_ranges(self)
 
     @property
     def name(self) -> MethodName:

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sau_cli.errors import UsageError
-from sau_cli.unlearning.methods import FineTuning, ImplicitUnlearning
+from sau_cli.unlearning.methods import Distancing, FeatureShift, FineTuning, ImplicitUnlearning
 from sau_cli.unlearning.ranges import Range, kinds_of
 from sau_cli.unlearning.recipes import DEFAULT, PAPER, Recipe
 
-KINDS = {kind: kinds_of(kind) for kind in (Recipe, FineTuning, ImplicitUnlearning)}
+KINDS = {kind: kinds_of(kind) for kind in (Recipe, FineTuning, ImplicitUnlearning, Distancing, FeatureShift)}
 NUMBERS = [(kind, name) for kind, known in KINDS.items() for name, of in known.items() if isinstance(of, Range)]
 OTHERS = [(kind, name) for kind, known in KINDS.items() for name, of in known.items() if not isinstance(of, Range)]
 
