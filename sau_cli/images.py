@@ -68,6 +68,14 @@ class LabelledImages:
         at = torch.as_tensor(indices, dtype=torch.int64)
         return LabelledImages(images=self.images[at], labels=self.labels[at], class_names=self.class_names)
 
+    def and_those_of(self, others: LabelledImages) -> LabelledImages:
+        """These images, and then others of the same classes and shape."""
+        return LabelledImages(
+            images=torch.cat([self.images, others.images]),
+            labels=torch.cat([self.labels, others.labels]),
+            class_names=self.class_names,
+        )
+
     def in_order_of(self, class_names: tuple[str, ...]) -> LabelledImages:
         """The same images with labels that count in the order of ``class_names``, where both name the same classes.
 

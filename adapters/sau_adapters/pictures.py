@@ -70,6 +70,11 @@ def enlargement(change: Tensor) -> int:
     return max(1, int(255 // np.quantile(changed, 0.9, method="lower"))) if len(changed) else 1
 
 
+def change_shown(kind: str, image: Tensor, changed: Tensor, success: float) -> dict[str, str | float]:
+    """As :func:`recovered_trigger`, of an image (C, H, W) float in [0, 1] and the same one changed."""
+    return recovered_trigger(kind, changed - image, success, image.mul(255).round().to(torch.uint8))
+
+
 def recovered_trigger(kind: str, change: Tensor, success: float, image: Tensor) -> dict[str, str | float]:
     """What a search found, for reports: its kind, the share of images that it sends to the class, and a PNG in base64.
 

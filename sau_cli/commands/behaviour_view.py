@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from sau_cli.commands.inputs import Request, names_data, open_model_alone, open_model_and_data, received
 from sau_cli.commands.progress import ProgressView
+from sau_cli.commands.residual_view import residual_of
 from sau_cli.commands.session import Session
 from sau_cli.errors import NotEvaluable, SauError, UnsafeFile, UsageError, reason_of
 from sau_cli.inspection.effort import Effort
@@ -32,24 +33,31 @@ def examine(
     accuracy: bool,
     device: str,
     seed: int,
+    reference: Path | None = None,
 ) -> tuple[Check, ...]:
     """Accuracy and behaviour, as far as they can be had; what cannot is a skipped check with its reason.
 
     Args:
         effort: None for what can be done in reasonable time with what is known.
         accuracy: to be measured also where ``effort`` is quick. Data that the command names is used at any effort.
+        reference: the model that it was purified from; the residual test is then made at any effort.
 
     Raises:
         SauError: what was asked for in so many words cannot be done.
     """
     _ = asked.pixels, asked.normalised(told=False)  # what makes no sense is said before anything is passed over
     wanted = Effort.STANDARD if effort is None else effort
-    needs_data = asked.data is not None
+    needs_data = asked.data is not None or reference is not None
     if wanted is Effort.QUICK and not (needs_data or accuracy):
         return (_not_examined("--effort quick looks at the file alone"),)
     try:
         opened, images = _opened(
-            session, model, asked, facts, needs_data=needs_data, gradients=wanted is not Effort.QUICK
+            session,
+            model,
+            asked,
+            facts,
+            needs_data=needs_data,
+            gradients=wanted is not Effort.QUICK or reference is not None,
         )
     except SauError as error:
         # What only a rule of the policy wants is not asked for in so many words: the rule is then inconclusive.
@@ -63,6 +71,8 @@ def examine(
     session.environment = {"device": str(chosen)}
     classifier = opened.to(chosen)
     checks = () if images is None else (_accuracy(classifier, images, judged=accuracy or wanted is Effort.QUICK),)
+    if reference is not None and images is not None:
+        checks = (*checks, _residual(session, model, reference, asked, classifier, images, seed))
     if wanted is Effort.QUICK:
         return *checks, _not_examined("--effort quick looks at the file and the accuracy alone")
     session.checks.extend(checks)  # not to be lost if what follows fails
@@ -72,6 +82,31 @@ def examine(
         if effort is not None:
             raise
         return (_not_examined(str(error)),)
+
+
+def _residual(
+    session: Session,
+    model: Path,
+    reference: Path,
+    asked: Request,
+    classifier: Classifier,
+    images: ImageData,
+    seed: int,
+) -> Check:
+    """The residual test of a model beside that which it was purified from.
+
+    Raises:
+        UsageError: both are the same file.
+    """
+    checkpoint = received(session, reference)
+    own = next((one.sha256 for one in session.inputs if one.path == str(model)), None)
+    if checkpoint.sha256 == own:
+        raise UsageError(f"--reference {reference} holds the same bytes as {model}; give the model before purification")
+    before, _ = open_model_and_data(session, reference, asked, data=images, checkpoint=checkpoint, to_learn=True)
+    pair = (classifier, before.classifier.to(classifier.mean.device))
+    check, details = residual_of(session, pair, images.for_testing, seed=seed, shared=True)
+    session.details = {**session.details, "residual": details}
+    return check
 
 
 def _not_examined(why: str) -> Check:
@@ -147,7 +182,27 @@ def _behaviour(
             for kind, one in found.seeds[0].triggers
         ]
     session.details = {**session.details, "behaviour": details}
-    return behaviour_checks(found, verdict, names)
+    checks = behaviour_checks(found, verdict, names)
+    if images is None:
+        return checks
+    return *checks, _easiest_change(session, classifier, images, asked, seed)
+
+
+def _easiest_change(
+    session: Session, classifier: Classifier, images: LabelledImages, asked: Effort | None, seed: int
+) -> Check:
+    """The residual test of one model alone: a half-purified file hides from other tests, and seldom from this."""
+    from sau_cli.inspection.behaviour import AFFORDABLE
+    from sau_cli.inspection.residual import operations_of
+    from sau_cli.inspection.residual_checks import ALONE
+
+    operations = operations_of(classifier)
+    if asked is None and operations > AFFORDABLE and classifier.mean.device.type == "cpu":
+        why = f"that takes some {operations / 1e12:,.0f} trillion operations on this network; add --effort standard"
+        return Check(id=ALONE, status=CheckStatus.SKIPPED, evidence=f"easiest changes were not searched for: {why}")
+    check, details = residual_of(session, (classifier,), images, seed=seed, shared=False)
+    session.details["behaviour"]["easiest_change"] = details
+    return check
 
 
 def _watching(view: ProgressView, effort: Effort) -> Callable[[int, int, str], None]:

@@ -33,7 +33,7 @@ from sau_cli.commands.options import (
 from sau_cli.commands.progress import ReadingView
 from sau_cli.commands.session import Session
 from sau_cli.commands.settings import read_policy
-from sau_cli.errors import ExitCode
+from sau_cli.errors import ExitCode, UsageError
 from sau_cli.inspection.effort import Effort
 from sau_cli.reporting.history import settings_line
 from sau_cli.reporting.json_document import plain
@@ -51,6 +51,15 @@ def inspect(
     models: ModelsArgument,
     *,
     data: DataOption = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            "--reference",
+            "-r",
+            metavar="M0",
+            help="The model that MODEL was purified from: is anything that both share still a short cut to a class?",
+        ),
+    ] = None,
     policy: PolicyOption = None,
     effort: Annotated[
         Effort | None,
@@ -90,6 +99,10 @@ def inspect(
     others, in tests that need no data and in tests on clean images. A model that behaves like a
     backdoored one is exit 1; seeds that disagree are exit 6. A clean bill is no proof.
 
+    With --reference, the model that it was purified from, the residual test looks at both together:
+    is a change of all images left that leads both to one class far more easily than to others? If so,
+    exit 6.
+
     Of a folder every model under it is inspected, several at a time. One that cannot be is no reason
     to stop, and the exit code is that of the worst.
 
@@ -103,6 +116,7 @@ def inspect(
       sau inspect model.safetensors
       sau inspect vendor.pth --data clean/ --normalisation none
       sau inspect vendor.pth --effort quick --tensors
+      sau inspect model.purified.safetensors --reference model.safetensors --data clean/
       sau inspect model.safetensors --data digits --policy policy.toml
       sau inspect model.safetensors --json - | jq .verdict
       sau inspect models/ --jobs 4 --report models.html
@@ -111,8 +125,17 @@ def inspect(
         asked = request(data=data, data_root=data_root, arch=arch, image_size=image_size, normalisation=normalisation)
         rules = asked.settings.policy if policy is None else read_policy(policy)
         inspect_one = partial(
-            inspect_model, asked=asked, rules=rules, effort=effort, device=device, seed=seed, public_key=public_key
+            inspect_model,
+            asked=asked,
+            rules=rules,
+            effort=effort,
+            device=device,
+            seed=seed,
+            public_key=public_key,
+            reference=reference,
         )
+        if reference is not None and len(models) > 1:
+            raise UsageError("--reference is of one model; inspect that one alone")
         if len(models) == 1 and not models[0].is_dir():
             inspect_one(session, models[0], every_tensor=all_tensors or verbose)
             return
@@ -121,6 +144,8 @@ def inspect(
         from sau_cli.commands.inspect_folder import inspect_folder
 
         found = models_at(models)
+        if reference is not None and len(found.models) > 1:
+            raise UsageError("--reference is of one model; inspect that one alone")
         if len(found.models) == 1 and not found.open_questions:
             inspect_one(session, found.models[0], every_tensor=all_tensors or verbose)
         else:
@@ -137,6 +162,7 @@ def inspect_model(
     device: str,
     seed: int,
     public_key: Path | None = None,
+    reference: Path | None = None,
     every_tensor: bool = False,
 ) -> None:
     """Inspect one model: what is found goes into the session, also where an error ends it.
@@ -146,6 +172,7 @@ def inspect_model(
         effort: None for what can be done in reasonable time.
         device: what measurements run on, as ``--device`` takes it.
         public_key: that a signature of ONNX must be of.
+        reference: the model that it was purified from, to look at both together.
         every_tensor: list all, not the first few.
     """
     from sau_adapters.checkpoints import file_facts
@@ -171,7 +198,17 @@ def inspect_model(
         session.checks.extend(check_chain(session, model, facts, public_key=public_key))
         if facts.safe and not facts.non_finite:
             accuracy = rules is not None and rules.min_acc is not None
-            found = examine(session, model, asked, facts, effort=effort, accuracy=accuracy, device=device, seed=seed)
+            found = examine(
+                session,
+                model,
+                asked,
+                facts,
+                effort=effort,
+                accuracy=accuracy,
+                device=device,
+                seed=seed,
+                reference=reference,
+            )
             session.checks[:] = [*(one for one in session.checks if one.id != "model.behaviour"), *found]
     finally:
         if rules is not None:
@@ -202,7 +239,7 @@ def _worse(found: tuple[Verdict, ExitCode], checks: Sequence[Check]) -> tuple[Ve
         one
         for one in checks
         if one.id.startswith("policy.")
-        or one.id == "behaviour.score"
+        or one.id in {"behaviour.score", "behaviour.easiest-change", "residual.score"}
         or (one.id.startswith("chain.") and one.status is CheckStatus.FAILED)
     )
     if not judged or verdict is Verdict.UNSAFE:

@@ -38,6 +38,7 @@ from sau_cli.commands.outputs import (
     state_path,
 )
 from sau_cli.commands.progress import ProgressView
+from sau_cli.commands.residual_view import residual_of
 from sau_cli.commands.session import Session
 from sau_cli.commands.stopping import Stopping, parse_duration
 from sau_cli.description import HistoryStep
@@ -52,9 +53,11 @@ from sau_cli.unlearning.methods import MethodName, settings_for
 from sau_cli.unlearning.recipes import Recipe, RecipeName
 
 if TYPE_CHECKING:
+    from sau_cli.images import CleanData, LabelledImages
     from sau_cli.unlearning.purifier import Purification
     from sau_cli.unlearning.trail import PurifyProgress
 
+ENOUGH_UNSEEN = 128
 MUCH = 0.05
 """Accuracy lost of which more is remarked upon."""
 
@@ -162,9 +165,13 @@ def purify(
     """Remove a backdoor by Shared Adversarial Unlearning. No trigger is needed, and none is used.
 
     It finds adversarial examples that the received and the purified model share, and unlearns them
-    (Wei et al., NeurIPS 2023). The accuracy is watched on clean images that are held back from
-    learning. A purified model is not certified clean: measure it with sau evaluate. --method has
-    other ways to do it, from the same clean images, to compare with.
+    (Wei et al., NeurIPS 2023): among them the easiest changes of all images, class by class. The
+    accuracy is watched on clean images that are held back from learning.
+
+    In the end the residual test says, with clean images alone, whether one class is still far easier
+    to lead images to than the others, in both models. A model that it does not clear is written,
+    marked in its history, and exit 6. One that it clears is not certified clean: measure it with sau
+    evaluate. --method has other ways to do it, from the same clean images, to compare with.
 
     The state is kept beside OUT after every epoch. Ctrl-C stops after the step at hand; the same
     command with --resume goes on, to the same result.
@@ -221,6 +228,7 @@ def purify(
         from sau_adapters.run_states import read_state, write_state
         from sau_cli.devices import chosen_device
         from sau_cli.images import draw_clean
+        from sau_cli.inspection.residual_checks import unexamined_check
         from sau_cli.unlearning.clean_check import (
             FOREIGN,
             check_clean_data,
@@ -313,6 +321,7 @@ def purify(
             "finished": purified.finished,
             "learning_rate_factor": purified.rate,
             "epochs": plain(purified.epochs),
+            "rounds": plain(purified.rounds),
         }
         session.checks.extend(_checks(purified))
         if not team.leads:
@@ -327,6 +336,15 @@ def purify(
                 "the time budget was spent before the first epoch was whole, and no weights were written; "
                 "the same command with --resume goes on"
             )
+        if purified.finished:
+            residual, residual_details = residual_of(
+                session, (purified.classifier, classifier), _unseen(clean), seed=seed, shared=True
+            )
+        else:
+            why = "the run is not finished"
+            residual, residual_details = unexamined_check(why, shared=True), {"cleared": False, "reason": why}
+        session.checks.append(residual)
+        session.details["residual"] = residual_details
         known = opened.classifier.description
         history = HistoryStep(
             step="purify",
@@ -339,6 +357,7 @@ def purify(
                 "precision": number_format.value,
                 "max_batch": max_batch,
                 "epochs_run": len(purified.epochs),
+                "residual": {name: value for name, value in residual_details.items() if name != "recovered"},
             },
             seed=seed,
             input_sha256=opened.checkpoint.sha256,
@@ -355,9 +374,18 @@ def purify(
                 "what there is so far, and the same command with --resume goes on"
             )
         state_file.unlink(missing_ok=True)
+        marked = "" if residual.status is CheckStatus.PASSED else ", which is not cleared"
         session.show(
-            f"wrote {destination}; measure it with: sau evaluate {destination} --reference {model} [--trigger T]"
+            f"wrote {destination}{marked}; measure it with: sau evaluate {destination} --reference {model} "
+            "[--trigger T]"
         )
+
+
+def _unseen(clean: CleanData) -> LabelledImages:
+    """Clean images for the residual test: those that were not learned from, where they are enough."""
+    if len(clean.held_back) >= ENOUGH_UNSEEN:
+        return clean.held_back
+    return clean.held_back.and_those_of(clean.learning)
 
 
 def _came_from(weights: Path, sha256: str) -> bool:
@@ -375,6 +403,10 @@ def _came_from(weights: Path, sha256: str) -> bool:
 def _measures(at: PurifyProgress, method: MethodName) -> str:
     """What a line of progress says."""
     own = f" sar {at.unlearning_loss:.3f} SAE {percent(at.shared_share)}" if method is MethodName.SAU else ""
+    if at.rounds:
+        last = at.rounds[-1]
+        found = ", ".join(f"{one.kind.value} to {one.wanted}" for one in last.suspects) or "none"
+        own += f" round {len(at.rounds)}: {found}"
     return f"cl {at.clean_loss:.3f}{own} acc {percent(at.held_back_accuracy)}"
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields
 from math import isfinite
 from typing import Any
 
-from sau_cli.description import Description
+from sau_cli.description import Description, HistoryStep
 from sau_cli.errors import UsageError
 from sau_cli.evaluation.limits import at_least, at_most
 from sau_cli.results import Check, CheckStatus, Measure, Severity
@@ -36,7 +36,7 @@ class Policy:
         max_score: the highest score of the behaviour tests, a fraction.
         min_acc, max_asr: least accuracy, and most success of any trigger, on the data given, as fractions.
         max_drop: most loss of accuracy against the reference, as a fraction.
-        require_purified: the file's history has a step of ``sau purify``.
+        require_purified: the file's history has a step of ``sau purify`` that its residual test cleared.
         require_onnx_verified: the file is ONNX with the figures of its verification.
     """
 
@@ -130,11 +130,15 @@ def judge_file(file: JudgedFile, policy: Policy) -> tuple[Check, ...]:
     if policy.max_severity is not None:
         checks.append(_judge_severity(file.worst, policy.max_severity))
     if policy.require_purified:
-        steps = [step.step for step in file.description.history] if file.description else []
-        told = f"its steps are {', '.join(steps)[:200]}" if steps else "it tells no step"
-        kept = "purify" in steps
-        sentence = f"the history that the file tells is to have a purify step; {told}"
-        checks.append(_rule("require-purified", kept, value=", ".join(steps)[:200] or None, evidence=sentence))
+        history = file.description.history if file.description else ()
+        last = next((step for step in reversed(history) if step.step == "purify"), None)
+        cleared = last is not None and _cleared(last)
+        told = ", ".join(step.step for step in history)[:200]
+        sentence = "the history that the file tells is to have a purify step that its residual test cleared; "
+        sentence += f"its steps are {told}" if told else "it tells no step"
+        if last is not None and not cleared:
+            sentence += ", and the last purify step is not cleared: purify again with this version or more images"
+        checks.append(_rule("require-purified", cleared, value=told or None, evidence=sentence))
     if policy.require_onnx_verified:
         checks.append(_judge_verification(file))
     return tuple(checks)
@@ -247,6 +251,12 @@ def _judge_verification(file: JudgedFile) -> Check:
     return _rule(
         "require-onnx-verified", real and agreement >= LEAST_AGREEMENT, value=float(agreement), evidence=sentence
     )
+
+
+def _cleared(step: HistoryStep) -> bool:
+    """Whether a purify step tells that its residual test cleared what came of it; one without a test does not."""
+    residual = step.settings.get("residual")
+    return isinstance(residual, Mapping) and residual.get("cleared") is True
 
 
 def _rule(name: str, kept: bool, *, value: str | float | None, evidence: str, threshold: str | None = None) -> Check:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sau_cli.classifier import Classifier
 from sau_cli.unlearning.cuda_graphs import Graphs
+from sau_cli.unlearning.inverted_triggers import Round
 from sau_cli.unlearning.trail import Tally
 
 
@@ -40,16 +41,20 @@ class BatchStep(Protocol):
     Attributes:
         graphs: what is replayed on a GPU; None where a method or a device has nothing of the kind.
         group: images at most whose outcome depends on each other.
+        rounds: searches for triggers that were made so far; none of a method that makes none.
     """
 
     optimiser: torch.optim.Optimizer
     group: int
 
     @property
+    def rounds(self) -> Sequence[Round]: ...
+
+    @property
     def graphs(self) -> Graphs | None: ...
 
-    def begin_epoch(self, order: Tensor) -> None:
-        """Before the first batch of an epoch, which goes through the images in this order (N,)."""
+    def begin_epoch(self, order: Tensor, number: int) -> None:
+        """Before the first batch of the epoch of this number, which goes through the images in this order (N,)."""
 
     def take(self, batch: Batch) -> Tally:
         """Learn from a batch: one step of the optimiser, whose learning rate is set.

@@ -30,6 +30,7 @@ class Tuner:
     """
 
     graphs = None
+    rounds = ()
 
     def __init__(
         self,
@@ -65,7 +66,7 @@ class Tuner:
             NotFiniteError: there is no such place.
         """
 
-    def begin_epoch(self, order: Tensor) -> None:
+    def begin_epoch(self, order: Tensor, number: int) -> None:
         """Nothing goes from one epoch to the next."""
 
     def learned(self) -> Classifier:

@@ -70,6 +70,7 @@ class ImplicitUnlearner:
     """
 
     graphs = None
+    rounds = ()
 
     def __init__(
         self, purified: Classifier, learning: LabelledImages, settings: ImplicitUnlearning, *, precision: Precision
@@ -93,7 +94,7 @@ class ImplicitUnlearner:
         """Go on with δ."""
         self.delta = tensors.get("delta", self.delta).to(self.device)
 
-    def begin_epoch(self, order: Tensor) -> None:
+    def begin_epoch(self, order: Tensor, number: int) -> None:  # noqa: ARG002 (of the contract)
         """Find δ, from nothing: away from what the model says of each image, one step of descent a batch."""
         delta = torch.zeros_like(self.delta)
         with frozen(self.purified):

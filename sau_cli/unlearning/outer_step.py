@@ -189,3 +189,34 @@ def accumulate_gradients(
         purified_only=int((fooled & ~received_fooled).sum()),
         different=int((fooled & received_fooled & ~same).sum()),
     )
+
+
+def accumulate_unlearning(
+    purified: Classifier,
+    changed: Tensor,
+    labels: Tensor,
+    received_logits: Tensor,
+    said: Tensor,
+    *,
+    recognised: Tensor,
+    of: int,
+    recipe: Recipe,
+    precision: Precision,
+) -> None:
+    """Add the gradients of λ2·L_sar, and of learning what the clean images are, to those of ``purified``.
+
+    Args:
+        changed: (n, C, H, W) float in [0, 1], images with a change that is shared by them, with (n,) labels.
+        received_logits: (n, K) of the received model on the images without it.
+        said: (n,) what the received model says of them with it.
+        recognised: (K,) bool, by :func:`recognised_classes`.
+        of: size of the whole batch, which the sums are divided by.
+    """
+    trained = [parameter for parameter in purified.parameters() if parameter.requires_grad]
+    with running_in(precision, changed.device):
+        logits = purified(changed).float()
+    misled = (said != labels) & (said != received_logits.argmax(dim=1))
+    loss = recipe.unlearning_weight * (unlearning_loss(logits, said) * misled).sum()
+    kept = distillation_loss(logits, received_logits, labels, recognised)
+    loss = loss + recipe.trigger_recovery * kept.sum()
+    add_gradients(trained, torch.autograd.grad(loss / of, trained, allow_unused=True))

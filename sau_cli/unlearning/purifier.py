@@ -24,6 +24,7 @@ from sau_cli.unlearning.d3 import Distancer
 from sau_cli.unlearning.fine_tuning import FineTuner
 from sau_cli.unlearning.fst import FeatureShifter
 from sau_cli.unlearning.implicit_unlearning import ImplicitUnlearner
+from sau_cli.unlearning.inverted_triggers import Round
 from sau_cli.unlearning.methods import (
     Distancing,
     FeatureShift,
@@ -46,6 +47,7 @@ class Purification:
         finished: all epochs were run; False where ``stop`` ended it before.
         rate: factor on the learning rate in the end; below 1 where the loss stopped being finite.
         cuda_graphs: ``recorded``, or why they could not be; None where a method or a device has none.
+        rounds: the searches for triggers, and what each found.
     """
 
     classifier: Classifier
@@ -58,6 +60,7 @@ class Purification:
     finished: bool
     rate: float
     cuda_graphs: str | None = None
+    rounds: tuple[Round, ...] = ()
 
 
 def purify(
@@ -242,13 +245,14 @@ class _Run:
             finished=not stopped,
             rate=self.rate,
             cuda_graphs=None if self.method.graphs is None else self.method.graphs.reason or "recorded",
+            rounds=tuple(self.method.rounds),
         )
 
     def step(self) -> None:
         """One step of the optimiser on the next batch."""
         started = time.monotonic()
         if self.batch == 0:
-            self.method.begin_epoch(self.order)
+            self.method.begin_epoch(self.order, self.epoch)
         first = self.batch * self.recipe.batch_size
         at = self.order[first : first + self.recipe.batch_size].to(self.device)
         images = self.learning.images[at]
@@ -301,6 +305,7 @@ class _Run:
             unlearning_loss=self.tally.unlearning_loss / self.tally.images,
             shared_share=self.tally.shared / self.tally.images,
             held_back_accuracy=self.accuracy,
+            rounds=tuple(self.method.rounds),
         )
 
     def go_back(self, good: RunState, why: NotFiniteError) -> None:

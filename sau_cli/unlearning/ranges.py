@@ -46,6 +46,9 @@ class Range:
 Count: TypeAlias = Annotated[
     int, Range(low=1, high=LARGEST, below=True, whole=True, told=f"a whole number above 0 and below {LARGEST:,}")
 ]
+Number: TypeAlias = Annotated[
+    int, Range(low=0, high=LARGEST, below=True, whole=True, told=f"a whole number from 0 to below {LARGEST:,}")
+]
 Positive: TypeAlias = Annotated[
     float, Range(low=0, high=LARGEST, above=True, below=True, told=f"a number above 0 and below {LARGEST:,}")
 ]

@@ -11,12 +11,12 @@ from math import cos, pi
 from typing import TYPE_CHECKING, Any, assert_never
 
 from sau_cli.errors import UsageError
-from sau_cli.unlearning.ranges import Count, Decay, Momentum, Portion, Positive, Share, Weight, check_ranges
+from sau_cli.unlearning.ranges import Count, Decay, Momentum, Number, Portion, Positive, Share, Weight, check_ranges
 
 if TYPE_CHECKING:
     from sau_cli.images import LabelledImages
 
-REVISION = 2
+REVISION = 3
 """Of the recipes and of the code that follows them: one more whenever the same command comes to other weights.
 
 Revision 1 is all that was before revisions were written down.
@@ -70,7 +70,7 @@ class Schedule(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """The settings, in four parts: the outer problem, its losses, the search for perturbations, and their space.
+    """The settings, in five parts: the outer problem, its losses, the search, inverted triggers, and the space.
 
     The defaults are the paper's for 32x32 images. A setting that came with a later revision has as its default what was
     the rule before, so that older histories mean what they meant.
@@ -112,6 +112,16 @@ class Recipe:
         witnesses: images of a group that tell how good a start is.
         smooth: steps of a group within the ball leave out what is finer than a frequency, which is drawn: a picture
             that is mixed in is no noise.
+
+        trigger_rounds: how often the easiest changes of all images are searched for, class by class: on the received
+            model to begin with, then shared by both; see :mod:`sau_cli.inversion`. 0: never.
+        trigger_until: the share of the run over which these rounds are spread, and what they find is unlearned.
+        trigger_share: how many images of a batch bear such changes besides their own, while a class stands out.
+        trigger_found: a class may stand out where a change sends at least this share of the images there.
+        triggers_at_once: changes at work in a batch, at most.
+        trigger_steps, trigger_rate: steps that each takes with a batch, and Adam's rate for them.
+        trigger_recovery: as ``ball_recovery``, of images that bear such a change.
+        aimed_share: how many of the squares lie where such changes do.
 
         epsilon: radius of the L∞ ball of δ, on pixels in [0, 1].
         clip: keep perturbed images within [0, 1].
@@ -170,6 +180,17 @@ class Recipe:
     witnesses: Count = 4
     smooth: bool = False
 
+    # Triggers that are inverted
+    trigger_rounds: Number = 0
+    trigger_until: Share = 0.6
+    trigger_share: Share = 0.5
+    trigger_found: Share = 0.9
+    triggers_at_once: Count = 4
+    trigger_steps: Count = 2
+    trigger_rate: Positive = 0.2
+    trigger_recovery: Weight = 2.0
+    aimed_share: Share = 0.0
+
     # Where perturbations may go
     epsilon: Portion = 0.2
     clip: bool = False
@@ -217,7 +238,7 @@ DEFAULT = Recipe(
     schedule=Schedule.COSINE,
     sgd_momentum=0.9,
     sgd_weight_decay=5e-4,
-    gradient_norm=30.0,
+    gradient_norm=5.0,
     averaging=0.99,
     halvings=3,
     augment=True,
@@ -244,6 +265,16 @@ DEFAULT = Recipe(
     proposals=32,
     witnesses=4,
     smooth=True,
+    # Triggers that are inverted
+    trigger_rounds=2,
+    trigger_until=0.6,
+    trigger_share=0.5,
+    trigger_found=0.9,
+    triggers_at_once=4,
+    trigger_steps=2,
+    trigger_rate=0.2,
+    trigger_recovery=2.0,
+    aimed_share=0.5,
     # Where perturbations may go
     epsilon=0.2,
     clip=True,

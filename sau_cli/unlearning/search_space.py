@@ -129,6 +129,27 @@ def patches(images: Tensor, draws: Draws, recipe: Recipe) -> SearchSpace:
     )
 
 
+def aimed(draws: Draws, aim: Tensor, recipe: Recipe) -> Draws:
+    """The draws with the recipe's ``aimed_share`` of the squares around a pixel that is drawn by ``aim`` (H, W)."""
+    height, width = aim.shape
+    smallest = recipe.smallest_patch
+    largest = max(smallest, round(recipe.largest_patch * min(height, width)))
+    side = smallest + (draws.side * (largest + 1 - smallest)).floor()
+    flat = aim.flatten().cumsum(0).clamp(max=1)
+    # One number decides the pixel, two others where in the square it is.
+    at = torch.searchsorted(flat, draws.down.to(flat).contiguous() * flat[-1]).clamp(max=height * width - 1)
+    meant = draws.kind < recipe.aimed_share * recipe.patch_share
+    placed = []
+    for drawn, jitter, pixel, extent in (
+        (draws.down, draws.across, at // width, height),
+        (draws.across, draws.colour[:, 0], at % width, width),
+    ):
+        first = (pixel - (jitter * side).floor()).clamp(min=0).minimum(extent - side)
+        # What :func:`patches` makes this place of.
+        placed.append(torch.where(meant, (first + side - 0.5) / (extent + side - 1), drawn))
+    return replace(draws, down=placed[0], across=placed[1])
+
+
 def warps(images: Tensor, grid: Tensor, recipe: Recipe) -> SearchSpace:
     """Smooth warps whose points move by the recipe's ``warp_reach`` at most, from random ones.
 
@@ -198,6 +219,8 @@ def drawn_space(
     recipe: Recipe,
     groups: Sequence[int],
     received: Callable[[Tensor], Tensor] | None = None,
+    *,
+    aim: Tensor | None = None,
 ) -> SearchSpace:
     """The recipe's space: a ball for most images, a patch for a share of them.
 
@@ -212,8 +235,11 @@ def drawn_space(
         draws: (N, D) in [0, 1), D by :func:`~sau_cli.unlearning.draws.draws_needed`.
         groups: sizes of the groups, one after another, N in all.
         received: the received model's logits on images, which tell a good start; None takes the first of each group.
+        aim: (H, W) summing to 1, where the recipe's ``aimed_share`` of the squares lies; None for nowhere.
     """
     drawn = read_draws(draws, images.shape[1], recipe)
+    if aim is not None and recipe.aimed_share > 0:
+        drawn = aimed(drawn, aim, recipe)
     patched = drawn.kind < recipe.patch_share
     if recipe.universal:
         everywhere = _shared(images, drawn, patched, recipe, groups, received)

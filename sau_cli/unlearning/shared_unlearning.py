@@ -20,18 +20,24 @@ from sau_cli.classifier import Classifier
 from sau_cli.devices import out_of_memory
 from sau_cli.evaluation.predictions import predicted_logits
 from sau_cli.images import LabelledImages, as_pixels
+from sau_cli.model_state import frozen
 from sau_cli.precision import Precision, fast_layout, running_in
+from sau_cli.resuming import with_prefix
 from sau_cli.team import Team
 from sau_cli.unlearning.batch_statistics import BatchStatistics, group_sizes, packed
 from sau_cli.unlearning.batch_step import Batch, NotFiniteError
 from sau_cli.unlearning.cuda_graphs import Graphs, directly
 from sau_cli.unlearning.draws import draws_needed
-from sau_cli.unlearning.outer_step import accumulate_gradients, recognised_classes
+from sau_cli.unlearning.inverted_triggers import InvertedTriggers, Round
+from sau_cli.unlearning.outer_step import accumulate_gradients, accumulate_unlearning, recognised_classes
 from sau_cli.unlearning.recipes import Optimiser, Recipe
 from sau_cli.unlearning.replayed_search import ReplayedSearch
 from sau_cli.unlearning.search_space import drawn_space
 from sau_cli.unlearning.shared_examples import Search
 from sau_cli.unlearning.trail import Tally
+
+TRIGGERS = "triggers."
+"""What names of tensors of the triggers begin with."""
 
 
 class SharedUnlearning:
@@ -66,6 +72,7 @@ class SharedUnlearning:
         )
         self.received_logits = predicted_logits(received, learning.images)
         self.recognised = recognised_classes(self.received_logits, learning.labels, recognition=recipe.recognition)
+        self.triggers = InvertedTriggers(received, purified, learning, recipe)
         match recipe.optimiser:
             case Optimiser.ADAM:
                 self.optimiser: torch.optim.Optimizer = torch.optim.Adam(
@@ -82,8 +89,16 @@ class SharedUnlearning:
             case _ as never:
                 assert_never(never)
 
-    def begin_epoch(self, order: Tensor) -> None:
-        """Nothing goes from one epoch to the next."""
+    @property
+    def rounds(self) -> Sequence[Round]:
+        """The searches for triggers that were made so far."""
+        return self.triggers.rounds
+
+    def begin_epoch(self, order: Tensor, number: int) -> None:
+        """Search for the easiest changes of all images, where that is due, with draws that the order decides."""
+        stream = torch.Generator().manual_seed(int((order[:8].double() * torch.arange(1, 1 + len(order[:8]))).sum()))
+        with frozen(self.purified):
+            self.triggers.search(number, stream, self.precision)
 
     def follow(self, means: Sequence[Tensor], last: Sequence[Tensor], seen: Tensor | int) -> None:
         """Move tensors of the running mean towards the last ones. Counts have no mean."""
@@ -99,15 +114,19 @@ class SharedUnlearning:
         return self.purified if self.average is None else cast("Classifier", self.average.module)
 
     def tensors(self) -> Mapping[str, Tensor]:
-        """The running mean."""
+        """The running mean, and the triggers at work."""
+        triggers = {f"{TRIGGERS}{name}": tensor for name, tensor in self.triggers.tensors().items()}
         if self.average is None:
-            return {}
-        return {name: tensor.detach().clone() for name, tensor in self.average.state_dict().items()}
+            return triggers
+        return triggers | {name: tensor.detach().clone() for name, tensor in self.average.state_dict().items()}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on with the running mean."""
+        """Go on with the running mean and the triggers."""
+        self.triggers.restore(with_prefix(tensors, TRIGGERS))
         if self.average is not None:
-            self.average.load_state_dict(dict(tensors))
+            self.average.load_state_dict(
+                {name: tensor for name, tensor in tensors.items() if not name.startswith(TRIGGERS)}
+            )
 
     def take(self, batch: Batch) -> Tally:
         """One step on λ1·L_cl + λ2·L_sar. See :class:`~sau_cli.unlearning.batch_step.BatchStep`."""
@@ -125,6 +144,7 @@ class SharedUnlearning:
         if varied:
             received_logits = torch.cat([self.received_on(self.pixels(part)) for part in images.split(self.part)])
         tally = self.gradients(images, batch.labels[mine], received_logits, draws, groups=groups[ours], of=len(at))
+        self.unlearn_triggers(images, batch.labels[mine], received_logits, of=len(at))
         if not isfinite(tally.clean_loss + tally.unlearning_loss):
             raise NotFiniteError("the loss stopped being finite")
         if self.recipe.gradient_norm > 0:
@@ -173,7 +193,9 @@ class SharedUnlearning:
                             labels[where],
                             received_logits[where],
                             recognised=self.recognised,
-                            space=drawn_space(pixels, draws[where], self.recipe, sizes, self.received_on),
+                            space=drawn_space(
+                                pixels, draws[where], self.recipe, sizes, self.received_on, aim=self.triggers.place
+                            ),
                             groups=sizes,
                             of=of,
                             recipe=self.recipe,
@@ -194,6 +216,32 @@ class SharedUnlearning:
             if self.graphs is not None:
                 self.graphs.stop("memory does not suffice")
         return self.shared_with_others(tally)
+
+    def unlearn_triggers(self, images: Tensor, labels: Tensor, received_logits: Tensor, *, of: int) -> None:
+        """Add the gradients of unlearning the changes at work, on the first of this process's images.
+
+        Args:
+            images: (n, C, H, W) uint8, with (n,) labels and the received model's logits (n, K).
+            of: size of the whole batch.
+        """
+        count = round(self.recipe.trigger_share * len(images))
+        if not self.triggers.arms or count == 0 or self.recipe.unlearning_weight == 0:
+            return
+        pixels, labels = self.pixels(images[:count]), labels[:count]
+        with frozen(self.purified):
+            changed = self.triggers.changed(pixels, labels, precision=self.precision)
+        for part in torch.arange(len(changed), device=self.device).split(self.part):
+            accumulate_unlearning(
+                self.purified,
+                changed[part],
+                labels[part],
+                received_logits[:count][part],
+                self.received_on(changed[part]).argmax(dim=1),
+                recognised=self.recognised,
+                of=of,
+                recipe=self.recipe,
+                precision=self.precision,
+            )
 
     def shared_with_others(self, tally: Tally) -> Tally:
         """Gradients, statistics and tally become those of the whole batch, in every process."""

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sau_cli.unlearning.inverted_triggers import Round
 
 
 @dataclass(slots=True)
@@ -63,7 +67,7 @@ class Epoch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PurifyProgress:
-    """Where purification stands after a batch: the epoch so far, and the last accuracy measured."""
+    """Where purification stands after a batch: the epoch so far, the last accuracy measured, and rounds of search."""
 
     epoch: int
     epochs: int
@@ -73,3 +77,4 @@ class PurifyProgress:
     unlearning_loss: float
     shared_share: float
     held_back_accuracy: float
+    rounds: tuple[Round, ...] = ()

@@ -1,0 +1,212 @@
+"""The residual test: whether one class is far easier to lead all images to than the others, with clean images alone.
+
+On a purified and the received model together it says whether a backdoor is left that both share; on one model alone,
+whether it has one. The easiest change of all images is inverted for every class, in several kinds and within the same
+budget. Without a backdoor several classes are about as easy as the easiest; a backdoor makes one, or two, far easier.
+
+Source: Wang et al., "Neural Cleanse", S&P 2019 (a class that stands out); Wei et al., "Shared Adversarial Unlearning",
+NeurIPS 2023 (what two models share). ``tests/benchmarks/README.md`` has what the limit was chosen on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from sau_cli.classifier import Classifier, check_finite_weights, check_output
+from sau_cli.errors import NotEvaluable
+from sau_cli.images import LabelledImages, as_pixels, check_fits
+from sau_cli.inversion.changes import ChangeKind, change_of
+from sau_cli.inversion.search import Inverted, SearchSettings, invert
+from sau_cli.model_state import evaluating, frozen
+from sau_cli.precision import Precision
+from sau_cli.results import CheckStatus
+from sau_cli.seeding import random_stream
+
+KINDS = (ChangeKind.SQUARE, ChangeKind.MASK, ChangeKind.SMOOTH)
+LIMIT = 1.9
+"""A score above this stands out: the easiest class costs less than a seventh of the third easiest."""
+FEWEST_CLASSES, FEWEST_IMAGES, MOST_IMAGES = 4, 16, 1000
+LEAST_LOSS = 0.01
+"""Cross-entropies below this are all as good as none."""
+LEAST_SUCCESS = 0.5
+"""Of the images: a change that leads fewer to its class is no short cut."""
+NEAR_ONE = 1e-3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class KindFound:
+    """What was found by changes of one kind.
+
+    Attributes:
+        score: how far the easiest class is ahead of the third easiest: the logarithm of the ratio of their mean
+            cross-entropies; 0 where its change leads few images there.
+        wanted: that class.
+        success: share of the images of other classes that its change sends there, in every model.
+        mask: (H, W), how much it changes each pixel.
+        example: (2, C, H, W) in [0, 1], an image without and with it.
+    """
+
+    kind: ChangeKind
+    score: float
+    wanted: int
+    success: float
+    mask: Tensor
+    example: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Residual:
+    """The verdict of the test.
+
+    Attributes:
+        status: ``passed`` where no kind stands out, else ``inconclusive``.
+        kinds: what each found.
+        worst: the one that stands out most.
+        images: that were looked at.
+        seed: of the draws.
+    """
+
+    status: CheckStatus
+    kinds: tuple[KindFound, ...]
+    worst: KindFound
+    images: int
+    seed: int
+
+    @property
+    def score(self) -> float:
+        """The highest."""
+        return self.worst.score
+
+
+def residual_test(
+    models: Sequence[Classifier],
+    images: LabelledImages,
+    *,
+    seed: int = 0,
+    precision: Precision = Precision.FP32,
+    settings: SearchSettings | None = None,
+    watch: Callable[[int, int, str], None] = lambda _done, _of, _what: None,
+) -> Residual:
+    """Invert the easiest change for every class, of every kind, and see whether one class stands out.
+
+    Args:
+        models: the purified and the received model, on one device; or one model alone.
+        images: clean images with their labels, which the purified model has better not learned from.
+        settings: of the search.
+        watch: told how many passes of images are done, of how many, and of which kind.
+
+    Raises:
+        NotEvaluable: fewer than four classes or sixteen images, models of different classes or input, images that do
+            not fit, probabilities in place of logits, or weights or logits that are not finite.
+    """
+    check_comparable(models)
+    for model in models:
+        check_finite_weights(model)
+        check_fits(images, model.description)
+    if models[0].description.classes < FEWEST_CLASSES:
+        raise NotEvaluable(
+            f"the model has {models[0].description.classes} classes; the residual test compares one class with the "
+            f"others and needs {FEWEST_CLASSES} at the least"
+        )
+    if len(images) < FEWEST_IMAGES:
+        raise NotEvaluable(f"{len(images)} clean images are too few for the residual test; give {FEWEST_IMAGES}")
+    device = models[0].mean.device
+    order = torch.randperm(len(images), generator=random_stream(seed, "images of the residual test"))
+    some = images.take(order[:MOST_IMAGES]).to(device)
+    pixels, classes = as_pixels(some.images), torch.arange(images.classes)
+    shape = (pixels.shape[1], pixels.shape[2], pixels.shape[3])
+    found = []
+    with evaluating(*models), frozen(*models):
+        for model in models:
+            _check_logits(model, pixels[:FEWEST_IMAGES])
+        for kind in KINDS:
+            inverted = invert(
+                models,
+                pixels,
+                some.labels,
+                classes,
+                change_of(kind, shape),
+                stream=random_stream(seed, f"residual test, {kind.value}"),
+                settings=settings,
+                precision=precision,
+                watch=lambda done, of, what=kind.value: watch(done, of, what),  # type: ignore[misc]
+            )
+            found.append(_judged(kind, inverted, pixels[0]))
+    worst = max(found, key=lambda one: one.score)
+    status = CheckStatus.INCONCLUSIVE if worst.score > LIMIT else CheckStatus.PASSED
+    return Residual(status=status, kinds=tuple(found), worst=worst, images=len(some), seed=seed)
+
+
+def operations_of(classifier: Classifier, settings: SearchSettings | None = None) -> float:
+    """Floating-point operations that the test takes on one model, give or take a tenth."""
+    spec, settings = classifier.description.input, settings or SearchSettings()
+    blank = torch.zeros(1, spec.channels, spec.height, spec.width, device=classifier.mean.device)
+    with evaluating(classifier), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        classifier(blank)
+    shape = (spec.channels, spec.height, spec.width)
+    passes = sum(settings.passes(change_of(kind, shape), classifier.description.classes) for kind in KINDS)
+    return 2.0 * float(counter.get_total_flops()) * passes  # as much again for the way back to the pixels
+
+
+def check_comparable(models: Sequence[Classifier]) -> None:
+    """Raises NotEvaluable where two models do not have the same classes and input."""
+    first, *others = (model.description for model in models)
+    for other in others:
+        if other.classes != first.classes:
+            raise NotEvaluable(
+                f"the reference has {other.classes} classes but the model has {first.classes}; give the model that it "
+                "was purified from"
+            )
+        if (other.input.channels, other.input.size) != (first.input.channels, first.input.size):
+            raise NotEvaluable(
+                f"the reference takes images of {other.input.channels}x{other.input.size} but the model of "
+                f"{first.input.channels}x{first.input.size}; give the model that it was purified from"
+            )
+
+
+def standing_out(likelihood: Tensor, success: Tensor) -> tuple[float, int]:
+    """How far the easiest class is ahead of the third easiest, and which it is; (E,) and (E,), E of 3 or more.
+
+    >>> import torch
+    >>> standing_out(torch.tensor([-0.1, -1.0, -1.0, -2.0]), torch.ones(4))
+    (2.3, 0)
+    """
+    losses = (-likelihood).clamp_min(LEAST_LOSS)
+    easiest, _, third = losses.sort().values[:3].tolist()
+    at = int(losses.argmin())
+    if float(success[at]) < LEAST_SUCCESS:
+        return 0.0, at
+    return round(float(torch.tensor(third / easiest).log()), 2), at
+
+
+def _judged(kind: ChangeKind, inverted: Inverted, image: Tensor) -> KindFound:
+    score, at = standing_out(inverted.likelihood, inverted.success)
+    free = inverted.free[at : at + 1]
+    with torch.no_grad():
+        changed = inverted.change.changed(image[None], free).clamp(0, 1)
+    return KindFound(
+        kind=kind,
+        score=score,
+        wanted=int(inverted.classes[at]),
+        success=float(inverted.success[at]),
+        mask=inverted.change.mask(free)[0].detach().cpu(),
+        example=torch.cat([image[None], changed]).cpu(),
+    )
+
+
+def _check_logits(model: Classifier, pixels: Tensor) -> None:
+    """Raises NotEvaluable where the model returns probabilities: their logarithm hides how sure it is."""
+    with torch.no_grad():
+        logits = model(pixels)
+    check_output(model, logits)
+    sums = logits.float().sum(dim=1)
+    if bool((logits >= 0).all()) and bool(((sums - 1).abs() < NEAR_ONE).all()):
+        raise NotEvaluable(
+            f"{model.description.architecture} returns probabilities where logits are wanted, which hide how far a "
+            "class stands out; give the network without its last softmax"
+        )

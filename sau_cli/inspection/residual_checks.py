@@ -1,0 +1,56 @@
+"""What the residual test found, as a check and a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sau_cli.inspection.residual import LIMIT, KindFound, Residual
+from sau_cli.results import Check, CheckStatus
+
+SHARED, ALONE = "residual.score", "behaviour.easiest-change"
+"""The ids of the check: of a purified model beside the received one, and of a model alone."""
+_CHANGES = {"square": "a square", "mask": "a few pixels", "smooth": "a smooth pattern", "warp": "a warp"}
+
+
+def residual_check(found: Residual, class_names: Sequence[str], *, shared: bool) -> Check:
+    """The test as a check.
+
+    Args:
+        shared: two models were looked at, and not one.
+    """
+    worst = found.worst
+    what = (
+        f"{_CHANGES[worst.kind.value]} that sends {100 * worst.success:.0f} % of {found.images} clean images to class "
+        f"{class_names[worst.wanted]!r}" + (" in both models" if shared else "")
+    )
+    if found.status is CheckStatus.PASSED:
+        told = f"no class is far easier to lead images to than the others; nearest is {what}"
+    else:
+        rest = "a backdoor is likely to be left" if shared else "as in a model with a backdoor"
+        told = f"{what} is found far more easily than for other classes: {rest}"
+    return Check(id=SHARED if shared else ALONE, status=found.status, value=found.score, threshold=LIMIT, evidence=told)
+
+
+def unexamined_check(why: str, *, shared: bool) -> Check:
+    """In place of a test that could not be made; never cleared by default."""
+    told = f"whether a backdoor is left was not examined: {why}"
+    status = CheckStatus.INCONCLUSIVE if shared else CheckStatus.SKIPPED
+    return Check(id=SHARED if shared else ALONE, status=status, threshold=LIMIT, evidence=told)
+
+
+def residual_details(found: Residual, class_names: Sequence[str]) -> dict[str, Any]:
+    """For reports and for the history of a purified file."""
+    return {
+        "cleared": found.status is CheckStatus.PASSED,
+        "score": found.score,
+        "limit": LIMIT,
+        "suspected_class": None if found.status is CheckStatus.PASSED else class_names[found.worst.wanted],
+        "images": found.images,
+        "seed": found.seed,
+        "kinds": {kind.kind.value: _kind(kind, class_names) for kind in found.kinds},
+    }
+
+
+def _kind(kind: KindFound, class_names: Sequence[str]) -> dict[str, Any]:
+    return {"score": kind.score, "class": class_names[kind.wanted], "success": round(kind.success, 4)}

@@ -1,0 +1,274 @@
+"""Changes that all images may share, by kind: what the numbers that a search moves mean in pixels.
+
+A change is told by a row of free numbers, so that a search may move many at once. Each kind has a budget that no row
+exceeds: what tells a backdoor is how far a class gets with little.
+
+Source: Wang et al., "Neural Cleanse", S&P 2019 (a mask and a pattern); Gu et al., "BadNets", 2017 (squares); Chen et
+al., "Targeted Backdoor Attacks", 2017, and Zeng et al., "Rethinking the Backdoor Attacks' Triggers", ICCV 2021 (smooth
+additions); Nguyen and Tran, "WaNet", ICLR 2021 (warps).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from enum import StrEnum
+from math import ceil
+from typing import assert_never
+
+import torch
+from torch import Tensor
+from torch.nn.functional import affine_grid, avg_pool2d, grid_sample, interpolate
+
+Shape = tuple[int, int, int]
+"""Channels, height and width of an image."""
+BISECTIONS = 24
+"""Halvings of an interval of 100: to a hundred-thousandth."""
+
+
+class ChangeKind(StrEnum):
+    """``square``: the pixels of one square take on a pattern. ``mask``: any few pixels do. ``smooth``: a smooth picture
+    is added everywhere. ``warp``: the image is bent.
+    """
+
+    SQUARE = "square"
+    MASK = "mask"
+    SMOOTH = "smooth"
+    WARP = "warp"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change(ABC):
+    """A kind of change, for images of one shape.
+
+    Attributes:
+        shape: C, H and W.
+    """
+
+    shape: Shape
+
+    @property
+    @abstractmethod
+    def numbers(self) -> int:
+        """Free numbers of a change, P."""
+
+    @property
+    def starts(self) -> int:
+        """How many different beginnings there are at most."""
+        return 1
+
+    @abstractmethod
+    def begin(self, slopes: Tensor, count: int, stream: torch.Generator) -> Tensor:
+        """Rows of free numbers (count, P) to begin from, all different, the most promising first, on the CPU.
+
+        Args:
+            slopes: (C, H, W), how much each pixel of the images speaks for what the rows are to reach.
+            count: at most :attr:`starts`.
+        """
+
+    @abstractmethod
+    def changed(self, images: Tensor, free: Tensor) -> Tensor:
+        """Images (N, C, H, W) in [0, 1], each with the change of its own row (N, P), in [0, 1]."""
+
+    def allowed(self, free: Tensor) -> Tensor:
+        """Rows (A, P) brought back within the budget; those that are within it stay as they are."""
+        return free
+
+    @abstractmethod
+    def mask(self, free: Tensor) -> Tensor:
+        """How much rows (A, P) change each pixel: (A, H, W), at least 0."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SquarePattern(Change):
+    """x̃ = p inside of a square, x elsewhere. The square stays where it begins; there are beginnings all over the image.
+
+    A search tries them all, or those where the slopes are largest, and goes on where they lead furthest: a network that
+    flattens its features has a trigger in one place only.
+
+    Attributes:
+        side: of the square, as a share of the image's shorter side; 3 pixels at the least.
+    """
+
+    side: float = 0.1875
+
+    @property
+    def pixels(self) -> int:
+        """Of a side."""
+        return min(max(3, round(self.side * min(self.shape[1:]))), *self.shape[1:])
+
+    @property
+    def numbers(self) -> int:
+        channels, height, width = self.shape
+        return 2 + channels * height * width
+
+    @property
+    def corners(self) -> Tensor:
+        """The first row and column of every beginning, (S, 2): squares side by side, overlapping rather than apart."""
+        along = []
+        for extent in self.shape[1:]:
+            room = extent - self.pixels
+            along.append(torch.linspace(0, room, ceil(room / self.pixels) + 1).round())
+        return torch.cartesian_prod(*along).reshape(-1, 2)
+
+    @property
+    def starts(self) -> int:
+        return len(self.corners)
+
+    def begin(self, slopes: Tensor, count: int, stream: torch.Generator) -> Tensor:
+        summed = avg_pool2d(slopes.abs().sum(dim=0)[None, None].cpu(), self.pixels, stride=1)[0, 0]
+        rows, columns = self.corners.long().unbind(dim=1)
+        best = summed[rows, columns].topk(count).indices
+        free = 0.5 * torch.randn(count, self.numbers, generator=stream)
+        free[:, :2] = self.corners[best]
+        return free
+
+    def mask(self, free: Tensor) -> Tensor:
+        inside = []
+        for first, extent in ((free[:, 0], self.shape[1]), (free[:, 1], self.shape[2])):
+            at = torch.arange(extent, device=free.device)
+            inside.append((at >= first.round()[:, None]) & (at < first.round()[:, None] + self.pixels))
+        return (inside[0][:, :, None] & inside[1][:, None, :]).to(free)
+
+    def changed(self, images: Tensor, free: Tensor) -> Tensor:
+        pattern = free[:, 2:].sigmoid().reshape(-1, *self.shape)
+        return torch.where(self.mask(free.detach())[:, None] > 0, pattern, images)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaskedPattern(Change):
+    """x̃ = (1 - m)·x + m·p, with one m a pixel, whose mean is within the budget.
+
+    Attributes:
+        budget: the largest mean of m.
+
+    Source: Wang et al., Neural Cleanse, equation 2; sigmoids keep m and p in range.
+    """
+
+    budget: float = 0.03
+
+    @property
+    def numbers(self) -> int:
+        channels, height, width = self.shape
+        return (1 + channels) * height * width
+
+    @property
+    def starts(self) -> int:
+        return 3
+
+    def begin(self, slopes: Tensor, count: int, stream: torch.Generator) -> Tensor:
+        free = 0.5 * torch.randn(count, self.numbers, generator=stream)
+        free[:, : self.shape[1] * self.shape[2]] *= 0.4
+        return free
+
+    def allowed(self, free: Tensor) -> Tensor:
+        """The mask's numbers fall by the same until its mean is the budget."""
+        split = self.shape[1] * self.shape[2]
+        numbers, budget = free[:, :split], self.budget
+        low, high = torch.zeros_like(numbers[:, :1]), torch.full_like(numbers[:, :1], 100.0)
+        for _ in range(BISECTIONS):
+            middle = (low + high) / 2
+            above = (numbers - middle).sigmoid().mean(dim=1, keepdim=True) > budget
+            low, high = torch.where(above, middle, low), torch.where(above, high, middle)
+        over = numbers.sigmoid().mean(dim=1, keepdim=True) > budget
+        return torch.cat([torch.where(over, numbers - high, numbers), free[:, split:]], dim=1)
+
+    def mask(self, free: Tensor) -> Tensor:
+        _, height, width = self.shape
+        return free[:, : height * width].sigmoid().reshape(-1, height, width)
+
+    def changed(self, images: Tensor, free: Tensor) -> Tensor:
+        pattern = free[:, self.shape[1] * self.shape[2] :].sigmoid().reshape(-1, *self.shape)
+        return images + self.mask(free)[:, None] * (pattern - images)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SmoothAddition(Change):
+    """x̃ = x + picture, cut to [0, 1], of a picture drawn on a coarse grid that stays within ``height``.
+
+    Attributes:
+        points: of the grid, on a side.
+        height: of the picture, on pixels in [0, 1].
+    """
+
+    points: int = 8
+    height: float = 0.1
+
+    @property
+    def numbers(self) -> int:
+        return self.shape[0] * self.points**2
+
+    @property
+    def starts(self) -> int:
+        return 4
+
+    def begin(self, slopes: Tensor, count: int, stream: torch.Generator) -> Tensor:
+        return 0.5 * torch.randn(count, self.numbers, generator=stream)
+
+    def added(self, free: Tensor) -> Tensor:
+        """What is added: (A, C, H, W)."""
+        coarse = free.reshape(-1, self.shape[0], self.points, self.points).tanh() * self.height
+        return interpolate(coarse, size=self.shape[1:], mode="bilinear", align_corners=True)
+
+    def mask(self, free: Tensor) -> Tensor:
+        return self.added(free).abs().amax(dim=1)
+
+    def changed(self, images: Tensor, free: Tensor) -> Tensor:
+        return _cut(images + self.added(free))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Warp(Change):
+    """Images sampled elsewhere, by a smooth flow through the points of a coarse grid.
+
+    Attributes:
+        points: of the grid, on a side.
+        reach: how far a point moves at most, in half sides of the image.
+    """
+
+    points: int = 4
+    reach: float = 0.0625
+
+    @property
+    def numbers(self) -> int:
+        return 2 * self.points**2
+
+    @property
+    def starts(self) -> int:
+        return 4
+
+    def begin(self, slopes: Tensor, count: int, stream: torch.Generator) -> Tensor:
+        return 0.5 * torch.randn(count, self.numbers, generator=stream)
+
+    def flow(self, free: Tensor) -> Tensor:
+        """How far from itself each pixel looks, (A, H, W, 2), across and down."""
+        coarse = free.reshape(-1, 2, self.points, self.points).tanh() * self.reach
+        return interpolate(coarse, size=self.shape[1:], mode="bicubic", align_corners=True).movedim(1, 3)
+
+    def mask(self, free: Tensor) -> Tensor:
+        return self.flow(free).square().sum(dim=3).sqrt()
+
+    def changed(self, images: Tensor, free: Tensor) -> Tensor:
+        still = torch.eye(2, 3, device=images.device, dtype=images.dtype).expand(len(images), 2, 3)
+        places = affine_grid(still, list(images.shape), align_corners=True) + self.flow(free).to(images.dtype)
+        return grid_sample(images, places, mode="bilinear", padding_mode="border", align_corners=True)
+
+
+def _cut(pixels: Tensor) -> Tensor:
+    """Cut to [0, 1], with the slope of uncut ones: a search could never leave black or white otherwise."""
+    return pixels + (pixels.clamp(0, 1) - pixels).detach()
+
+
+def change_of(kind: ChangeKind, shape: Shape) -> Change:
+    """The kind by its name, for images of this shape."""
+    match kind:
+        case ChangeKind.SQUARE:
+            return SquarePattern(shape=shape)
+        case ChangeKind.MASK:
+            return MaskedPattern(shape=shape)
+        case ChangeKind.SMOOTH:
+            return SmoothAddition(shape=shape)
+        case ChangeKind.WARP:
+            return Warp(shape=shape)
+        case _ as never:
+            assert_never(never)

@@ -1,0 +1,257 @@
+"""The engine: for each class the change of all images that leads there best, on one model or shared by several.
+
+Source: Wang et al., "Neural Cleanse", S&P 2019 (a class that a little leads to is suspicious); Shen et al., "Backdoor
+Scanning for Deep Neural Networks through K-Arm Optimization", ICML 2021 (classes and starts compete for steps); Wei et
+al., "Shared Adversarial Unlearning", NeurIPS 2023 (what fools two models alike is a backdoor's).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from sau_cli.classifier import Classifier
+from sau_cli.inversion.changes import Change
+from sau_cli.precision import Precision, fast_layout, running_in
+
+MOMENTS = (0.5, 0.9)
+"""Adam's, as in Neural Cleanse."""
+REMEMBERED = 0.7
+"""How much of the running likelihood a step keeps."""
+AT_ONCE = 256
+"""Images in one pass."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heat:
+    """A part of the race.
+
+    Attributes:
+        arms: of each class that are in it, at most.
+        steps: that each takes.
+        images: that each step sees.
+    """
+
+    arms: int
+    steps: int
+    images: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchSettings:
+    """How long and how finely to search.
+
+    Attributes:
+        heats: one after another; the arms that lead a class furthest go on to the next.
+        most_arms: of all classes together in the first, but one a class at the least.
+        rate: Adam's learning rate of the free numbers.
+        judged_on: images that what is found is measured on.
+    """
+
+    heats: tuple[Heat, ...] = (
+        Heat(arms=64, steps=6, images=8),
+        Heat(arms=3, steps=15, images=16),
+        Heat(arms=1, steps=40, images=16),
+    )
+    most_arms: int = 400
+    rate: float = 0.3
+    judged_on: int = 96
+
+    def starts(self, change: Change, classes: int) -> int:
+        """Of each class, in the first part of the race."""
+        return min(change.starts, self.heats[0].arms, max(1, self.most_arms // classes))
+
+    def passes(self, change: Change, classes: int) -> int:
+        """Images that go through each model and back, over the whole race."""
+        each = self.starts(change, classes)
+        return sum(min(each, heat.arms) * classes * heat.steps * heat.images for heat in self.heats)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Inverted:
+    """The best change for each class.
+
+    Attributes:
+        classes: (E,) int64.
+        free: (E, P), the changes.
+        success: (E,), share of images of other classes that every model sends to the class.
+        likelihood: (E,), mean over these images of the logarithm of the class's probability, in the model where it is
+            lowest; 0 at most.
+    """
+
+    change: Change
+    classes: Tensor
+    free: Tensor
+    success: Tensor
+    likelihood: Tensor
+
+
+class Arms:
+    """Changes in search, each with its class, its Adam and its running likelihood.
+
+    Attributes:
+        classes: (A,) int64.
+        free: (A, P) float, moved in place.
+        likelihood, success: (A,), running; see :class:`Inverted`.
+    """
+
+    def __init__(self, change: Change, classes: Tensor, free: Tensor, *, rate: float) -> None:
+        self.change, self.rate = change, rate
+        self.classes, self.free = classes, change.allowed(free)
+        self.first, self.second = torch.zeros_like(free), torch.zeros_like(free)
+        self.taken = free.new_zeros(len(free))
+        self.likelihood, self.success = free.new_zeros(len(free)), free.new_zeros(len(free))
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def on(self, images: Tensor, at: Tensor) -> Tensor:
+        """Images (N, C, H, W), each with the change of the arm ``at`` (N,)."""
+        return self.change.changed(images, self.free[at])
+
+    def step(
+        self, models: Sequence[Classifier], images: Tensor, labels: Tensor, playing: Tensor, *, precision: Precision
+    ) -> None:
+        """One step of the arms ``playing`` (B,), each on its own n of the B·n images, which come arm by arm.
+
+        Each takes a step of Adam down the cross-entropy with its class, a mean over models and images of other classes,
+        and is brought back within its budget.
+
+        Args:
+            models: in eval mode and frozen.
+            images: (B n, C, H, W) float in [0, 1], with (B n,) labels.
+        """
+        free = self.free[playing].requires_grad_(True)
+        losses, success, likelihood = self._judged(models, images, labels, playing, free, precision)
+        (slope,) = torch.autograd.grad(losses.sum(), free)
+        fresh = self.taken[playing] == 0
+        for running, now in ((self.likelihood, likelihood), (self.success, success)):
+            kept = REMEMBERED * running[playing] + (1 - REMEMBERED) * now
+            running[playing] = torch.where(fresh, now, kept)
+        self._moved(playing, slope)
+
+    def measured(
+        self, models: Sequence[Classifier], images: Tensor, labels: Tensor, *, precision: Precision
+    ) -> tuple[Tensor, Tensor]:
+        """Success and likelihood (A,) of every arm, as they are now, on images (N, C, H, W) with (N,) labels."""
+        found = []
+        with torch.no_grad():
+            for arm in torch.arange(len(self), device=images.device).split(max(1, AT_ONCE // len(images))):
+                some, theirs = images.repeat(len(arm), 1, 1, 1), labels.repeat(len(arm))
+                found.append(self._judged(models, some, theirs, arm, self.free[arm], precision)[1:])
+        return torch.cat([success for success, _ in found]), torch.cat([likelihood for _, likelihood in found])
+
+    def _judged(
+        self,
+        models: Sequence[Classifier],
+        images: Tensor,
+        labels: Tensor,
+        playing: Tensor,
+        free: Tensor,
+        precision: Precision,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss, success and likelihood of arms with these free numbers, (B,) each."""
+        each, device = len(images) // len(playing), images.device
+        changed = self.change.changed(images, free.repeat_interleave(each, dim=0))
+        changed = changed.contiguous(memory_format=fast_layout(precision, device))
+        wanted = self.classes[playing].repeat_interleave(each)
+        other = labels != wanted
+        counted = other.reshape(-1, each).sum(dim=1).clamp_min(1)
+        losses, there = [], other
+        for model in models:
+            with running_in(precision, device):
+                logits = model(changed).float()
+            losses.append(cross_entropy(logits, wanted, reduction="none") * other)
+            there = there & (logits.argmax(dim=1) == wanted)
+        loss = torch.stack(losses).mean(dim=0).reshape(-1, each).sum(dim=1) / counted
+        worst = torch.stack(losses).detach().amax(dim=0).reshape(-1, each).sum(dim=1) / counted
+        return loss, there.reshape(-1, each).sum(dim=1) / counted, -worst
+
+    def _moved(self, playing: Tensor, slope: Tensor) -> None:
+        """One step of Adam. Source: Kingma and Ba, "Adam", ICLR 2015."""
+        self.taken[playing] += 1
+        count = self.taken[playing][:, None]
+        first = MOMENTS[0] * self.first[playing] + (1 - MOMENTS[0]) * slope
+        second = MOMENTS[1] * self.second[playing] + (1 - MOMENTS[1]) * slope.square()
+        self.first[playing], self.second[playing] = first, second
+        step = (first / (1 - MOMENTS[0] ** count)) / ((second / (1 - MOMENTS[1] ** count)).sqrt() + 1e-8)
+        self.free[playing] = self.change.allowed(self.free[playing] - self.rate * step)
+
+    def leading(self, racing: Tensor, each: int) -> Tensor:
+        """Of the arms ``racing`` (R,), those that lead each class furthest, ``each`` of them at most."""
+        ordered = racing[self.likelihood[racing].argsort(descending=True, stable=True)]
+        wanted = self.classes[racing].unique()
+        return torch.cat([ordered[self.classes[ordered] == one_class][:each] for one_class in wanted])
+
+
+def slopes_towards(models: Sequence[Classifier], images: Tensor, wanted: int, *, precision: Precision) -> Tensor:
+    """How much each pixel speaks for a class, as a mean over models and images: (C, H, W)."""
+    pixels = images.clone().requires_grad_(True)
+    total = pixels.new_zeros(())
+    for model in models:
+        with running_in(precision, images.device):
+            logits = model(pixels).float()
+        total = total + logits.log_softmax(dim=1)[:, wanted].sum()
+    (slope,) = torch.autograd.grad(total, pixels)
+    return slope.mean(dim=0) / len(models)
+
+
+def invert(
+    models: Sequence[Classifier],
+    images: Tensor,
+    labels: Tensor,
+    classes: Tensor,
+    change: Change,
+    *,
+    stream: torch.Generator,
+    settings: SearchSettings | None = None,
+    precision: Precision = Precision.FP32,
+    watch: Callable[[int, int], None] = lambda _done, _of: None,
+) -> Inverted:
+    """For each class the change, within the budget of its kind, that sends most images there, in every model.
+
+    Args:
+        models: in eval mode and frozen; with two, what is found is shared by both.
+        images: (N, C, H, W) float in [0, 1], on the models' device, with (N,) labels; clean ones.
+        classes: (E,) int64, all different.
+        watch: told how many passes of images are done, of how many.
+    """
+    settings, device = settings or SearchSettings(), images.device
+    classes = classes.to(device)
+    each = settings.starts(change, len(classes))
+    few = images[torch.randperm(len(images), generator=stream)[: settings.heats[0].images].to(device)]
+    free = torch.cat(
+        [
+            change.begin(slopes_towards(models, few, wanted, precision=precision), each, stream)
+            for wanted in classes.tolist()
+        ]
+    )
+    arms = Arms(change, classes.repeat_interleave(each), free.to(images), rate=settings.rate)
+    of = settings.passes(change, len(classes))
+    racing, done = torch.arange(len(arms), device=device), 0
+    for heat in settings.heats:
+        racing = arms.leading(racing, heat.arms)
+        for _ in range(heat.steps):
+            at = torch.randint(len(images), (heat.images,), generator=stream).to(device)
+            for playing in racing.split(max(1, AT_ONCE // heat.images)):
+                seen = at.repeat(len(playing))
+                arms.step(models, images[seen], labels[seen], playing, precision=precision)
+            done += len(racing) * heat.images
+            watch(done, of)
+    last = arms.leading(racing, 1)
+    judged = torch.randperm(len(images), generator=stream)[: settings.judged_on].to(device)
+    best = Arms(change, arms.classes[last], arms.free[last], rate=settings.rate)
+    success, likelihood = best.measured(models, images[judged], labels[judged], precision=precision)
+    order = best.classes.argsort()
+    place = order[torch.searchsorted(best.classes[order], classes)]
+    return Inverted(
+        change=change,
+        classes=classes,
+        free=best.free[place],
+        success=success[place],
+        likelihood=likelihood[place],
+    )
