@@ -58,12 +58,20 @@ def _shown(report: Report) -> dict[str, Any]:
             for one in report.checks
         ],
         "behaviour": _behaviour(plain(report.details).get("behaviour") or {}),
+        "residual": _residual(plain(report.details)),
         "file": file,
         "history": [
             step | {"settings": settings_line(step["settings"])}
             for step in (file.get("description") or {}).get("history") or []
         ],
     }
+
+
+def _residual(details: dict[str, Any]) -> dict[str, Any]:
+    """The residual test, of two models or else of one: whether it clears, and the easiest change of each kind."""
+    behaviour = details.get("behaviour") or {}
+    found = details.get("residual") or behaviour.get("easiest_change") or {}
+    return found if found.get("recovered") else {}
 
 
 def _behaviour(details: dict[str, Any]) -> dict[str, Any]:

@@ -25,6 +25,17 @@ def file(*steps: str, **changes) -> JudgedFile:
     return JudgedFile(**{**known, "worst": Severity.INFO, **changes})
 
 
+def purified_file(residual: object, *, later: tuple[bool, ...] = ()) -> JudgedFile:
+    """A file that was purified, and tells this of its residual test; and again, cleared or not."""
+    told = [residual, *({"cleared": cleared} for cleared in later)]
+    history = tuple(
+        HistoryStep(step="purify", settings={"residual": one}, seed=0, input_sha256=DIGEST, tool_version="0.1.0")
+        for one in told
+    )
+    spec = InputSpec(channels=1, height=8, width=8, mean=(0.0,), std=(1.0,))
+    return file(description=Description(architecture="small_cnn", class_names=("a", "b"), input=spec, history=history))
+
+
 def measured(name: str, value: float, status: CheckStatus = CheckStatus.MEASURED) -> Check:
     return Check(id=name, status=status, evidence="so", value=value, ci95=(value - 0.01, value + 0.01))
 
@@ -87,7 +98,12 @@ def test_a_table_with_every_rule():
         (Policy(max_severity=Severity.LOW), file(worst=Severity.HIGH), "max-severity", "failed"),
         (Policy(max_severity=Severity.LOW), file(worst=None), "max-severity", "skipped"),
         (Policy(require_purified=True), file("attack"), "require-purified", "failed"),
-        (Policy(require_purified=True), file("attack", "purify"), "require-purified", "passed"),
+        (Policy(require_purified=True), file("attack", "purify"), "require-purified", "failed"),
+        (Policy(require_purified=True), purified_file({"cleared": True}), "require-purified", "passed"),
+        (Policy(require_purified=True), purified_file({"cleared": False}), "require-purified", "failed"),
+        (Policy(require_purified=True), purified_file({"cleared": "true"}), "require-purified", "failed"),
+        (Policy(require_purified=True), purified_file("cleared"), "require-purified", "failed"),
+        (Policy(require_purified=True), purified_file({"cleared": True}, later=(False,)), "require-purified", "failed"),
         (Policy(require_purified=True), file(description=None), "require-purified", "failed"),
         (Policy(require_onnx_verified=True), file(), "require-onnx-verified", "failed"),
         (Policy(require_onnx_verified=True), file(format="onnx"), "require-onnx-verified", "failed"),
