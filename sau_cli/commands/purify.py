@@ -97,7 +97,7 @@ def purify(
     epochs: Annotated[
         int | None,
         typer.Option(
-            help="Passes over the clean images. [default: 10, more if they are few; paper, ft, ft-sam, d3: 100; fst: "
+            help="Passes over the clean images. [default: 12, more if they are few; paper, ft, ft-sam, d3: 100; fst: "
             "10; i-bau: 5]"
         ),
     ] = None,

@@ -31,8 +31,8 @@ KINDS = (ChangeKind.SQUARE, ChangeKind.MASK, ChangeKind.SMOOTH)
 LIMIT = 1.9
 """A score above this stands out: the easiest class costs less than a seventh of the third easiest."""
 FEWEST_CLASSES, FEWEST_IMAGES, MOST_IMAGES = 4, 16, 1000
-LEAST_LOSS = 0.01
-"""Cross-entropies below this are all as good as none."""
+LEAST_LOSS, MOST_LOSS = 0.01, 1e3
+"""Cross-entropies below the first are all as good as none; of a class that nothing is known of it is the second."""
 LEAST_SUCCESS = 0.5
 """Of the images: a change that leads fewer to its class is no short cut."""
 NEAR_ONE = 1e-3
@@ -115,6 +115,9 @@ def residual_test(
         )
     if len(images) < FEWEST_IMAGES:
         raise NotEvaluable(f"{len(images)} clean images are too few for the residual test; give {FEWEST_IMAGES}")
+    if len(images.labels.unique()) == 1:
+        name = images.class_names[int(images.labels[0])]
+        raise NotEvaluable(f"all {len(images)} clean images are of class {name!r}; give images of other classes too")
     device = models[0].mean.device
     order = torch.randperm(len(images), generator=random_stream(seed, "images of the residual test"))
     some = images.take(order[:MOST_IMAGES]).to(device)
@@ -176,7 +179,7 @@ def standing_out(likelihood: Tensor, success: Tensor) -> tuple[float, int]:
     >>> standing_out(torch.tensor([-0.1, -1.0, -1.0, -2.0]), torch.ones(4))
     (2.3, 0)
     """
-    losses = (-likelihood).clamp_min(LEAST_LOSS)
+    losses = (-likelihood).clamp(LEAST_LOSS, MOST_LOSS)
     easiest, _, third = losses.sort().values[:3].tolist()
     at = int(losses.argmin())
     if float(success[at]) < LEAST_SUCCESS:

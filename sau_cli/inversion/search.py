@@ -130,8 +130,9 @@ class Arms:
         (slope,) = torch.autograd.grad(losses.sum(), free)
         fresh = self.taken[playing] == 0
         for running, now in ((self.likelihood, likelihood), (self.success, success)):
-            kept = REMEMBERED * running[playing] + (1 - REMEMBERED) * now
-            running[playing] = torch.where(fresh, now, kept)
+            before = running[playing]
+            kept = torch.where(now.isfinite(), REMEMBERED * before + (1 - REMEMBERED) * now, before)
+            running[playing] = torch.where(fresh | ~before.isfinite(), now, kept)
         self._moved(playing, slope)
 
     def measured(
@@ -169,7 +170,9 @@ class Arms:
             there = there & (logits.argmax(dim=1) == wanted)
         loss = torch.stack(losses).mean(dim=0).reshape(-1, each).sum(dim=1) / counted
         worst = torch.stack(losses).detach().amax(dim=0).reshape(-1, each).sum(dim=1) / counted
-        return loss, there.reshape(-1, each).sum(dim=1) / counted, -worst
+        # Without an image of another class there is nothing to tell of, and it is not easy to lead there.
+        alone = ~other.reshape(-1, each).any(dim=1)
+        return loss, there.reshape(-1, each).sum(dim=1) / counted, (-worst).masked_fill(alone, -torch.inf)
 
     def _moved(self, playing: Tensor, slope: Tensor) -> None:
         """One step of Adam. Source: Kingma and Ba, "Adam", ICLR 2015."""

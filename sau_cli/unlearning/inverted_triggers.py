@@ -25,7 +25,7 @@ from sau_cli.unlearning.recipes import Recipe
 KINDS = (ChangeKind.SQUARE, ChangeKind.MASK, ChangeKind.SMOOTH)
 QUICK = SearchSettings(
     heats=(
-        Heat(arms=16, steps=5, images=8),
+        Heat(arms=64, steps=4, images=8),
         Heat(arms=2, steps=12, images=16),
         Heat(arms=1, steps=25, images=16),
     ),
@@ -49,7 +49,7 @@ class Suspect:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Round:
-    """What a search between two epochs found: the epoch that follows, and who stands out, the most first."""
+    """What a search between two epochs found: the epoch that follows, and who stands out, kind by kind."""
 
     epoch: int
     suspects: tuple[Suspect, ...]
@@ -92,8 +92,11 @@ class InvertedTriggers:
     def __init__(self, received: Classifier, purified: Classifier, learning: LabelledImages, recipe: Recipe) -> None:
         self.received, self.purified, self.recipe = received, purified, recipe
         self.learning = learning
-        self.at = rounds_at(recipe.epochs, recipe.trigger_rounds, recipe.trigger_until)
+        self.at: tuple[int, ...] = ()
         self.last = max(1, round(recipe.trigger_until * recipe.epochs))
+        if recipe.trigger_rounds:
+            due = rounds_at(recipe.epochs, recipe.trigger_rounds, recipe.trigger_until)
+            self.at = tuple(epoch for epoch in due if epoch <= self.last)
         self.arms: dict[ChangeKind, Arms] = {}
         self.rounds: list[Round] = []
 
@@ -124,6 +127,8 @@ class InvertedTriggers:
             rows += [(wanted, free) for wanted, free in kept if wanted not in again]
             if rows:
                 self.arms[kind] = self.begun(kind, shape, rows, stream)
+        # In one order whenever a kind was found first: what a resumed run restores is in it too.
+        self.arms = {kind: self.arms[kind] for kind in KINDS if kind in self.arms}
 
     def begun(
         self,

@@ -182,7 +182,7 @@ class Recipe:
 
     # Triggers that are inverted
     trigger_rounds: Number = 0
-    trigger_until: Share = 0.6
+    trigger_until: Share = 0.5
     trigger_share: Share = 0.5
     trigger_found: Share = 0.9
     triggers_at_once: Count = 4
@@ -231,7 +231,7 @@ PAPER = Recipe()
 DEFAULT = Recipe(
     name=RecipeName.DEFAULT,
     # The outer problem
-    epochs=10,
+    epochs=12,
     batch_size=128,
     optimiser=Optimiser.SGD,
     lr=0.01,
@@ -267,7 +267,7 @@ DEFAULT = Recipe(
     smooth=True,
     # Triggers that are inverted
     trigger_rounds=2,
-    trigger_until=0.6,
+    trigger_until=0.5,
     trigger_share=0.5,
     trigger_found=0.9,
     triggers_at_once=4,

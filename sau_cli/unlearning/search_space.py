@@ -137,7 +137,7 @@ def aimed(draws: Draws, aim: Tensor, recipe: Recipe) -> Draws:
     side = smallest + (draws.side * (largest + 1 - smallest)).floor()
     flat = aim.flatten().cumsum(0).clamp(max=1)
     # One number decides the pixel, two others where in the square it is.
-    at = torch.searchsorted(flat, draws.down.to(flat).contiguous() * flat[-1]).clamp(max=height * width - 1)
+    at = torch.searchsorted(flat, draws.down.to(flat).contiguous() * flat[-1], right=True).clamp(max=height * width - 1)
     meant = draws.kind < recipe.aimed_share * recipe.patch_share
     placed = []
     for drawn, jitter, pixel, extent in (

@@ -1,0 +1,202 @@
+"""The residual test, held against short cuts that are known in closed form."""
+
+from __future__ import annotations
+
+from math import log
+
+import pytest
+import torch
+from torch import nn
+
+from sau_cli.errors import NotEvaluable
+from sau_cli.inspection.residual import KINDS, LIMIT, residual_test, standing_out
+from sau_cli.inversion.search import Heat, SearchSettings
+from sau_cli.results import CheckStatus
+from tests.support.toys import BrightnessNet, describe, flat_images, random_images
+from tests.unit.inversion.short_cuts import (
+    CLASSES,
+    PLACE,
+    SIDE,
+    WANTED,
+    PooledShortCut,
+    Quarters,
+    ShortCut,
+    classifier_of,
+    images,
+    normalised,
+)
+
+FAST = SearchSettings(
+    heats=(Heat(arms=36, steps=4, images=8), Heat(arms=2, steps=8, images=8), Heat(arms=1, steps=15, images=16))
+)
+DATA = images()
+
+
+def judged(*networks, data=DATA, **options):
+    return residual_test([classifier_of(network) for network in networks], data, **({"settings": FAST} | options))
+
+
+def out(losses, success=1.0):
+    return standing_out(-torch.tensor(losses), torch.full((len(losses),), success))
+
+
+@pytest.mark.parametrize("success", [0.5, 1.0])
+def test_one_target_stands_out_by_the_logarithm_of_the_ratio_to_the_third(success):
+    assert out([2.0, 4.0, 0.1, 1.0], success) == (round(log(20), 2), 2)
+
+
+def test_two_targets_stand_out_against_the_third():
+    assert out([0.1, 0.2, 4.0, 5.0]) == (round(log(40), 2), 0)
+    assert out([3.0, 0.2, 4.0, 0.2])[0] == round(log(15), 2)
+
+
+def test_three_classes_that_are_alike_do_not_stand_out():
+    assert out([0.5, 0.5, 9.0, 0.5]) == (0.0, 0)
+
+
+def test_losses_below_a_hundredth_are_all_as_good_as_none():
+    assert out([1e-9, 3.0, 1.0, 2.0]) == (round(log(200), 2), 0)
+    assert out([1e-9, 1e-5, 1e-3, 2.0])[0] == 0.0
+
+
+def test_what_leads_few_images_to_its_class_does_not_stand_out():
+    assert out([0.01, 1.0, 1.0, 1.0], success=0.49) == (0.0, 0)
+    success = torch.tensor([0.0, 0.0, 0.0, 1.0])
+    assert standing_out(-torch.tensor([5.0, 5.0, 5.0, 0.5]), success) == (round(log(10), 2), 3)
+
+
+@pytest.mark.parametrize(
+    "networks",
+    [(ShortCut(),), (PooledShortCut(),), (ShortCut(), normalised(ShortCut()))],
+    ids=["alone", "pooled", "shared by two"],
+)
+def test_a_short_cut_makes_the_test_inconclusive(networks):
+    found = judged(*networks)
+    assert found.status is CheckStatus.INCONCLUSIVE
+    assert found.score == found.worst.score > LIMIT
+    assert found.worst.wanted == WANTED
+    assert found.worst.success == 1
+    square = found.kinds[0]
+    assert square.score > LIMIT
+    clean, changed = square.example
+    assert square.example.shape == (2, 1, SIDE, SIDE)
+    assert torch.equal((clean != changed).any(dim=0), square.mask > 0)
+    if isinstance(networks[0], ShortCut) and not isinstance(networks[0], PooledShortCut):
+        row, column = PLACE
+        assert square.mask[row : row + 3, column : column + 3].sum() == 9
+
+
+def test_images_of_one_class_alone_hide_no_short_cut():
+    """That nothing can be said of them would do as well."""
+    data = images(64)
+    try:
+        found = judged(ShortCut(), data=data.take((data.labels == 0).nonzero().squeeze(1)))
+    except NotEvaluable:
+        return
+    assert found.status is CheckStatus.INCONCLUSIVE
+    assert found.worst.wanted == WANTED
+
+
+@pytest.mark.parametrize(
+    ("networks", "data"),
+    [
+        ((Quarters(),), DATA),
+        ((Quarters(),), images(lift=0.03)),
+        ((ShortCut(), Quarters()), DATA),
+        ((ShortCut(), ShortCut(wanted=1)), DATA),
+    ],
+    ids=["linear", "linear and easy", "of one alone", "of different classes"],
+)
+def test_without_a_short_cut_that_is_shared_the_test_is_passed(networks, data):
+    found = judged(*networks, data=data)
+    assert found.status is CheckStatus.PASSED
+    assert [one.kind for one in found.kinds] == list(KINDS)
+    assert found.score == max(one.score for one in found.kinds) <= LIMIT
+    assert found.images == len(data)
+
+
+def test_every_class_of_the_easy_linear_model_is_led_to():
+    """So that the test above is passed for what classes have in common, and not for want of success."""
+    found = judged(Quarters(), data=images(lift=0.03))
+    assert found.kinds[0].success > 0.9
+
+
+def test_the_seed_decides_and_is_told():
+    first, again = judged(ShortCut(), seed=5), judged(ShortCut(), seed=5)
+    assert first.seed == 5
+    for one, other in zip(first.kinds, again.kinds, strict=True):
+        assert (one.score, one.wanted, one.success) == (other.score, other.wanted, other.success)
+        assert torch.equal(one.example, other.example)
+
+
+def test_a_model_is_left_as_it_was():
+    model = classifier_of(normalised(ShortCut()))
+    model.train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    residual_test([model], DATA, settings=FAST)
+    assert all(part.training for part in model.modules())
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_progress_names_the_kind():
+    told = []
+    judged(Quarters(), watch=lambda *said: told.append(said))
+    assert list(dict.fromkeys(what for _, _, what in told)) == [kind.value for kind in KINDS]
+    assert all(done <= of for done, of, _ in told)
+
+
+class Broken(BrightnessNet):
+    def forward(self, x):
+        return super().forward(x) * float("nan")
+
+
+def spoiled(value):
+    network = BrightnessNet(10)
+    with torch.no_grad():
+        network.centres[3] = value
+    return network
+
+
+TEN = random_images(40)
+
+
+@pytest.mark.parametrize(
+    ("models", "data", "gist"),
+    [
+        ([describe(BrightnessNet(3), 3)], flat_images(3, each=8), "3 classes.*needs 4"),
+        ([describe(BrightnessNet(10))], random_images(15), "15 clean images are too few.*16"),
+        ([describe(nn.Sequential(BrightnessNet(10), nn.Softmax(dim=1)))], TEN, "probabilities where logits are wanted"),
+        (
+            [describe(BrightnessNet(10)), describe(nn.Sequential(BrightnessNet(10), nn.Softmax(dim=1)))],
+            TEN,
+            "probabilities where logits are wanted",
+        ),
+        (
+            [describe(BrightnessNet(10)), describe(BrightnessNet(5), 5)],
+            TEN,
+            "the reference has 5 classes but the model has 10",
+        ),
+        ([describe(BrightnessNet(10)), describe(BrightnessNet(10), size=16)], TEN, "1x16.*1x8"),
+        ([describe(BrightnessNet(10)), describe(BrightnessNet(10), channels=3)], TEN, "3x8.*1x8"),
+        ([describe(spoiled(float("nan")))], TEN, "weights hold NaN.*centres"),
+        ([describe(BrightnessNet(10)), describe(spoiled(float("inf")))], TEN, "weights hold NaN or infinite"),
+        ([describe(Broken(10))], TEN, "NaN or infinite logits"),
+        ([describe(BrightnessNet(5), 5)], TEN, "the data has 10 classes but the model has 5"),
+        ([describe(BrightnessNet(10), size=16)], TEN, "8x8 but the model takes 16"),
+        ([describe(nn.Flatten())], TEN, r"\(16, 64\).*\(N, 10\)"),
+    ],
+    ids=[
+        *("few classes", "few images", "softmax", "softmax of the second", "other classes", "other size"),
+        *("other channels", "NaN weights", "infinite weights", "NaN logits", "classes of the data", "size of the data"),
+        "no logits",
+    ],
+)
+def test_what_cannot_be_tested_is_never_passed(models, data, gist):
+    with pytest.raises(NotEvaluable, match=gist):
+        residual_test(models, data, settings=FAST)
+
+
+def test_as_few_classes_and_images_as_are_allowed_do():
+    assert judged(Quarters(), data=images(16)).images == 16
+    assert CLASSES == 4
