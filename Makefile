@@ -44,6 +44,7 @@ bench: $(READY) ## speed, as ratios taken in one run
 	$(BIN)/python -m tests.benchmarks.start_up
 	$(BIN)/python -m tests.benchmarks.purify_epoch --images 256 --rounds 1
 	$(BIN)/python -m tests.benchmarks.purify_memory
+	$(BIN)/python -m tests.benchmarks.purify_rounds --images 512
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) demo .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -21,6 +21,7 @@ From a file to a purified model::
   and clean images to whether it behaves like a backdoored one.
 - :func:`attack`: a classifier, images and attacks to a known-bad classifier and its triggers.
 - :func:`purify`: a classifier and clean images to a purified classifier; :func:`settings_for` has other methods.
+- :func:`residual_test`: the purified and the received classifier and clean images to whether a backdoor is left.
 - :func:`evaluate`: ACC, ASR, R-ACC and DER with 95 % intervals.
 - :func:`export`: a classifier to ONNX that is proven on real images, or no file.
 
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from sau_cli.inspection.calibration import BehaviourVerdict, judge_behaviour
     from sau_cli.inspection.effort import Effort
     from sau_cli.inspection.inspector import inspect
+    from sau_cli.inspection.residual import Residual, residual_test
     from sau_cli.unlearning.methods import MethodName, settings_for
     from sau_cli.unlearning.purifier import Purification, purify
     from sau_cli.unlearning.recipes import Recipe, RecipeName, recipe_for
@@ -74,6 +76,8 @@ _HOME = {
     "judge_behaviour": "inspection.calibration",
     "Effort": "inspection.effort",
     "inspect": "inspection.inspector",
+    "Residual": "inspection.residual",
+    "residual_test": "inspection.residual",
     "MethodName": "unlearning.methods",
     "settings_for": "unlearning.methods",
     "Purification": "unlearning.purifier",
@@ -101,6 +105,7 @@ __all__ = [
     "Purification",
     "Recipe",
     "RecipeName",
+    "Residual",
     "SauError",
     "Trigger",
     "attack",
@@ -112,6 +117,7 @@ __all__ = [
     "judge_behaviour",
     "purify",
     "recipe_for",
+    "residual_test",
     "settings_for",
 ]
 

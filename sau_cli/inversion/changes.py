@@ -18,10 +18,12 @@ from typing import assert_never
 
 import torch
 from torch import Tensor
-from torch.nn.functional import affine_grid, avg_pool2d, grid_sample, interpolate
+from torch.nn.functional import affine_grid, grid_sample, interpolate
 
 Shape = tuple[int, int, int]
 """Channels, height and width of an image."""
+SHARP, FAINT = 3.0, 0.5
+"""Free numbers of patterns, as deviations: near black and white, and near grey."""
 BISECTIONS = 24
 """Halvings of an interval of 100: to a hundred-thousandth."""
 
@@ -54,17 +56,12 @@ class Change(ABC):
 
     @property
     def starts(self) -> int:
-        """How many different beginnings there are at most."""
-        return 1
+        """How many beginnings there are that a search tells apart, S."""
+        return 4
 
     @abstractmethod
-    def begin(self, slopes: Tensor, count: int, stream: torch.Generator) -> Tensor:
-        """Rows of free numbers (count, P) to begin from, all different, the most promising first, on the CPU.
-
-        Args:
-            slopes: (C, H, W), how much each pixel of the images speaks for what the rows are to reach.
-            count: at most :attr:`starts`.
-        """
+    def proposals(self, count: int, stream: torch.Generator) -> Tensor:
+        """Rows of free numbers to begin from, on the CPU: ``count`` for each beginning, (S, count, P)."""
 
     @abstractmethod
     def changed(self, images: Tensor, free: Tensor) -> Tensor:
@@ -83,8 +80,8 @@ class Change(ABC):
 class SquarePattern(Change):
     """x̃ = p inside of a square, x elsewhere. The square stays where it begins; there are beginnings all over the image.
 
-    A search tries them all, or those where the slopes are largest, and goes on where they lead furthest: a network that
-    flattens its features has a trigger in one place only.
+    A search looks at them all, and goes on where they lead furthest: a network that flattens its features has a trigger
+    in one place only.
 
     Attributes:
         side: of the square, as a share of the image's shorter side; 3 pixels at the least.
@@ -115,13 +112,20 @@ class SquarePattern(Change):
     def starts(self) -> int:
         return len(self.corners)
 
-    def begin(self, slopes: Tensor, count: int, stream: torch.Generator) -> Tensor:
-        summed = avg_pool2d(slopes.abs().sum(dim=0)[None, None].cpu(), self.pixels, stride=1)[0, 0]
-        rows, columns = self.corners.long().unbind(dim=1)
-        best = summed[rows, columns].topk(count).indices
-        free = 0.5 * torch.randn(count, self.numbers, generator=stream)
-        free[:, :2] = self.corners[best]
-        return free
+    def proposals(self, count: int, stream: torch.Generator) -> Tensor:
+        """In every place: the pure colours, black and white among them, then sharp and faint noise in turns.
+
+        Triggers are often of pure colours, and a search from noise does not always come to one.
+        """
+        channels, height, width = self.shape
+        free = torch.randn(self.starts, count, channels, height, width, generator=stream)
+        free[:, ::2] *= SHARP
+        free[:, 1::2] *= FAINT
+        pure = torch.cartesian_prod(*[torch.tensor([-SHARP, SHARP])] * min(channels, 3)).reshape(-1, min(channels, 3))
+        for place, colour in enumerate(pure[: count - 1] if channels <= 3 else ()):
+            free[:, place] = colour[:, None, None]
+        corners = self.corners[:, None].expand(-1, count, -1)
+        return torch.cat([corners, free.flatten(2)], dim=2)
 
     def mask(self, free: Tensor) -> Tensor:
         inside = []
@@ -152,14 +156,10 @@ class MaskedPattern(Change):
         channels, height, width = self.shape
         return (1 + channels) * height * width
 
-    @property
-    def starts(self) -> int:
-        return 3
-
-    def begin(self, slopes: Tensor, count: int, stream: torch.Generator) -> Tensor:
-        free = 0.5 * torch.randn(count, self.numbers, generator=stream)
-        free[:, : self.shape[1] * self.shape[2]] *= 0.4
-        return free
+    def proposals(self, count: int, stream: torch.Generator) -> Tensor:
+        drawn = FAINT * torch.randn(self.starts, count, self.numbers, generator=stream)
+        drawn[..., self.shape[1] * self.shape[2] :] *= SHARP
+        return drawn
 
     def allowed(self, free: Tensor) -> Tensor:
         """The mask's numbers fall by the same until its mean is the budget."""
@@ -198,12 +198,8 @@ class SmoothAddition(Change):
     def numbers(self) -> int:
         return self.shape[0] * self.points**2
 
-    @property
-    def starts(self) -> int:
-        return 4
-
-    def begin(self, slopes: Tensor, count: int, stream: torch.Generator) -> Tensor:
-        return 0.5 * torch.randn(count, self.numbers, generator=stream)
+    def proposals(self, count: int, stream: torch.Generator) -> Tensor:
+        return torch.randn(self.starts, count, self.numbers, generator=stream)
 
     def added(self, free: Tensor) -> Tensor:
         """What is added: (A, C, H, W)."""
@@ -233,12 +229,8 @@ class Warp(Change):
     def numbers(self) -> int:
         return 2 * self.points**2
 
-    @property
-    def starts(self) -> int:
-        return 4
-
-    def begin(self, slopes: Tensor, count: int, stream: torch.Generator) -> Tensor:
-        return 0.5 * torch.randn(count, self.numbers, generator=stream)
+    def proposals(self, count: int, stream: torch.Generator) -> Tensor:
+        return torch.randn(self.starts, count, self.numbers, generator=stream)
 
     def flow(self, free: Tensor) -> Tensor:
         """How far from itself each pixel looks, (A, H, W, 2), across and down."""

@@ -48,6 +48,7 @@ class SearchSettings:
     Attributes:
         heats: one after another; the arms that lead a class furthest go on to the next.
         most_arms: of all classes together in the first, but one a class at the least.
+        proposals: that are looked at for each beginning, by all classes at once; the best is where an arm begins.
         rate: Adam's learning rate of the free numbers.
         judged_on: images that what is found is measured on.
     """
@@ -58,7 +59,8 @@ class SearchSettings:
         Heat(arms=1, steps=40, images=16),
     )
     most_arms: int = 400
-    rate: float = 0.3
+    proposals: int = 16
+    rate: float = 1.0
     judged_on: int = 96
 
     def starts(self, change: Change, classes: int) -> int:
@@ -101,7 +103,7 @@ class Arms:
 
     def __init__(self, change: Change, classes: Tensor, free: Tensor, *, rate: float) -> None:
         self.change, self.rate = change, rate
-        self.classes, self.free = classes, change.allowed(free)
+        self.classes, self.free = classes, change.allowed(free).clone()
         self.first, self.second = torch.zeros_like(free), torch.zeros_like(free)
         self.taken = free.new_zeros(len(free))
         self.likelihood, self.success = free.new_zeros(len(free)), free.new_zeros(len(free))
@@ -191,16 +193,43 @@ class Arms:
         return torch.cat([ordered[self.classes[ordered] == one_class][:each] for one_class in wanted])
 
 
-def slopes_towards(models: Sequence[Classifier], images: Tensor, wanted: int, *, precision: Precision) -> Tensor:
-    """How much each pixel speaks for a class, as a mean over models and images: (C, H, W)."""
-    pixels = images.clone().requires_grad_(True)
-    total = pixels.new_zeros(())
-    for model in models:
-        with running_in(precision, images.device):
-            logits = model(pixels).float()
-        total = total + logits.log_softmax(dim=1)[:, wanted].sum()
-    (slope,) = torch.autograd.grad(total, pixels)
-    return slope.mean(dim=0) / len(models)
+def best_beginnings(
+    models: Sequence[Classifier],
+    images: Tensor,
+    classes: Tensor,
+    change: Change,
+    *,
+    each: int,
+    proposals: int,
+    stream: torch.Generator,
+    precision: Precision,
+) -> Tensor:
+    """For each class the rows that lead furthest there before any search: (E, each, P), from as many beginnings.
+
+    A pass forward tells of all classes at once, and finds a place also where the models have no slope.
+
+    Args:
+        images: (n, C, H, W) float in [0, 1], a few.
+        each: beginnings for a class, at most :attr:`~sau_cli.inversion.changes.Change.starts`.
+    """
+    device = images.device
+    rows = change.proposals(proposals, stream)
+    starts, count, _ = rows.shape
+    likelihood = []
+    with torch.no_grad():
+        for some in change.allowed(rows.flatten(0, 1).to(images)).split(max(1, AT_ONCE // len(images))):
+            changed = change.changed(images.repeat(len(some), 1, 1, 1), some.repeat_interleave(len(images), dim=0))
+            changed = changed.contiguous(memory_format=fast_layout(precision, device))
+            said = []
+            for model in models:
+                with running_in(precision, device):
+                    said.append(model(changed).float().log_softmax(dim=1))
+            worst = torch.stack(said).amin(dim=0)
+            likelihood.append(worst.unflatten(0, (len(some), len(images))).mean(dim=1))
+    found = torch.cat(likelihood)[:, classes].unflatten(0, (starts, count))
+    best, which = found.max(dim=1)
+    at = best.topk(each, dim=0).indices  # (each, E)
+    return rows.to(images)[at.T, which.gather(0, at).T]
 
 
 def invert(
@@ -227,13 +256,17 @@ def invert(
     classes = classes.to(device)
     each = settings.starts(change, len(classes))
     few = images[torch.randperm(len(images), generator=stream)[: settings.heats[0].images].to(device)]
-    free = torch.cat(
-        [
-            change.begin(slopes_towards(models, few, wanted, precision=precision), each, stream)
-            for wanted in classes.tolist()
-        ]
+    begun = best_beginnings(
+        models,
+        few,
+        classes,
+        change,
+        each=each,
+        proposals=settings.proposals,
+        stream=stream,
+        precision=precision,
     )
-    arms = Arms(change, classes.repeat_interleave(each), free.to(images), rate=settings.rate)
+    arms = Arms(change, classes.repeat_interleave(each), begun.flatten(0, 1), rate=settings.rate)
     of = settings.passes(change, len(classes))
     racing, done = torch.arange(len(arms), device=device), 0
     for heat in settings.heats:

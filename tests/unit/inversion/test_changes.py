@@ -28,7 +28,7 @@ def pictures(shape, count=2):
 
 
 def begun(change, count):
-    return change.begin(torch.randn(change.shape, generator=stream(2)), count, stream())
+    return change.proposals(1, stream())[:count, 0]
 
 
 @kinds
@@ -113,13 +113,16 @@ def test_a_square_changes_its_pixels_to_the_pattern_and_nothing_else():
         assert torch.equal(changed[0][:, inside], pattern[:, inside])
 
 
-def test_squares_begin_where_the_slopes_are_largest():
-    change = SquarePattern(shape=(3, 32, 32))
-    row, column = change.corners[change.starts // 2].int().tolist()
-    slopes = torch.zeros(3, 32, 32)
-    slopes[1, row + 1 : row + 3, column + 1 : column + 3] = -5.0
-    first = change.begin(slopes, 1, stream())
-    assert first[0, :2].tolist() == [row, column]
+@pytest.mark.parametrize("channels", [1, 3])
+def test_in_every_place_the_pure_colours_are_proposed(channels):
+    change = SquarePattern(shape=(channels, 32, 32))
+    rows = change.proposals(16, stream())
+    assert rows.shape == (change.starts, 16, change.numbers)
+    patterns = rows[..., 2:].reshape(change.starts, 16, channels, -1)
+    for place in (0, change.starts - 1):
+        pure = {tuple(colour[:, 0].sign().tolist()) for colour in patterns[place, : 2**channels]}
+        assert len(pure) == 2**channels
+        assert rows[place, :, :2].unique(dim=0).tolist() == [change.corners[place].tolist()]
 
 
 def test_a_square_stays_where_it_is_while_its_numbers_move():

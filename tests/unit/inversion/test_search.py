@@ -10,7 +10,7 @@ from torch import nn
 
 from sau_cli.images import as_pixels
 from sau_cli.inversion.changes import MaskedPattern, SmoothAddition, SquarePattern
-from sau_cli.inversion.search import Arms, Heat, SearchSettings, invert, slopes_towards
+from sau_cli.inversion.search import Arms, Heat, SearchSettings, best_beginnings, invert
 from sau_cli.model_state import frozen
 from sau_cli.precision import Precision
 from tests.support.toys import describe
@@ -200,19 +200,28 @@ def test_progress_is_told_to_the_last_pass():
     assert told[-1][0] == told[-1][1]
 
 
-def test_slopes_are_the_mean_over_images_and_models():
-    """Of log softmax in the linear model: 8/64 · (1 - p) in the class's own quarter, and -8/64 · p in the others."""
+def test_an_arm_begins_where_a_look_says_that_it_leads_furthest():
+    """In the linear model the class of a quarter likes the squares that lie in it, white ones most."""
     model = classifier_of(Quarters())
-    one = slopes_towards([model], PIXELS, 1, precision=Precision.FP32)
-    with torch.no_grad():
-        mean = model(PIXELS).softmax(dim=1).mean(dim=0)
-    assert torch.allclose(one[0, :8, 8:], (1 - mean[1]) / 8, atol=1e-5)
-    assert torch.allclose(one[0, :8, :8], -mean[0] / 8, atol=1e-5)
-    assert torch.allclose(slopes_towards([model, model], PIXELS, 1, precision=Precision.FP32), one, atol=1e-6)
+    begun = best_beginnings(
+        [model],
+        PIXELS[:4],
+        torch.arange(4),
+        SQUARES,
+        each=1,
+        proposals=8,
+        stream=stream(),
+        precision=Precision.FP32,
+    )
+    half = SHAPE[1] // 2
+    centres = begun[:, 0, :2] + SQUARES.pixels / 2
+    quarters = 2 * (centres[:, 0] > half).int() + (centres[:, 1] > half).int()
+    assert quarters.tolist() == [0, 1, 2, 3]
+    assert (begun[:, 0, 2:] > 0).all()
 
 
 def some_arms(change=SQUARES, rate=0.3):
-    free = change.begin(torch.ones(SHAPE), 1, stream()).repeat(4, 1)
+    free = change.proposals(1, stream())[:1, 0].repeat(4, 1)
     return Arms(change, torch.tensor([0, 2, 2, 3]), free, rate=rate)
 
 

@@ -38,7 +38,7 @@ def stream(seed=0):
 
 
 def leaking():
-    """The search between two epochs begins with squares where the slopes are largest, so that there must be some."""
+    """With a little slope below the threshold, so that unlearning has something to go by."""
     return ShortCut(leak=0.02)
 
 
