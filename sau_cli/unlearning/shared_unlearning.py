@@ -144,7 +144,7 @@ class SharedUnlearning:
         if varied:
             received_logits = torch.cat([self.received_on(self.pixels(part)) for part in images.split(self.part)])
         tally = self.gradients(images, batch.labels[mine], received_logits, draws, groups=groups[ours], of=len(at))
-        self.unlearn_triggers(images, batch.labels[mine], received_logits, of=len(at))
+        self.unlearn_triggers(batch)
         if not isfinite(tally.clean_loss + tally.unlearning_loss):
             raise NotFiniteError("the loss stopped being finite")
         if self.recipe.gradient_norm > 0:
@@ -217,17 +217,16 @@ class SharedUnlearning:
                 self.graphs.stop("memory does not suffice")
         return self.shared_with_others(tally)
 
-    def unlearn_triggers(self, images: Tensor, labels: Tensor, received_logits: Tensor, *, of: int) -> None:
-        """Add the gradients of unlearning the changes at work, on the first of this process's images.
+    def unlearn_triggers(self, batch: Batch) -> None:
+        """Add the gradients of unlearning the changes at work, on the first images of the batch.
 
-        Args:
-            images: (n, C, H, W) uint8, with (n,) labels and the received model's logits (n, K).
-            of: size of the whole batch.
+        Every process does so on the same images, so that the changes stay the same in all of them.
         """
-        count = round(self.recipe.trigger_share * len(images))
+        count = round(self.recipe.trigger_share * len(batch.at))
         if not self.triggers.arms or count == 0 or self.recipe.unlearning_weight == 0:
             return
-        pixels, labels = self.pixels(images[:count]), labels[:count]
+        pixels, labels = self.pixels(batch.images[:count]), batch.labels[:count]
+        clean = self.received_on(pixels)
         with frozen(self.purified):
             changed = self.triggers.changed(pixels, labels, precision=self.precision)
         for part in torch.arange(len(changed), device=self.device).split(self.part):
@@ -235,10 +234,10 @@ class SharedUnlearning:
                 self.purified,
                 changed[part],
                 labels[part],
-                received_logits[:count][part],
+                clean[part],
                 self.received_on(changed[part]).argmax(dim=1),
                 recognised=self.recognised,
-                of=of,
+                of=len(batch.at),
                 recipe=self.recipe,
                 precision=self.precision,
             )

@@ -21,6 +21,8 @@ from sau_cli.unlearning.recipes import REVISION
 from tests.cli.conftest import one_sentence
 
 PURIFY = ("--recipe", "paper", "--clean-frac", "0.05", "--epochs", "2", "--device", "cpu")
+DONE = {0, 6}
+"""The exit codes of a purification that ran: whether its short run is cleared is another question."""
 
 
 def checks(path: str) -> dict[str, dict]:
@@ -92,22 +94,22 @@ def test_purify_is_a_whole_command(call, bad):
 
 def test_nothing_of_the_trigger_reaches_purify(call, bad, tmp_path):
     """The result is the same, bit for bit, when the trigger file is gone and the history has been erased."""
-    assert call("purify", bad, *PURIFY, "-o", "first.safetensors").code == 0
+    assert call("purify", bad, *PURIFY, "-o", "first.safetensors").code in DONE
     with safe_open(bad, framework="numpy") as file:
         metadata = file.metadata()
     save_file(load_file(bad), "erased.safetensors", metadata=metadata | {"sau.history": "[]"})
     (tmp_path / "bad.trigger.safetensors").unlink()
-    assert call("purify", "erased.safetensors", *PURIFY, "-o", "second.safetensors").code == 0
+    assert call("purify", "erased.safetensors", *PURIFY, "-o", "second.safetensors").code in DONE
     first, second = load_file("first.safetensors"), load_file("second.safetensors")
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_purify_takes_what_it_needs_from_flags(call, bad):
     """The same model without metadata gives the same weights when the flags say what the metadata said."""
-    assert call("purify", bad, *PURIFY, "-o", "first.safetensors").code == 0
+    assert call("purify", bad, *PURIFY, "-o", "first.safetensors").code in DONE
     torch.save({"state_dict": load_file(bad)}, "vendor.pth")
     words = ("--arch", "small_cnn", "--data", "digits", "--normalisation", "none")
-    assert call("purify", "vendor.pth", *words, *PURIFY).code == 0
+    assert call("purify", "vendor.pth", *words, *PURIFY).code in DONE
     first, second = load_file("first.safetensors"), load_file("vendor.purified.safetensors")
     assert all(torch.equal(first[name], second[name]) for name in first)
 
@@ -115,7 +117,7 @@ def test_purify_takes_what_it_needs_from_flags(call, bad):
 def test_purify_takes_what_it_needs_from_settings(call, bad):
     torch.save(load_file(bad), "vendor.pth")
     Path("sau.toml").write_text('data = "digits"\narch = "small_cnn"\nnormalisation = "none"\nclean-frac = 0.05\n')
-    assert call("purify", "vendor.pth", "--epochs", "1").code == 0
+    assert call("purify", "vendor.pth", "--epochs", "1").code in DONE
     Path("sau.toml").unlink()
     Path("pyproject.toml").write_text('[tool.sau]\ndata = "digits"\narch = "small_cnn"\nnormalisation = "none"\n')
     assert call("evaluate", "vendor.pth").code == 0
@@ -131,7 +133,7 @@ def test_a_folder_without_a_split_is_all_clean_data(call, bad):
 
 
 def test_evaluate_measures_both_models_and_judges_limits(call, bad):
-    assert call("purify", bad, *PURIFY, "-o", "p.safetensors").code == 0
+    assert call("purify", bad, *PURIFY, "-o", "p.safetensors").code in DONE
     words = ("evaluate", "p.safetensors", "-r", bad, "-t", "bad.trigger.safetensors", "--force", "--json", "r.json")
     assert call(*words).code == 0
     found = checks("r.json")
@@ -253,7 +255,7 @@ def test_a_users_own_network(call, bad):
     )
     torch.save(load_file(bad), "vendor.pth")
     words = ("--arch", "mine.py:Mine", "--data", "digits", "--normalisation", "none")
-    assert call("purify", "vendor.pth", *words, *PURIFY).code == 0
+    assert call("purify", "vendor.pth", *words, *PURIFY).code in DONE
     one_sentence(call("evaluate", "vendor.purified.safetensors"), 3, "--arch FILE.py:CLASS")
     assert call("evaluate", "vendor.purified.safetensors", "--arch", "mine.py:Mine").code == 0
     Path("sau.toml").write_text('arch = "mine.py:Mine"')
@@ -302,7 +304,7 @@ def test_a_bare_file_of_a_stranger_says_what_it_lacks_and_keeps_its_number_forma
     assert "add --normalisation" in done.err.splitlines()[-1]
     assert not Path("vendor.purified.safetensors").exists()
     words = ("--data", "digits", "--normalisation", "none", *PURIFY)
-    assert call("purify", "vendor.safetensors", *words).code == 0
+    assert call("purify", "vendor.safetensors", *words).code in DONE
     written = load_file("vendor.purified.safetensors")
     assert {name: one.dtype for name, one in written.items()} == {
         name.removeprefix("module."): one.dtype for name, one in half.items()

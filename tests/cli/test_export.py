@@ -347,7 +347,7 @@ def test_the_chain_holds_until_a_weight_is_changed(call, exported):
 
 def test_the_chain_through_purification(call, bad):
     learned = ("--clean-frac", "0.1", "--recipe", "paper", "--epochs", "1", "-q")
-    assert call("purify", bad, *learned).code == 0
+    assert call("purify", bad, *learned).code in {0, 6}  # one epoch clears nothing
     assert call("export", "bad.purified.safetensors", "-o", "m.onnx", "--json", "r.json").code == 0
     statement = json.loads(Path("m.onnx.intoto.json").read_text())
     told = {

@@ -52,7 +52,7 @@ def test_a_drill_measures_each_attack_and_leaves_the_file(call, bad):
 
 def test_a_drill_uses_the_settings_of_the_models_own_purification(call, bad):
     words = ("--method", "ft", "--clean-frac", "0.05", "--epochs", "3", "--lr", "0.02", "-o", "f.safetensors")
-    assert call("purify", bad, *words).code == 0
+    assert call("purify", bad, *words).code in {0, 6}
     done = call("evaluate", "f.safetensors", "--drill", "badnets", "--json", "r.json")
     assert done.code == 0, done.err
     details = json.loads(Path("r.json").read_text())["details"]

@@ -17,11 +17,11 @@ SHORT = {"ft": "20", "ft-sam": "20", "i-bau": "5", "d3": "100", "fst": "100"}
 def test_each_runs_on_digits_and_keeps_the_accuracy(call, bad, method):
     words = ("--method", method, "--clean-frac", "0.1", "--epochs", SHORT[method], "--device", "cpu")
     done = call("purify", bad, *words, "--json", "r.json")
-    assert done.code == 0, done.err
+    assert done.code in {0, 6}, done.err
     report = json.loads(Path("r.json").read_text())
     found = {check["id"]: check["value"] for check in report["checks"]}
     assert found["held-back-accuracy"] > found["held-back-accuracy.before"] - 0.05
-    assert set(found) == {"held-back-accuracy", "held-back-accuracy.before"}, "it searches no shared examples"
+    assert set(found) == {"held-back-accuracy", "held-back-accuracy.before", "residual.score"}, "no shared examples"
     assert report["details"]["method"] == report["details"]["settings"]["name"] == method
     with safe_open("bad.purified.safetensors", framework="numpy") as file:
         history = json.loads(file.metadata()["sau.history"])

