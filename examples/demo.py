@@ -91,7 +91,7 @@ def main() -> None:
     console.print(table)
     learned = purified["details"]["learned_from"]
     print(f"Files and reports (.json) are in {folder}/. In brackets: 95 % intervals, from 360 test images.")
-    if measure(inspected, "behaviour.score")["status"] == "passed":
+    if inspected["exit_code"] == 0:
         print("sau inspect found no sign of the backdoor: on 8x8 images it often misses one (README has how often).")
     print(f"Purified with {learned} clean images, 10 % of the training images: 5 % is 72 here, too few to keep ACC.")
 
