@@ -72,7 +72,7 @@ def examine(
     classifier = opened.to(chosen)
     checks = () if images is None else (_accuracy(classifier, images, judged=accuracy or wanted is Effort.QUICK),)
     if reference is not None and images is not None:
-        checks = (*checks, _residual(session, model, reference, asked, classifier, images, seed))
+        checks = (*checks, _residual(session, facts, reference, asked, classifier, images, seed))
     if wanted is Effort.QUICK:
         return *checks, _not_examined("--effort quick looks at the file and the accuracy alone")
     session.checks.extend(checks)  # not to be lost if what follows fails
@@ -86,7 +86,7 @@ def examine(
 
 def _residual(
     session: Session,
-    model: Path,
+    facts: FileFacts,
     reference: Path,
     asked: Request,
     classifier: Classifier,
@@ -99,9 +99,10 @@ def _residual(
         UsageError: both are the same file.
     """
     checkpoint = received(session, reference)
-    own = next((one.sha256 for one in session.inputs if one.path == str(model)), None)
-    if checkpoint.sha256 == own:
-        raise UsageError(f"--reference {reference} holds the same bytes as {model}; give the model before purification")
+    if checkpoint.sha256 == facts.sha256:
+        raise UsageError(
+            f"--reference {reference} holds the same bytes as {facts.path}; give the model before purification"
+        )
     before, _ = open_model_and_data(session, reference, asked, data=images, checkpoint=checkpoint, to_learn=True)
     pair = (classifier, before.classifier.to(classifier.mean.device))
     check, details = residual_of(session, pair, images.for_testing, seed=seed, shared=True)
