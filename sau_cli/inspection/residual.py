@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from sau_cli.classifier import Classifier, check_finite_weights, check_output
 from sau_cli.errors import NotEvaluable
 from sau_cli.images import LabelledImages, as_pixels, check_fits
+from sau_cli.inspection.universal_triggers import typical_margin
 from sau_cli.inversion.changes import ChangeKind, change_of
 from sau_cli.inversion.search import Inverted, SearchSettings, invert
 from sau_cli.model_state import evaluating, frozen
@@ -36,6 +37,8 @@ LEAST_LOSS, MOST_LOSS = 0.01, 1e3
 LEAST_SUCCESS = 0.5
 """Of the images: a change that leads fewer to its class is no short cut."""
 NEAR_ONE = 1e-3
+LEAST_MARGIN = 0.2
+"""Between the logit of the true class and the highest other, on clean images, as a mean of sizes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -126,7 +129,7 @@ def residual_test(
     found = []
     with evaluating(*models), frozen(*models):
         for model in models:
-            _check_logits(model, pixels[:FEWEST_IMAGES])
+            _check_logits(model, pixels[:FEWEST_IMAGES], some.labels[:FEWEST_IMAGES])
         for kind in KINDS:
             inverted = invert(
                 models,
@@ -139,6 +142,10 @@ def residual_test(
                 precision=precision,
                 watch=lambda done, of, what=kind.value: watch(done, of, what),  # type: ignore[misc]
             )
+            if bool(inverted.likelihood.isnan().any()):
+                raise NotEvaluable(
+                    "the network returns NaN on changed images, so whether a backdoor is left is unknown"
+                )
             found.append(_judged(kind, inverted, pixels[0]))
     worst = max(found, key=lambda one: one.score)
     status = CheckStatus.INCONCLUSIVE if worst.score > LIMIT else CheckStatus.PASSED
@@ -202,8 +209,11 @@ def _judged(kind: ChangeKind, inverted: Inverted, image: Tensor) -> KindFound:
     )
 
 
-def _check_logits(model: Classifier, pixels: Tensor) -> None:
-    """Raises NotEvaluable where the model returns probabilities: their logarithm hides how sure it is."""
+def _check_logits(model: Classifier, pixels: Tensor, labels: Tensor) -> None:
+    """Raises NotEvaluable where the model returns probabilities, or logits so near each other that no class stands out.
+
+    The last layer times a small number gives the same classes, and would hide a backdoor from a cross-entropy.
+    """
     with torch.no_grad():
         logits = model(pixels)
     check_output(model, logits)
@@ -212,4 +222,9 @@ def _check_logits(model: Classifier, pixels: Tensor) -> None:
         raise NotEvaluable(
             f"{model.description.architecture} returns probabilities where logits are wanted, which hide how far a "
             "class stands out; give the network without its last softmax"
+        )
+    if (apart := typical_margin(model, pixels, labels)) < LEAST_MARGIN:
+        raise NotEvaluable(
+            f"the logits of a clean image are {apart:.2g} apart, too little to tell whether a class stands out; give "
+            "the network with its last layer as it was trained"
         )

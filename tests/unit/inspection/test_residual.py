@@ -200,3 +200,39 @@ def test_what_cannot_be_tested_is_never_passed(models, data, gist):
 def test_as_few_classes_and_images_as_are_allowed_do():
     assert judged(Quarters(), data=images(16)).images == 16
     assert CLASSES == 4
+
+
+class Times(nn.Module):
+    """A network whose logits are multiplied."""
+
+    def __init__(self, network: nn.Module, factor: float) -> None:
+        super().__init__()
+        self.network, self.factor = network, factor
+
+    def forward(self, pixels):
+        return self.factor * self.network(pixels)
+
+
+class NanOnWhite(nn.Module):
+    """NaN where the mean of an image leaves what clean ones have."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, pixels):
+        logits = self.network(pixels)
+        strange = (pixels.amax(dim=(1, 2, 3)) > 0.9) | (pixels.amin(dim=(1, 2, 3)) < 0.01)
+        return torch.where(strange[:, None], torch.nan, logits)
+
+
+def test_logits_that_are_next_to_nothing_are_not_cleared():
+    with pytest.raises(NotEvaluable, match="apart"):
+        judged(Times(ShortCut(), 1e-4))
+
+
+def test_nan_on_changed_images_alone_is_not_cleared():
+    data = images(64)
+    grey = data.images.clamp(60, 200)
+    with pytest.raises(NotEvaluable, match="NaN"):
+        judged(NanOnWhite(ShortCut()), data=type(data)(images=grey, labels=data.labels, class_names=data.class_names))
