@@ -228,7 +228,11 @@ class NanOnWhite(nn.Module):
 
 def test_logits_that_are_next_to_nothing_are_not_cleared():
     with pytest.raises(NotEvaluable, match="apart"):
-        judged(Times(ShortCut(), 1e-4))
+        judged(Times(ShortCut(), 1e-6))
+
+
+def test_logits_that_are_made_small_hide_no_short_cut():
+    assert judged(Times(ShortCut(), 0.02)).status is CheckStatus.INCONCLUSIVE
 
 
 def test_nan_on_changed_images_alone_is_not_cleared():
