@@ -402,6 +402,8 @@ def _came_from(weights: Path, sha256: str) -> bool:
 
 def _measures(at: PurifyProgress, method: MethodName) -> str:
     """What a line of progress says."""
+    if at.searching:
+        return f"searching {at.searching.kind} changes, {percent(at.searching.done / at.searching.of)}"
     own = f" sar {at.unlearning_loss:.3f} SAE {percent(at.shared_share)}" if method is MethodName.SAU else ""
     if at.rounds:
         last = at.rounds[-1]

@@ -34,11 +34,17 @@ class Heat:
         arms: of each class that are in it, at most.
         steps: that each takes.
         images: that each step sees.
+        classes: that are in it, those that are led to most surely; None for all.
     """
 
     arms: int
     steps: int
     images: int
+    classes: int | None = None
+
+    def entered(self, classes: int) -> int:
+        """Of so many classes, how many take part."""
+        return classes if self.classes is None else min(self.classes, classes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +52,7 @@ class SearchSettings:
     """How long and how finely to search.
 
     Attributes:
-        heats: one after another; the arms that lead a class furthest go on to the next.
+        heats: one after another; the classes that are led to furthest, and their best arms, go on to the next.
         most_arms: of all classes together in the first, but one a class at the least.
         proposals: that are looked at for each beginning, by all classes at once; the best is where an arm begins.
         rate: Adam's learning rate of the free numbers.
@@ -54,9 +60,9 @@ class SearchSettings:
     """
 
     heats: tuple[Heat, ...] = (
-        Heat(arms=64, steps=6, images=8),
-        Heat(arms=3, steps=15, images=16),
-        Heat(arms=1, steps=40, images=16),
+        Heat(arms=64, steps=5, images=8),
+        Heat(arms=2, steps=15, images=16, classes=10),
+        Heat(arms=1, steps=40, images=16, classes=5),
     )
     most_arms: int = 400
     proposals: int = 16
@@ -70,15 +76,15 @@ class SearchSettings:
     def passes(self, change: Change, classes: int) -> int:
         """Images that go through each model and back, over the whole race."""
         each = self.starts(change, classes)
-        return sum(min(each, heat.arms) * classes * heat.steps * heat.images for heat in self.heats)
+        return sum(min(each, heat.arms) * heat.entered(classes) * heat.steps * heat.images for heat in self.heats)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Inverted:
-    """The best change for each class.
+    """The best change for each of the classes that came to the end of the race.
 
     Attributes:
-        classes: (E,) int64.
+        classes: (E,) int64, in ascending order.
         free: (E, P), the changes.
         success: (E,), share of images of other classes that every model sends to the class.
         likelihood: (E,), mean over these images of the logarithm of the class's probability, in the model where it is
@@ -186,11 +192,15 @@ class Arms:
         step = (first / (1 - MOMENTS[0] ** count)) / ((second / (1 - MOMENTS[1] ** count)).sqrt() + 1e-8)
         self.free[playing] = self.change.allowed(self.free[playing] - self.rate * step)
 
-    def leading(self, racing: Tensor, each: int) -> Tensor:
-        """Of the arms ``racing`` (R,), those that lead each class furthest, ``each`` of them at most."""
+    def leading(self, racing: Tensor, each: int, classes: int | None = None) -> Tensor:
+        """Of the arms ``racing`` (R,), those that lead each class furthest, ``each`` of them at most.
+
+        Args:
+            classes: that are led to furthest, alone; None for all.
+        """
         ordered = racing[self.likelihood[racing].argsort(descending=True, stable=True)]
-        wanted = self.classes[racing].unique()
-        return torch.cat([ordered[self.classes[ordered] == one_class][:each] for one_class in wanted])
+        going_on = list(dict.fromkeys(self.classes[ordered].tolist()))[:classes]
+        return torch.cat([ordered[self.classes[ordered] == one_class][:each] for one_class in sorted(going_on)])
 
 
 def best_beginnings(
@@ -244,7 +254,7 @@ def invert(
     precision: Precision = Precision.FP32,
     watch: Callable[[int, int], None] = lambda _done, _of: None,
 ) -> Inverted:
-    """For each class the change, within the budget of its kind, that sends most images there, in every model.
+    """For the easiest classes the change, within the budget of its kind, that sends most images there, in every model.
 
     Args:
         models: in eval mode and frozen; with two, what is found is shared by both.
@@ -270,7 +280,7 @@ def invert(
     of = settings.passes(change, len(classes))
     racing, done = torch.arange(len(arms), device=device), 0
     for heat in settings.heats:
-        racing = arms.leading(racing, heat.arms)
+        racing = arms.leading(racing, heat.arms, heat.classes)
         for _ in range(heat.steps):
             at = torch.randint(len(images), (heat.images,), generator=stream).to(device)
             for playing in racing.split(max(1, AT_ONCE // heat.images)):
@@ -282,12 +292,4 @@ def invert(
     judged = torch.randperm(len(images), generator=stream)[: settings.judged_on].to(device)
     best = Arms(change, arms.classes[last], arms.free[last], rate=settings.rate)
     success, likelihood = best.measured(models, images[judged], labels[judged], precision=precision)
-    order = best.classes.argsort()
-    place = order[torch.searchsorted(best.classes[order], classes)]
-    return Inverted(
-        change=change,
-        classes=classes,
-        free=best.free[place],
-        success=success[place],
-        likelihood=likelihood[place],
-    )
+    return Inverted(change=change, classes=best.classes, free=best.free, success=success, likelihood=likelihood)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from sau_cli.classifier import Classifier
 from sau_cli.unlearning.cuda_graphs import Graphs
 from sau_cli.unlearning.inverted_triggers import Round
-from sau_cli.unlearning.trail import Tally
+from sau_cli.unlearning.trail import Searching, Tally
 
 
 class NotFiniteError(Exception):
@@ -53,8 +53,12 @@ class BatchStep(Protocol):
     @property
     def graphs(self) -> Graphs | None: ...
 
-    def begin_epoch(self, order: Tensor, number: int) -> None:
-        """Before the first batch of the epoch of this number, which goes through the images in this order (N,)."""
+    def begin_epoch(self, order: Tensor, number: int, tell: Callable[[Searching], None]) -> None:
+        """Before the first batch of the epoch of this number, which goes through the images in this order (N,).
+
+        Args:
+            tell: called as work goes on that takes long. It may raise, which leaves the method as it was.
+        """
 
     def take(self, batch: Batch) -> Tally:
         """Learn from a batch: one step of the optimiser, whose learning rate is set.

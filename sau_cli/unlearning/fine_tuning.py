@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import isfinite
 
 import torch
@@ -17,7 +17,7 @@ from sau_cli.unlearning.batch_statistics import BatchStatistics
 from sau_cli.unlearning.batch_step import Batch, NotFiniteError
 from sau_cli.unlearning.methods import FineTuning
 from sau_cli.unlearning.sharpness import climbed
-from sau_cli.unlearning.trail import Tally
+from sau_cli.unlearning.trail import Searching, Tally
 
 SMALLEST_PART = 4
 """Images: fewer tell nothing of a distribution, and pass by the running statistics."""
@@ -66,7 +66,7 @@ class Tuner:
             NotFiniteError: there is no such place.
         """
 
-    def begin_epoch(self, order: Tensor, number: int) -> None:
+    def begin_epoch(self, order: Tensor, number: int, tell: Callable[[Searching], None]) -> None:
         """Nothing goes from one epoch to the next."""
 
     def learned(self) -> Classifier:

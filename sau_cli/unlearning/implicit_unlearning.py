@@ -22,7 +22,7 @@ from sau_cli.model_state import frozen
 from sau_cli.precision import Precision, fast_layout, running_in
 from sau_cli.unlearning.batch_step import Batch, NotFiniteError
 from sau_cli.unlearning.methods import ImplicitUnlearning
-from sau_cli.unlearning.trail import Tally
+from sau_cli.unlearning.trail import Searching, Tally
 
 
 def hypergradient(
@@ -94,7 +94,7 @@ class ImplicitUnlearner:
         """Go on with δ."""
         self.delta = tensors.get("delta", self.delta).to(self.device)
 
-    def begin_epoch(self, order: Tensor, number: int) -> None:  # noqa: ARG002 (of the contract)
+    def begin_epoch(self, order: Tensor, number: int, tell: Callable[[Searching], None]) -> None:  # noqa: ARG002 (of the contract)
         """Find δ, from nothing: away from what the model says of each image, one step of descent a batch."""
         delta = torch.zeros_like(self.delta)
         with frozen(self.purified):

@@ -9,7 +9,7 @@ unlearns what it inverts once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,13 +21,14 @@ from sau_cli.inversion.changes import ChangeKind, change_of
 from sau_cli.inversion.search import Arms, Heat, Inverted, SearchSettings, invert
 from sau_cli.precision import Precision
 from sau_cli.unlearning.recipes import Recipe
+from sau_cli.unlearning.trail import Searching
 
 KINDS = (ChangeKind.SQUARE, ChangeKind.MASK, ChangeKind.SMOOTH)
 QUICK = SearchSettings(
     heats=(
         Heat(arms=64, steps=4, images=8),
-        Heat(arms=2, steps=12, images=16),
-        Heat(arms=1, steps=25, images=16),
+        Heat(arms=2, steps=10, images=16, classes=10),
+        Heat(arms=1, steps=25, images=16, classes=3),
     ),
     judged_on=64,
 )
@@ -100,10 +101,15 @@ class InvertedTriggers:
         self.arms: dict[ChangeKind, Arms] = {}
         self.rounds: list[Round] = []
 
-    def search(self, epoch: int, stream: torch.Generator, precision: Precision) -> None:
+    def search(
+        self, epoch: int, stream: torch.Generator, precision: Precision, tell: Callable[[Searching], None]
+    ) -> None:
         """Before an epoch: who stands out now, where a search is due. Those that stood out before stay until the last.
 
         On the received model before the first epoch, on both before others. Both must be frozen.
+
+        Args:
+            tell: called after every step of the search. It may raise, which leaves all as it was.
         """
         if epoch > self.last:
             self.arms = {}
@@ -113,17 +119,26 @@ class InvertedTriggers:
         pixels, labels = as_pixels(self.learning.images), self.learning.labels
         shape, shown = (pixels.shape[1], pixels.shape[2], pixels.shape[3]), labels.unique()
         found: list[tuple[Suspect, Tensor]] = []
-        for kind in KINDS:
-            change = change_of(kind, shape)
-            inverted = invert(models, pixels, labels, shown, change, stream=stream, settings=QUICK, precision=precision)
+        changes = {kind: change_of(kind, shape) for kind in KINDS}
+        ahead = {kind: QUICK.passes(change, len(shown)) for kind, change in changes.items()}
+        of, before = sum(ahead.values()), 0
+        for kind, change in changes.items():
+
+            def watch(done: int, _of: int, kind: ChangeKind = kind, before: int = before) -> None:
+                tell(Searching(kind=kind.value, done=before + done, of=of))
+
+            inverted = invert(
+                models, pixels, labels, shown, change, stream=stream, settings=QUICK, precision=precision, watch=watch
+            )
+            before += ahead[kind]
             found += standing_out(kind, inverted, least=self.recipe.trigger_found)
         made = Round(epoch=epoch, suspects=tuple(suspect for suspect, _ in found))
         self.rounds = [*(one for one in self.rounds if one.epoch < epoch), made]
         for kind in KINDS:
-            before = self.arms.get(kind)
+            at_work = self.arms.get(kind)
             rows = [(suspect.wanted, free) for suspect, free in found if suspect.kind is kind]
             again = {wanted for wanted, _ in rows}
-            kept = [] if before is None else zip(before.classes.tolist(), before.free, strict=True)
+            kept = [] if at_work is None else zip(at_work.classes.tolist(), at_work.free, strict=True)
             rows += [(wanted, free) for wanted, free in kept if wanted not in again]
             if rows:
                 self.arms[kind] = self.begun(kind, shape, rows, stream)

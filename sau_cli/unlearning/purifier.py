@@ -36,7 +36,7 @@ from sau_cli.unlearning.methods import (
 from sau_cli.unlearning.recipes import Recipe
 from sau_cli.unlearning.run_state import RunState, fingerprint
 from sau_cli.unlearning.shared_unlearning import SharedUnlearning
-from sau_cli.unlearning.trail import Epoch, PurifyProgress, Tally
+from sau_cli.unlearning.trail import Epoch, PurifyProgress, Searching, Tally
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -94,9 +94,9 @@ def purify(
         max_batch: most images that are on the device at a time; a batch is worked off in parts of this
             size, to the same gradients up to rounding (with ``recipe.clean_statistics``, and in fine-tuning,
             batch norm sees the parts). Halved by itself when the device runs out of memory. Not of i-BAU.
-        watch: called after every batch.
+        watch: called after every batch, and after every step of a search between two epochs.
         save: called with the state after every epoch, and when ``stop`` ends the run.
-        stop: asked after every batch; True ends the run there.
+        stop: asked after every batch and every step of a search; True ends the run there.
         resume: the state to go on from. On a CPU, the end is the same bit for bit as without a stop.
         team: the processes that call this together, with equal arguments but for the device; each works on its
             part of every batch, to the same result up to rounding.
@@ -120,8 +120,13 @@ def purify(
     if max_batch is not None and isinstance(recipe, ImplicitUnlearning):
         raise UsageError("--max-batch cannot be kept by --method i-bau; give a smaller --batch-size in its place")
     run = _Run(classifier, clean, recipe, seed, precision, max_batch, team)
+    run.watch, run.save, run.stop = watch or run.watch, save or run.save, stop or run.stop
     with evaluating(run.received, run.purified), frozen(run.received):
-        return run.until_done(watch=watch, save=save, stop=stop, resume=resume)
+        return run.until_done(resume)
+
+
+class _StoppedError(Exception):
+    """A search between two epochs was ended."""
 
 
 class _Run:
@@ -139,12 +144,15 @@ class _Run:
     ) -> None:
         self.device = classifier.mean.device
         self.team = team
+        self.watch: Callable[[PurifyProgress], None] = lambda _at: None
+        self.save: Callable[[RunState], None] = lambda _state: None
+        self.stop: Callable[[], bool] = lambda: False
         self.clean, self.recipe, self.precision = clean, recipe, precision
         layout = fast_layout(precision, self.device)
         self.received, self.purified = (deepcopy(classifier).to(memory_format=layout) for _ in range(2))
         self.purified.requires_grad_(True)
         self.learning = clean.learning.to(self.device)
-        self.method = self.method_for(recipe, max_batch, random_stream(seed, "head"))
+        self.method = self.method_for(recipe, max_batch, seed)
         self.fingerprint = fingerprint(
             classifier, clean, recipe=recipe, seed=seed, precision=precision, group=self.method.group
         )
@@ -155,7 +163,8 @@ class _Run:
         self.history: list[Epoch] = []
         self.begin_epoch()
 
-    def method_for(self, recipe: MethodSettings, max_batch: int | None, stream: torch.Generator) -> BatchStep:
+    def method_for(self, recipe: MethodSettings, max_batch: int | None, seed: int) -> BatchStep:
+        stream = random_stream(seed, "head")
         match recipe:
             case Recipe():
                 return SharedUnlearning(
@@ -163,6 +172,7 @@ class _Run:
                     self.received,
                     self.learning,
                     recipe,
+                    seed=seed,
                     precision=self.precision,
                     max_batch=max_batch,
                     team=self.team,
@@ -187,14 +197,7 @@ class _Run:
         self.order = torch.randperm(len(self.learning), generator=self.order_stream)
         self.tally, self.seconds = Tally(), 0.0
 
-    def until_done(
-        self,
-        *,
-        watch: Callable[[PurifyProgress], None] | None,
-        save: Callable[[RunState], None] | None,
-        stop: Callable[[], bool] | None,
-        resume: RunState | None,
-    ) -> Purification:
+    def until_done(self, resume: RunState | None) -> Purification:
         before = _accuracy(self.received, self.clean.held_back)
         self.accuracy = before
         if resume is not None:
@@ -214,24 +217,27 @@ class _Run:
                 if whole:
                     self.end_epoch()
                 last = whole and self.epoch == self.recipe.epochs
-                stopped = stop is not None and not last and self.team.any(stop(), self.device)
+                stopped = not last and self.team.any(self.stop(), self.device)
                 if stopped and not whole:
                     self.check_finite()  # such a state is not to be gone on from
+            except _StoppedError:
+                stopped = True  # nothing has changed since the last epoch
+                self.save(good)
+                continue
             except NotFiniteError as error:
                 self.go_back(good, error)
-                if stopped and save:
-                    save(self.state())
+                if stopped:
+                    self.save(self.state())
                 continue
-            if watch:
-                watch(self.progress())
+            self.watch(self.progress())
             if whole:
                 self.epoch, self.batch = self.epoch + 1, 0
                 self.begin_epoch()
                 good = self.state()
-                if save and self.epoch <= self.recipe.epochs:
-                    save(good)
-            elif stopped and save:
-                save(self.state())
+                if self.epoch <= self.recipe.epochs:
+                    self.save(good)
+            elif stopped:
+                self.save(self.state())
         if stopped and self.batch:
             self.accuracy = _accuracy(self.method.learned(), self.clean.held_back)
         return Purification(
@@ -252,7 +258,7 @@ class _Run:
         """One step of the optimiser on the next batch."""
         started = time.monotonic()
         if self.batch == 0:
-            self.method.begin_epoch(self.order, self.epoch)
+            self.method.begin_epoch(self.order, self.epoch, self.searching)
         first = self.batch * self.recipe.batch_size
         at = self.order[first : first + self.recipe.batch_size].to(self.device)
         images = self.learning.images[at]
@@ -265,6 +271,12 @@ class _Run:
         self.tally.add(self.method.take(batch))
         self.batch += 1
         self.seconds += time.monotonic() - started
+
+    def searching(self, how_far: Searching) -> None:
+        """Tell of a search, and end it where the run is to stop."""
+        self.watch(self.progress(how_far))
+        if self.team.any(self.stop(), self.device):
+            raise _StoppedError
 
     def end_epoch(self) -> None:
         """Measure, and write the epoch down."""
@@ -295,17 +307,19 @@ class _Run:
         except NotEvaluable as error:
             raise NotFiniteError("the weights stopped being finite") from error
 
-    def progress(self) -> PurifyProgress:
+    def progress(self, searching: Searching | None = None) -> PurifyProgress:
+        seen = max(1, self.tally.images)
         return PurifyProgress(
             epoch=self.epoch,
             epochs=self.recipe.epochs,
             batch=self.batch,
             batches=self.batches,
-            clean_loss=self.tally.clean_loss / self.tally.images,
-            unlearning_loss=self.tally.unlearning_loss / self.tally.images,
-            shared_share=self.tally.shared / self.tally.images,
+            clean_loss=self.tally.clean_loss / seen,
+            unlearning_loss=self.tally.unlearning_loss / seen,
+            shared_share=self.tally.shared / seen,
             held_back_accuracy=self.accuracy,
             rounds=tuple(self.method.rounds),
+            searching=searching,
         )
 
     def go_back(self, good: RunState, why: NotFiniteError) -> None:

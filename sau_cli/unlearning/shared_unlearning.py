@@ -6,7 +6,7 @@ Shared Adversarial Examples", NeurIPS 2023, arXiv 2307.10562.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple
 from math import isfinite
 from typing import assert_never, cast
@@ -23,6 +23,7 @@ from sau_cli.images import LabelledImages, as_pixels
 from sau_cli.model_state import frozen
 from sau_cli.precision import Precision, fast_layout, running_in
 from sau_cli.resuming import with_prefix
+from sau_cli.seeding import random_stream
 from sau_cli.team import Team
 from sau_cli.unlearning.batch_statistics import BatchStatistics, group_sizes, packed
 from sau_cli.unlearning.batch_step import Batch, NotFiniteError
@@ -34,7 +35,7 @@ from sau_cli.unlearning.recipes import Optimiser, Recipe
 from sau_cli.unlearning.replayed_search import ReplayedSearch
 from sau_cli.unlearning.search_space import drawn_space
 from sau_cli.unlearning.shared_examples import Search
-from sau_cli.unlearning.trail import Tally
+from sau_cli.unlearning.trail import Searching, Tally
 
 TRIGGERS = "triggers."
 """What names of tensors of the triggers begin with."""
@@ -50,12 +51,13 @@ class SharedUnlearning:
         learning: LabelledImages,
         recipe: Recipe,
         *,
+        seed: int,
         precision: Precision,
         max_batch: int | None,
         team: Team,
     ) -> None:
         self.purified, self.received, self.recipe = purified, received, recipe
-        self.precision, self.team = precision, team
+        self.seed, self.precision, self.team = seed, precision, team
         self.device = purified.mean.device
         self.layout = fast_layout(precision, self.device)
         self.statistics = BatchStatistics(purified, momentum=recipe.statistics_momentum)
@@ -94,11 +96,11 @@ class SharedUnlearning:
         """The searches for triggers that were made so far."""
         return self.triggers.rounds
 
-    def begin_epoch(self, order: Tensor, number: int) -> None:
-        """Search for the easiest changes of all images, where that is due, with draws that the order decides."""
-        stream = torch.Generator().manual_seed(int((order[:8].double() * torch.arange(1, 1 + len(order[:8]))).sum()))
+    def begin_epoch(self, order: Tensor, number: int, tell: Callable[[Searching], None]) -> None:  # noqa: ARG002 (of the contract)
+        """Search for the easiest changes of all images, where that is due."""
+        stream = random_stream(self.seed, f"triggers before epoch {number}")
         with frozen(self.purified):
-            self.triggers.search(number, stream, self.precision)
+            self.triggers.search(number, stream, self.precision, tell)
 
     def follow(self, means: Sequence[Tensor], last: Sequence[Tensor], seen: Tensor | int) -> None:
         """Move tensors of the running mean towards the last ones. Counts have no mean."""

@@ -66,8 +66,26 @@ class Epoch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Searching:
+    """How far a search between two epochs is.
+
+    Attributes:
+        kind: of change that is searched.
+        done, of: passes of images, of all kinds.
+    """
+
+    kind: str
+    done: int
+    of: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PurifyProgress:
-    """Where purification stands after a batch: the epoch so far, the last accuracy measured, and rounds of search."""
+    """Where purification stands after a batch: the epoch so far, the last accuracy measured, and rounds of search.
+
+    Attributes:
+        searching: the search that is made before the epoch; None when it is over.
+    """
 
     epoch: int
     epochs: int
@@ -78,3 +96,4 @@ class PurifyProgress:
     shared_share: float
     held_back_accuracy: float
     rounds: tuple[Round, ...] = ()
+    searching: Searching | None = None

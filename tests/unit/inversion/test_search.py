@@ -172,9 +172,9 @@ def test_the_seed_decides_what_is_found():
 
 
 @pytest.mark.parametrize("asked", [[0, 1, 2, 3], [3, 0, 2, 1], [2], [3, 1]], ids=str)
-def test_with_one_arm_a_class_all_come_back_in_the_order_asked_for(asked):
+def test_with_one_arm_a_class_all_come_back_in_ascending_order(asked):
     found = inverted(ShortCut(), classes=torch.tensor(asked), settings=ONE_ARM)
-    assert found.classes.tolist() == asked
+    assert found.classes.tolist() == sorted(asked)
     assert found.free.shape == (len(asked), SQUARES.numbers)
     model = classifier_of(ShortCut())
     arms = Arms(SQUARES, found.classes, found.free, rate=0.1)
@@ -189,6 +189,19 @@ def test_there_is_one_arm_a_class_at_the_least():
     found = inverted(Quarters(), settings=settings, watch=lambda done, of: told.append((done, of)))
     assert found.classes.tolist() == [0, 1, 2, 3]
     assert told[-1] == (2 * 4 * 4 * 8, 2 * 4 * 4 * 8)
+
+
+def test_the_classes_that_are_led_to_furthest_go_on_alone():
+    told = []
+    settings = replace(FAST, heats=(*FAST.heats[:2], replace(FAST.heats[2], classes=2)))
+    found = inverted(ShortCut(), settings=settings, watch=lambda done, of: told.append((done, of)))
+    every = inverted(ShortCut(), settings=FAST)
+    easiest = int(every.classes[every.likelihood.argmax()])
+    assert len(found.classes) == 2
+    assert easiest in found.classes.tolist()
+    spared = (CLASSES - 2) * settings.heats[2].steps * settings.heats[2].images
+    assert told[-1] == (settings.passes(SQUARES, CLASSES),) * 2
+    assert told[-1][0] == FAST.passes(SQUARES, CLASSES) - spared
 
 
 def test_progress_is_told_to_the_last_pass():

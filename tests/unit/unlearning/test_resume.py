@@ -14,7 +14,7 @@ from sau_cli.team import Team
 from sau_cli.unlearning import recipes, shared_unlearning
 from sau_cli.unlearning.methods import FineTuning
 from sau_cli.unlearning.purifier import purify
-from sau_cli.unlearning.recipes import Optimiser, Recipe, Schedule
+from sau_cli.unlearning.recipes import DEFAULT, Optimiser, Recipe, Schedule
 from sau_cli.unlearning.shared_unlearning import SharedUnlearning
 from tests.support.toys import describe, random_images
 
@@ -219,3 +219,25 @@ def test_a_step_that_blew_the_weights_up_is_not_what_is_kept(monkeypatch):
     assert (result.finished, result.rate, len(kept)) == (False, 0.5, 1)
     assert (kept[0].rate, kept[0].batch) == (0.5, 0)
     assert same(kept[0].weights, received().network.state_dict())
+
+
+def test_stopped_in_a_search_it_goes_on_to_the_same_end():
+    """The second search, which is made before the second epoch, is stopped after three steps."""
+    recipe = replace(DEFAULT, epochs=4, batch_size=16)
+    whole = purify(received(), CLEAN, recipe=recipe, seed=1)
+    kept, told = [], []
+
+    def watch(at):
+        told.append((at.epoch, at.searching is not None))
+
+    def stop():
+        return told.count((2, True)) == 3
+
+    first = purify(received(), CLEAN, recipe=recipe, seed=1, save=kept.append, watch=watch, stop=stop)
+    assert told[-1] == (2, True)
+    assert not first.finished
+    assert len(first.epochs) == 1
+    assert (kept[-1].epoch, kept[-1].batch) == (2, 0)
+    rest = purify(received(), CLEAN, recipe=recipe, seed=1, resume=kept[-1])
+    assert [one.epoch for one in rest.rounds] == [1, 2]
+    assert same(weights(whole), weights(rest))
