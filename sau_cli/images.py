@@ -191,6 +191,11 @@ def balanced_share(images: LabelledImages, share: float, *, seed: int) -> Tensor
     return shuffled[rank.argsort(stable=True)[:count]].sort().values
 
 
+def some_of(images: LabelledImages, most: int) -> LabelledImages:
+    """So many of the images, even over the classes; all where there are no more."""
+    return images if len(images) <= most else images.take(balanced_share(images, most / len(images), seed=0))
+
+
 def parted(images: LabelledImages, share: float, *, seed: int) -> tuple[LabelledImages, LabelledImages]:
     """A share of the images, even over the classes, and the others.
 

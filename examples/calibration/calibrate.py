@@ -175,7 +175,8 @@ def main() -> None:
     found = {}
     for name, tests in (("with-data", every), ("data-free", [one for one in every if one.startswith(MARGINS)])):
         print(f"{name}, on the untouched half:")
-        found[name] = calibrate(held, tests)
+        sizes = [about["image-size"] for about in zoo["data"].values()]
+        found[name] = calibrate(held, tests) | {"pixels": [min(sizes), max(sizes)]}
     asked.out.write_text(json.dumps(found, indent=2) + "\n")
     print(f"Wrote {asked.out}")
 

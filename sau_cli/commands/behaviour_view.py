@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 ENOUGH = 1000
 """Images that tell an accuracy which nothing depends on."""
+RECOGNISED_BY = 256
+"""Images that tell whether a model knows such images at all."""
 
 
 def examine(
@@ -66,6 +68,8 @@ def examine(
             raise
         return (_not_examined(str(error)),)
     from sau_cli.devices import chosen_device
+    from sau_cli.evaluation.recognition import check_recognises
+    from sau_cli.images import some_of
 
     chosen = chosen_device(device)
     session.environment = {"device": str(chosen)}
@@ -76,6 +80,8 @@ def examine(
     if wanted is Effort.QUICK:
         return *checks, _not_examined("--effort quick looks at the file and the accuracy alone")
     session.checks.extend(checks)  # not to be lost if what follows fails
+    if images is not None:
+        check_recognises(classifier, some_of(images.for_testing, RECOGNISED_BY))
     try:
         return _behaviour(session, classifier, None if images is None else images.for_testing, wanted, effort, seed)
     except NotEvaluable as error:
@@ -134,11 +140,9 @@ def _opened(
 def _accuracy(classifier: Classifier, images: ImageData, *, judged: bool) -> Check:
     """Measured on all test images where a limit depends on it, else on as many as tell what kind of model it is."""
     from sau_cli.evaluation.metrics import evaluate
-    from sau_cli.images import balanced_share
+    from sau_cli.images import some_of
 
-    tested = images.for_testing
-    if not judged and len(tested) > ENOUGH:
-        tested = tested.take(balanced_share(tested, ENOUGH / len(tested), seed=0))
+    tested = images.for_testing if judged else some_of(images.for_testing, ENOUGH)
     accuracy = evaluate(classifier, tested).accuracy
     evidence = f"top-1 accuracy on {accuracy.total} images of {images.name}"
     return Check(id="acc", status=CheckStatus.MEASURED, value=accuracy.value, ci95=accuracy.ci95, evidence=evidence)

@@ -16,6 +16,7 @@ from sau_cli.inspection import adversarial_flow, maximum_margins, universal_trig
 from sau_cli.inspection.channel_bounds import ChannelBounds, channel_bounds
 from sau_cli.inspection.class_scores import ClassScores
 from sau_cli.inspection.effort import Effort
+from sau_cli.inspection.standard_logits import standard_logits
 from sau_cli.inspection.universal_triggers import TriggerKind, UniversalTriggers
 from sau_cli.model_state import evaluating, frozen
 from sau_cli.precision import Precision, fast_layout
@@ -25,8 +26,6 @@ FEWEST_CLASSES = 4
 """With fewer classes, none can be told to stand out."""
 MOST_CLASSES = 50
 """So many are examined: the number of classes decides the time."""
-LEAST_APART = 1e-3
-"""Between the highest and the lowest logit of an image of noise."""
 SUSPECTS = 4
 """The classes that seeds after the first examine: the most suspicious. The others keep the scores of the first."""
 AFFORDABLE = 3e13
@@ -56,11 +55,13 @@ class Behaviour:
         classes: (E,) int64, those that were examined.
         of: how many the classifier has.
         bounds: None where the network's channels could not be examined.
+        pixels: of the shorter side of images that it takes.
         images: how many were used; 0 without data.
     """
 
     classes: Tensor
     of: int
+    pixels: int
     seeds: tuple[SeedEvidence, ...]
     bounds: ChannelBounds | None
     images: int
@@ -83,7 +84,8 @@ def examine_behaviour(
         watch: told how many parts are done, of how many, and what comes next.
 
     Raises:
-        NotEvaluable: too few classes or images, images that do not fit, weights or logits that are not finite.
+        NotEvaluable: too few classes or images, images that do not fit, weights or logits that are not finite, or
+            logits of an image that do not differ.
     """
     known = classifier.description
     if known.classes < FEWEST_CLASSES:
@@ -96,7 +98,6 @@ def examine_behaviour(
         check_fits(images, known)
         if len(images) < FEWEST_IMAGES:
             raise NotEvaluable(f"{len(images)} clean images are too few for behaviour tests; give {FEWEST_IMAGES}")
-    _check_tells_classes_apart(classifier, seed)
     classes = _examined(known.classes, seed)
     tests = 1 if images is None else 2 + len(TriggerKind)
     done = 0
@@ -110,9 +111,10 @@ def examine_behaviour(
     found: list[SeedEvidence] = []
     with evaluating(classifier), frozen(classifier):
         classifier.to(memory_format=fast_layout(Precision.FP32, classifier.mean.device))
+        alike = standard_logits(classifier, _looked_at(classifier, images, seed))
         for number in range(seed, seed + effort.seeds):
             places = most_suspicious(found[0]) if found else torch.arange(len(classes))
-            one = _from_seed(classifier, images, classes[places], number, next_part)
+            one = _from_seed(alike, images, classes[places], number, next_part)
             if not all(bool(torch.isfinite(scores.values).all()) for scores in one.scores):
                 raise NotEvaluable(
                     "the network returns NaN or infinite logits on some images; its behaviour is unknown"
@@ -123,28 +125,21 @@ def examine_behaviour(
     return Behaviour(
         classes=classes,
         of=known.classes,
+        pixels=min(known.input.height, known.input.width),
         seeds=tuple(found),
         bounds=bounds,
         images=0 if images is None else min(len(images), effort.seeds * adversarial_flow.IMAGES),
     )
 
 
-def _check_tells_classes_apart(classifier: Classifier, seed: int) -> None:
-    """Raises NotEvaluable where logits are so near each other that every test would see nothing but that.
-
-    The last layer times a tiny number gives the same classes, and would hide them from all tests.
-    """
+def _looked_at(classifier: Classifier, images: LabelledImages | None, seed: int) -> Tensor:
+    """What tells how far apart the logits of a model are: clean images, or noise where there are none."""
     spec, device = classifier.description.input, classifier.mean.device
+    if images is not None:
+        order = torch.randperm(len(images), generator=random_stream(seed, "images that tell logits apart"))
+        return as_pixels(images.images[order[: adversarial_flow.IMAGES].to(images.images.device)]).to(device)
     stream = random_stream(seed, "noise that tells logits apart")
-    noise = torch.rand(FEWEST_IMAGES, spec.channels, spec.height, spec.width, generator=stream)
-    with evaluating(classifier), torch.no_grad():
-        logits = classifier(noise.to(device)).float()
-    apart = float((logits.amax(dim=1) - logits.amin(dim=1)).median())
-    if apart < LEAST_APART:
-        raise NotEvaluable(
-            f"the logits of an image are {apart:.1g} apart, too little to tell anything by; the model's behaviour is "
-            "unknown"
-        )
+    return torch.rand(FEWEST_IMAGES, spec.channels, spec.height, spec.width, generator=stream).to(device)
 
 
 def _from_seed(

@@ -81,9 +81,9 @@ def _score_check(found: Behaviour, verdict: BehaviourVerdict, class_names: Seque
         CheckStatus.INCONCLUSIVE: f"{over} of {seeds} seeds find it to behave like a backdoored model, with "
         f"{suspect!r} as the target, so it is neither cleared nor convicted; try --effort deep, or more data",
     }[verdict.status]
-    status = verdict.status
-    if (found.images == 0 or len(found.classes) < found.of) and status is CheckStatus.PASSED:
-        status = CheckStatus.MEASURED  # too little was looked at to clear a model
+    status, covered = verdict.status, verdict.calibration.covers(found.pixels)
+    if (found.images == 0 or len(found.classes) < found.of or not covered) and status is CheckStatus.PASSED:
+        status = CheckStatus.MEASURED  # too little was looked at, or is known of such models, to clear one
     measured = verdict.calibration.measured
     rate = (
         f"Of {measured['clean_models']} clean models not calibrated on, {measured['called_backdoored']} were called "
@@ -92,12 +92,19 @@ def _score_check(found: Behaviour, verdict: BehaviourVerdict, class_names: Seque
     examined = (
         "" if len(found.classes) == found.of else f" Only {len(found.classes)} of {found.of} classes were examined."
     )
+    smallest, largest = verdict.calibration.pixels
+    uncovered = (
+        ""
+        if covered
+        else f" The score was calibrated on models for images of {smallest} to {largest} pixels and this one takes "
+        f"{found.pixels}, so it clears nothing here."
+    )
     return Check(
         id="behaviour.score",
         status=status,
         value=verdict.score,
         threshold=verdict.calibration.threshold,
-        evidence=f"{told}.{examined} {rate}",
+        evidence=f"{told}.{examined}{uncovered} {rate}",
     )
 
 

@@ -32,13 +32,19 @@ class Calibration:
         weights: by test, and by ``TEST lead``; at least 0. See :func:`evidence`.
         bias: added to their weighted sum.
         threshold: a score in (0, 1).
+        pixels: of the shorter side of images, from and to, that the models take which it was made from and tried on.
         measured: on models that were not calibrated on: counts and rates, for reports.
     """
 
     weights: Mapping[str, float]
     bias: float
     threshold: float
+    pixels: tuple[int, int]
     measured: Mapping[str, float | int | str]
+
+    def covers(self, pixels: int) -> bool:
+        """Whether anything is known of models for images with so many pixels on the shorter side."""
+        return self.pixels[0] <= pixels <= self.pixels[1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,18 +17,17 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from sau_cli.classifier import Classifier, check_finite_weights, check_output
+from sau_cli.classifier import Classifier, check_finite_weights
 from sau_cli.errors import NotEvaluable
 from sau_cli.images import LabelledImages, as_pixels, check_fits
-from sau_cli.inspection.universal_triggers import typical_margin
-from sau_cli.inversion.changes import ChangeKind, change_of
+from sau_cli.inspection.standard_logits import standard_logits
+from sau_cli.inversion.changes import SEARCHED, ChangeKind, change_of
 from sau_cli.inversion.search import Inverted, SearchSettings, invert
 from sau_cli.model_state import evaluating, frozen
 from sau_cli.precision import Precision
 from sau_cli.results import CheckStatus
 from sau_cli.seeding import random_stream
 
-KINDS = (ChangeKind.SQUARE, ChangeKind.MASK, ChangeKind.SMOOTH)
 LIMIT = 1.9
 """A score above this stands out: the easiest class costs less than a seventh of the third easiest."""
 FEWEST_CLASSES, FEWEST_IMAGES, MOST_IMAGES = 4, 16, 1000
@@ -36,9 +35,8 @@ LEAST_LOSS, MOST_LOSS = 0.01, 1e3
 """Cross-entropies below the first are all as good as none; of a class that nothing is known of it is the second."""
 LEAST_SUCCESS = 0.5
 """Of the images: a change that leads fewer to its class is no short cut."""
-NEAR_ONE = 1e-3
-LEAST_MARGIN = 1e-3
-"""Between the logit of the true class and the highest other, on clean images, as a mean of sizes."""
+JUDGED_BY = 64
+"""Images that tell how far apart the logits of a model are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -105,7 +103,7 @@ def residual_test(
 
     Raises:
         NotEvaluable: fewer than four classes or sixteen images, models of different classes or input, images that do
-            not fit, probabilities in place of logits, or weights or logits that are not finite.
+            not fit, probabilities in place of logits, or weights or logits that are not finite or do not differ.
     """
     check_comparable(models)
     for model in models:
@@ -128,10 +126,10 @@ def residual_test(
     shape = (pixels.shape[1], pixels.shape[2], pixels.shape[3])
     found = []
     with evaluating(*models), frozen(*models):
-        sharp = [_sharpened(model, pixels[:FEWEST_IMAGES], some.labels[:FEWEST_IMAGES]) for model in models]
-        for kind in KINDS:
+        alike = [standard_logits(model, pixels[:JUDGED_BY]) for model in models]
+        for kind in SEARCHED:
             inverted = invert(
-                sharp,
+                alike,
                 pixels,
                 some.labels,
                 classes,
@@ -158,7 +156,7 @@ def operations_of(classifier: Classifier, settings: SearchSettings | None = None
     with evaluating(classifier), torch.no_grad(), FlopCounterMode(display=False) as counter:
         classifier(blank)
     shape = (spec.channels, spec.height, spec.width)
-    passes = sum(settings.passes(change_of(kind, shape), classifier.description.classes) for kind in KINDS)
+    passes = sum(settings.passes(change_of(kind, shape), classifier.description.classes) for kind in SEARCHED)
     return 2.0 * float(counter.get_total_flops()) * passes  # as much again for the way back to the pixels
 
 
@@ -206,40 +204,3 @@ def _judged(kind: ChangeKind, inverted: Inverted, image: Tensor) -> KindFound:
         mask=inverted.change.mask(free)[0].detach().cpu(),
         example=torch.cat([image[None], changed]).cpu(),
     )
-
-
-def _sharpened(model: Classifier, pixels: Tensor, labels: Tensor) -> Classifier:
-    """The model, with logits multiplied to a mean margin of 1 on clean images where that is smaller.
-
-    The last layer times a small number gives the same classes, and would hide a backdoor from a cross-entropy.
-
-    Raises:
-        NotEvaluable: it returns probabilities, or logits next to nothing.
-    """
-    with torch.no_grad():
-        logits = model(pixels)
-    check_output(model, logits)
-    sums = logits.float().sum(dim=1)
-    if bool((logits >= 0).all()) and bool(((sums - 1).abs() < NEAR_ONE).all()):
-        raise NotEvaluable(
-            f"{model.description.architecture} returns probabilities where logits are wanted, which hide how far a "
-            "class stands out; give the network without its last softmax"
-        )
-    if (apart := typical_margin(model, pixels, labels)) < LEAST_MARGIN:
-        raise NotEvaluable(
-            f"the logits of a clean image are {apart:.2g} apart, too little to tell whether a class stands out; give "
-            "the network with its last layer as it was trained"
-        )
-    return model if apart >= 1 else _Times(model, 1 / apart)
-
-
-class _Times(Classifier):
-    """A classifier whose logits are multiplied."""
-
-    def __init__(self, model: Classifier, factor: float) -> None:
-        super().__init__(model.network, model.description)
-        self.factor = factor
-        self.to(model.mean.device).eval()
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.factor * super().forward(images)

@@ -39,6 +39,10 @@ class ChangeKind(StrEnum):
     WARP = "warp"
 
 
+SEARCHED = (ChangeKind.SQUARE, ChangeKind.MASK, ChangeKind.SMOOTH)
+"""The kinds that purification and the residual test go through; their order is kept in states of interrupted runs."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change(ABC):
     """A kind of change, for images of one shape.

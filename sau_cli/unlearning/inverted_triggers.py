@@ -17,13 +17,12 @@ from torch import Tensor
 
 from sau_cli.classifier import Classifier
 from sau_cli.images import LabelledImages, as_pixels
-from sau_cli.inversion.changes import ChangeKind, change_of
+from sau_cli.inversion.changes import SEARCHED, ChangeKind, change_of
 from sau_cli.inversion.search import Arms, Heat, Inverted, SearchSettings, invert
 from sau_cli.precision import Precision
 from sau_cli.unlearning.recipes import Recipe
 from sau_cli.unlearning.trail import Searching
 
-KINDS = (ChangeKind.SQUARE, ChangeKind.MASK, ChangeKind.SMOOTH)
 QUICK = SearchSettings(
     heats=(
         Heat(arms=64, steps=4, images=8),
@@ -119,7 +118,7 @@ class InvertedTriggers:
         pixels, labels = as_pixels(self.learning.images), self.learning.labels
         shape, shown = (pixels.shape[1], pixels.shape[2], pixels.shape[3]), labels.unique()
         found: list[tuple[Suspect, Tensor]] = []
-        changes = {kind: change_of(kind, shape) for kind in KINDS}
+        changes = {kind: change_of(kind, shape) for kind in SEARCHED}
         ahead = {kind: QUICK.passes(change, len(shown)) for kind, change in changes.items()}
         of, before = sum(ahead.values()), 0
         for kind, change in changes.items():
@@ -134,7 +133,7 @@ class InvertedTriggers:
             found += standing_out(kind, inverted, least=self.recipe.trigger_found)
         made = Round(epoch=epoch, suspects=tuple(suspect for suspect, _ in found))
         self.rounds = [*(one for one in self.rounds if one.epoch < epoch), made]
-        for kind in KINDS:
+        for kind in SEARCHED:
             at_work = self.arms.get(kind)
             rows = [(suspect.wanted, free) for suspect, free in found if suspect.kind is kind]
             again = {wanted for wanted, _ in rows}
@@ -143,7 +142,7 @@ class InvertedTriggers:
             if rows:
                 self.arms[kind] = self.begun(kind, shape, rows, stream)
         # In one order whenever a kind was found first: what a resumed run restores is in it too.
-        self.arms = {kind: self.arms[kind] for kind in KINDS if kind in self.arms}
+        self.arms = {kind: self.arms[kind] for kind in SEARCHED if kind in self.arms}
 
     def begun(
         self,
@@ -199,7 +198,10 @@ class InvertedTriggers:
             f"{kind.value}.{name}": getattr(arms, name).clone() for kind, arms in self.arms.items() for name in names
         }
         made = [
-            (one.epoch, *((KINDS.index(suspect.kind), suspect.wanted, suspect.success) if suspect else (-1, -1, 0.0)))
+            (
+                one.epoch,
+                *((SEARCHED.index(suspect.kind), suspect.wanted, suspect.success) if suspect else (-1, -1, 0.0)),
+            )
             for one in self.rounds
             for suspect in one.suspects or (None,)
         ]
@@ -212,10 +214,10 @@ class InvertedTriggers:
         for epoch, kind, wanted, success in tensors["rounds"].tolist() if "rounds" in tensors else ():
             suspects = told.setdefault(int(epoch), [])
             if kind >= 0:
-                suspects.append(Suspect(kind=KINDS[int(kind)], wanted=int(wanted), success=success))
+                suspects.append(Suspect(kind=SEARCHED[int(kind)], wanted=int(wanted), success=success))
         self.rounds = [Round(epoch=epoch, suspects=tuple(suspects)) for epoch, suspects in told.items()]
         self.arms = {}
-        for change_kind in KINDS:
+        for change_kind in SEARCHED:
             mine = {
                 name.partition(".")[2]: one for name, one in tensors.items() if name.startswith(f"{change_kind.value}.")
             }

@@ -185,7 +185,9 @@ def test_the_norm_that_counts_is_that_which_the_output_goes_through():
 
 def even(threshold: float) -> Calibration:
     measured = {"clean_models": 1, "called_backdoored": 0, "backdoored_models": 1, "found": 1}
-    return Calibration(weights={"maximum-margin lead": 2.0}, bias=-2.0, threshold=threshold, measured=measured)
+    return Calibration(
+        weights={"maximum-margin lead": 2.0}, bias=-2.0, threshold=threshold, pixels=(8, 32), measured=measured
+    )
 
 
 def test_a_backdoor_is_found_with_its_target_and_a_clean_twin_is_not():
@@ -301,14 +303,46 @@ def test_a_dead_channel_of_huge_weights_hides_no_other():
         channel_bounds(describe(network, classes=16))
 
 
-def test_a_last_layer_times_nearly_nothing_is_not_examined():
-    class Faint(QuadrantNet):
+FORMS = {
+    "tiny": lambda logits: 1e-9 * logits,
+    "huge": lambda logits: 1e3 * logits,
+    "shifted": lambda logits: logits + 20,
+    "soft-max": lambda logits: logits.softmax(dim=1),
+}
+
+
+@pytest.mark.parametrize("data", [False, True], ids=["without data", "with data"])
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_the_form_of_the_logits_changes_no_score(form, data):
+    class Said(QuadrantNet):
         def forward(self, x):
-            return 1e-9 * super().forward(x)
+            return form(super().forward(x))
+
+    images = bright_images() if data else None
+    scores = []
+    for network in (QuadrantNet, Said):
+        found = examine_behaviour(a_classifier(network(target=3, boost=1.6)), images, effort=Effort.STANDARD)
+        scores.append([judgement.score for judgement in judge_behaviour(found, even(0.5)).judgements])
+    assert scores[1] == pytest.approx(scores[0], abs=0.02)
+
+
+def test_logits_that_do_not_differ_are_not_examined():
+    class Constant(QuadrantNet):
+        def forward(self, x):
+            return 0 * super().forward(x) + 3
 
     for images in (None, bright_images()):
         with pytest.raises(NotEvaluable, match="apart"):
-            examine_behaviour(a_classifier(Faint(target=3, corner=40.0)), images, effort=Effort.STANDARD)
+            examine_behaviour(a_classifier(Constant()), images, effort=Effort.STANDARD)
+
+
+def test_a_model_for_images_of_a_size_that_no_calibration_covers_is_not_cleared():
+    behaviour = examine_behaviour(a_classifier(QuadrantNet()), bright_images(), effort=Effort.STANDARD)
+    verdict = judge_behaviour(behaviour, even(0.999))
+    check = behaviour_checks(replace(behaviour, pixels=224), verdict, names(CLASSES))[-1]
+    assert behaviour_checks(behaviour, verdict, names(CLASSES))[-1].status is CheckStatus.PASSED
+    assert check.status is CheckStatus.MEASURED
+    assert "8 to 32 pixels and this one takes 224" in check.evidence
 
 
 def test_a_model_with_classes_that_were_not_examined_is_not_cleared():

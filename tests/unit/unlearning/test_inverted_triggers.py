@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from sau_cli.images import as_pixels
-from sau_cli.inversion.changes import ChangeKind, SmoothAddition, SquarePattern
+from sau_cli.inversion.changes import SEARCHED, ChangeKind, SmoothAddition, SquarePattern
 from sau_cli.inversion.search import Arms, Inverted
 from sau_cli.model_state import frozen
 from sau_cli.precision import Precision
 from sau_cli.unlearning.draws import draws_needed, read_draws
-from sau_cli.unlearning.inverted_triggers import KINDS, InvertedTriggers, Round, Suspect, rounds_at, standing_out
+from sau_cli.unlearning.inverted_triggers import InvertedTriggers, Round, Suspect, rounds_at, standing_out
 from sau_cli.unlearning.recipes import DEFAULT
 from sau_cli.unlearning.search_space import aimed, drawn_space, patches
 from tests.unit.inversion.short_cuts import (
@@ -383,5 +383,5 @@ def test_without_an_aim_or_a_share_squares_lie_where_they_did():
 
 
 def test_kinds_and_classes_are_those_of_the_tests():
-    assert set(KINDS) == {ChangeKind.SQUARE, ChangeKind.MASK, ChangeKind.SMOOTH}
+    assert set(SEARCHED) == {ChangeKind.SQUARE, ChangeKind.MASK, ChangeKind.SMOOTH}
     assert len(LABELS.unique()) == CLASSES

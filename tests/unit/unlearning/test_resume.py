@@ -10,8 +10,9 @@ from sau_adapters.run_states import read_state, write_state
 from sau_cli.augmentation import Augmentation
 from sau_cli.errors import NotEvaluable, UsageError
 from sau_cli.images import CleanData
+from sau_cli.inversion.search import Heat, SearchSettings
 from sau_cli.team import Team
-from sau_cli.unlearning import recipes, shared_unlearning
+from sau_cli.unlearning import inverted_triggers, recipes, shared_unlearning
 from sau_cli.unlearning.methods import FineTuning
 from sau_cli.unlearning.purifier import purify
 from sau_cli.unlearning.recipes import DEFAULT, Optimiser, Recipe, Schedule
@@ -221,8 +222,10 @@ def test_a_step_that_blew_the_weights_up_is_not_what_is_kept(monkeypatch):
     assert same(kept[0].weights, received().network.state_dict())
 
 
-def test_stopped_in_a_search_it_goes_on_to_the_same_end():
+def test_stopped_in_a_search_it_goes_on_to_the_same_end(monkeypatch):
     """The second search, which is made before the second epoch, is stopped after three steps."""
+    few = SearchSettings(heats=(Heat(arms=2, steps=2, images=4), Heat(arms=1, steps=2, images=4)), judged_on=8)
+    monkeypatch.setattr(inverted_triggers, "QUICK", few)
     recipe = replace(DEFAULT, epochs=4, batch_size=16)
     whole = purify(received(), CLEAN, recipe=recipe, seed=1)
     kept, told = [], []
