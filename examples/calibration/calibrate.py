@@ -56,7 +56,10 @@ def examined(model: ZooModel, path: Path, data: ImageData) -> dict[str, Any]:
         "acc": quality.accuracy.value,
         "asr": quality.triggers[0].asr.value if triggers else None,
         "bounds": bounds_evidence(found.bounds),
-        "seeds": [{test: values.tolist() for test, values in evidence(one.scores).items()} for one in found.seeds],
+        "seeds": [
+            {test: values.tolist() for test, values in evidence([finding.scores for finding in one.findings]).items()}
+            for one in found.seeds
+        ],
     }
 
 

@@ -11,7 +11,7 @@ from sau_cli.commands.progress import ProgressView
 from sau_cli.commands.residual_view import residual_of
 from sau_cli.commands.session import Session
 from sau_cli.errors import NotEvaluable, SauError, UnsafeFile, UsageError, reason_of
-from sau_cli.inspection.effort import Effort
+from sau_cli.inspection.effort import ALL_TESTS, EASIEST_CHANGE, AskedTests, Effort
 from sau_cli.results import Check, CheckStatus
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def examine(
     facts: FileFacts,
     *,
     effort: Effort | None,
+    tests: AskedTests,
     accuracy: bool,
     device: str,
     seed: int,
@@ -41,6 +42,7 @@ def examine(
 
     Args:
         effort: None for what can be done in reasonable time with what is known.
+        tests: by name.
         accuracy: to be measured also where ``effort`` is quick. Data that the command names is used at any effort.
         reference: the model that it was purified from; the residual test is then made at any effort.
 
@@ -49,6 +51,10 @@ def examine(
     """
     _ = asked.pixels, asked.normalised(told=False)  # what makes no sense is said before anything is passed over
     wanted = Effort.STANDARD if effort is None else effort
+    if tests != ALL_TESTS:
+        from sau_cli.inspection.behaviour_tests import chosen_tests
+
+        chosen_tests(tests)  # a name that no test has is said before anything is opened
     needs_data = asked.data is not None or reference is not None
     if wanted is Effort.QUICK and not (needs_data or accuracy):
         return (_not_examined("--effort quick looks at the file alone"),)
@@ -83,7 +89,9 @@ def examine(
     if images is not None:
         check_recognises(classifier, some_of(images.for_testing, RECOGNISED_BY))
     try:
-        return _behaviour(session, classifier, None if images is None else images.for_testing, wanted, effort, seed)
+        return _behaviour(
+            session, classifier, None if images is None else images.for_testing, wanted, effort, tests, seed
+        )
     except NotEvaluable as error:
         if effort is not None:
             raise
@@ -154,16 +162,24 @@ def _behaviour(
     images: LabelledImages | None,
     wanted: Effort,
     asked: Effort | None,
+    tests: AskedTests,
     seed: int,
 ) -> tuple[Check, ...]:
     from sau_adapters.pictures import recovered_trigger
     from sau_cli.devices import out_of_memory
     from sau_cli.inspection.behaviour import AFFORDABLE, cost, examine_behaviour
     from sau_cli.inspection.behaviour_checks import behaviour_checks, behaviour_details
+    from sau_cli.inspection.behaviour_tests import chosen_tests
     from sau_cli.inspection.calibration import judge_behaviour
 
     names = classifier.description.class_names
-    operations = cost(classifier, with_data=images is not None, effort=wanted)
+    chosen, easiest = chosen_tests(tests), tests.wants(EASIEST_CHANGE)
+    if not chosen and images is None:
+        raise NotEvaluable(f"without clean images {EASIEST_CHANGE} cannot be run; add --data")
+    if not chosen and images is not None:
+        session.details = {**session.details, "behaviour": {}}
+        return (_easiest_change(session, classifier, images, asked, seed),)
+    operations = cost(classifier, with_data=images is not None, effort=wanted, tests=chosen)
     if asked is None and operations > AFFORDABLE and classifier.mean.device.type == "cpu":
         return (
             _not_examined(
@@ -173,7 +189,9 @@ def _behaviour(
         )
     try:
         with ProgressView(session, "behaviour") as view:
-            found = examine_behaviour(classifier, images, effort=wanted, seed=seed, watch=_watching(view, wanted))
+            found = examine_behaviour(
+                classifier, images, effort=wanted, seed=seed, tests=chosen, watch=_watching(view, wanted)
+            )
     except RuntimeError as error:  # of the network: such as one that lets no gradient through
         if out_of_memory(error):
             raise
@@ -183,12 +201,13 @@ def _behaviour(
     if images is not None:
         place = found.classes.tolist().index(verdict.suspect)
         details["recovered"] = [
-            recovered_trigger(kind, one.changes[place], float(one.success[place]), images.images[0])
-            for kind, one in found.seeds[0].triggers
+            recovered_trigger(test.id, one.changes[place], float(one.success[place]), images.images[0])
+            for test, one in zip(found.tests, found.seeds[0].findings, strict=True)
+            if one.changes is not None and one.success is not None
         ]
     session.details = {**session.details, "behaviour": details}
     checks = behaviour_checks(found, verdict, names)
-    if images is None:
+    if images is None or not easiest:
         return checks
     return *checks, _easiest_change(session, classifier, images, asked, seed)
 

@@ -34,7 +34,7 @@ from sau_cli.commands.progress import ReadingView
 from sau_cli.commands.session import Session
 from sau_cli.commands.settings import read_policy
 from sau_cli.errors import ExitCode, UsageError
-from sau_cli.inspection.effort import Effort
+from sau_cli.inspection.effort import ALL_TESTS, AskedTests, Effort
 from sau_cli.reporting.history import settings_line
 from sau_cli.reporting.json_document import plain
 from sau_cli.reporting.terminal import checks_table, table
@@ -67,6 +67,18 @@ def inspect(
             help="How much goes into the model's behaviour: none, three seeds, or nine. "
             "[default: standard, where that takes minutes at most]"
         ),
+    ] = None,
+    test: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--test",
+            metavar="NAME",
+            help="Run this test of behaviour alone, by the name of its check, such as maximum-margin. May be repeated.",
+        ),
+    ] = None,
+    skip_test: Annotated[
+        list[str] | None,
+        typer.Option("--skip-test", metavar="NAME", help="Leave this test out. May be repeated."),
     ] = None,
     jobs: Annotated[
         int | None,
@@ -116,6 +128,7 @@ def inspect(
       sau inspect model.safetensors
       sau inspect vendor.pth --data clean/ --normalisation none
       sau inspect vendor.pth --effort quick --tensors
+      sau inspect vendor.pth --data clean/ --test maximum-margin --test easiest-change
       sau inspect model.purified.safetensors --reference model.safetensors --data clean/
       sau inspect model.safetensors --data digits --policy policy.toml
       sau inspect model.safetensors --json - | jq .verdict
@@ -129,6 +142,7 @@ def inspect(
             asked=asked,
             rules=rules,
             effort=effort,
+            tests=AskedTests(only=tuple(test or ()), without=tuple(skip_test or ())),
             device=device,
             seed=seed,
             public_key=public_key,
@@ -159,6 +173,7 @@ def inspect_model(
     *,
     rules: Policy | None,
     effort: Effort | None,
+    tests: AskedTests = ALL_TESTS,
     device: str,
     seed: int,
     public_key: Path | None = None,
@@ -170,6 +185,7 @@ def inspect_model(
     Args:
         rules: of a policy, each to become a check.
         effort: None for what can be done in reasonable time.
+        tests: of behaviour, by name.
         device: what measurements run on, as ``--device`` takes it.
         public_key: that a signature of ONNX must be of.
         reference: the model that it was purified from, to look at both together.
@@ -204,6 +220,7 @@ def inspect_model(
                 asked,
                 facts,
                 effort=effort,
+                tests=tests,
                 accuracy=accuracy,
                 device=device,
                 seed=seed,

@@ -14,11 +14,29 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from sau_cli.classifier import Classifier
+from sau_cli.inspection.behaviour_test import Finding, Subject
 from sau_cli.inspection.class_scores import ClassScores
 from sau_cli.inspection.climbing import in_range
 
 TEST = "adversarial-flow"
 STEPS, IMAGES, EPSILON = 4, 64, 0.1
+
+
+class AdversarialFlow:
+    """The test; see :class:`~sau_cli.inspection.behaviour_test.BehaviourTest`."""
+
+    id = TEST
+    says = "the share of adversarial examples that end there"
+    needs_data = True
+
+    def passes(self, classes: int) -> int:  # noqa: ARG002 (one search serves all classes)
+        return STEPS * IMAGES
+
+    def run(self, subject: Subject) -> Finding:
+        some = slice(IMAGES)
+        return Finding(
+            scores=adversarial_flow(subject.classifier, subject.images[some], subject.labels[some], subject.classes)
+        )
 
 
 def adversarial_flow(classifier: Classifier, images: Tensor, labels: Tensor, classes: Tensor) -> ClassScores:

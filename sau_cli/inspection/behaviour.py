@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,12 +12,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from sau_cli.classifier import Classifier, check_finite_weights
 from sau_cli.errors import NotEvaluable
 from sau_cli.images import LabelledImages, as_pixels, check_fits
-from sau_cli.inspection import adversarial_flow, maximum_margins, universal_triggers
+from sau_cli.inspection.behaviour_test import BehaviourTest, Finding, Subject
+from sau_cli.inspection.behaviour_tests import TESTS
 from sau_cli.inspection.channel_bounds import ChannelBounds, channel_bounds
-from sau_cli.inspection.class_scores import ClassScores
 from sau_cli.inspection.effort import Effort
 from sau_cli.inspection.standard_logits import standard_logits
-from sau_cli.inspection.universal_triggers import TriggerKind, UniversalTriggers
+from sau_cli.inspection.universal_triggers import typical_margin
 from sau_cli.model_state import evaluating, frozen
 from sau_cli.precision import Precision, fast_layout
 from sau_cli.seeding import random_stream
@@ -30,7 +30,8 @@ SUSPECTS = 4
 """The classes that seeds after the first examine: the most suspicious. The others keep the scores of the first."""
 AFFORDABLE = 3e13
 """Floating-point operations that a command spends unasked: minutes on two cores of a CPU, seconds on a GPU."""
-FEWEST_IMAGES = 2 * universal_triggers.IMAGES
+FEWEST_IMAGES, MOST_IMAGES = 16, 64
+"""Clean images that tests look at from one seed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -38,13 +39,11 @@ class SeedEvidence:
     """What the tests found from one seed.
 
     Attributes:
-        scores: of each test, over the classes examined.
-        triggers: by kind, over the classes examined; of the first seed, and with data.
+        findings: of each test that was run, over the classes examined.
     """
 
     seed: int
-    scores: tuple[ClassScores, ...]
-    triggers: tuple[tuple[TriggerKind, UniversalTriggers], ...] = ()
+    findings: tuple[Finding, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -55,6 +54,8 @@ class Behaviour:
         classes: (E,) int64, those that were examined.
         of: how many the classifier has.
         bounds: None where the network's channels could not be examined.
+        tests: that were run, in the order of each seed's findings.
+        left_out: that need data, where there is none.
         pixels: of the shorter side of images that it takes.
         images: how many were used; 0 without data.
     """
@@ -62,6 +63,8 @@ class Behaviour:
     classes: Tensor
     of: int
     pixels: int
+    tests: tuple[BehaviourTest, ...]
+    left_out: tuple[BehaviourTest, ...]
     seeds: tuple[SeedEvidence, ...]
     bounds: ChannelBounds | None
     images: int
@@ -73,6 +76,7 @@ def examine_behaviour(
     *,
     effort: Effort,
     seed: int = 0,
+    tests: Sequence[BehaviourTest] = TESTS,
     watch: Callable[[int, int, str], None] | None = None,
 ) -> Behaviour:
     """Run the tests that need no data, and those that need some where there is some.
@@ -81,6 +85,7 @@ def examine_behaviour(
         classifier: on the device to work on; left as it was.
         images: clean images with their true labels; None for none. Sixteen at the least, and those of one seed differ
             from those of another.
+        tests: to run; those that need data are left out where there is none.
         watch: told how many parts are done, of how many, and what comes next.
 
     Raises:
@@ -99,13 +104,15 @@ def examine_behaviour(
         if len(images) < FEWEST_IMAGES:
             raise NotEvaluable(f"{len(images)} clean images are too few for behaviour tests; give {FEWEST_IMAGES}")
     classes = _examined(known.classes, seed)
-    tests = 1 if images is None else 2 + len(TriggerKind)
+    runnable = tuple(test for test in tests if images is not None or not test.needs_data)
+    if not runnable:
+        raise NotEvaluable(f"without clean images {' and '.join(test.id for test in tests)} cannot be run; add --data")
     done = 0
 
     def next_part(what: str) -> None:
         nonlocal done
         if watch:
-            watch(done, tests * effort.seeds, what)
+            watch(done, len(runnable) * effort.seeds, what)
         done += 1
 
     found: list[SeedEvidence] = []
@@ -114,8 +121,8 @@ def examine_behaviour(
         alike = standard_logits(classifier, _looked_at(classifier, images, seed))
         for number in range(seed, seed + effort.seeds):
             places = most_suspicious(found[0]) if found else torch.arange(len(classes))
-            one = _from_seed(alike, images, classes[places], number, next_part)
-            if not all(bool(torch.isfinite(scores.values).all()) for scores in one.scores):
+            one = _from_seed(runnable, alike, images, classes[places], number, next_part)
+            if not all(bool(torch.isfinite(finding.scores.values).all()) for finding in one.findings):
                 raise NotEvaluable(
                     "the network returns NaN or infinite logits on some images; its behaviour is unknown"
                 )
@@ -126,9 +133,11 @@ def examine_behaviour(
         classes=classes,
         of=known.classes,
         pixels=min(known.input.height, known.input.width),
+        tests=runnable,
+        left_out=tuple(test for test in tests if test not in runnable),
         seeds=tuple(found),
         bounds=bounds,
-        images=0 if images is None else min(len(images), effort.seeds * adversarial_flow.IMAGES),
+        images=0 if images is None else min(len(images), effort.seeds * MOST_IMAGES),
     )
 
 
@@ -137,51 +146,47 @@ def _looked_at(classifier: Classifier, images: LabelledImages | None, seed: int)
     spec, device = classifier.description.input, classifier.mean.device
     if images is not None:
         order = torch.randperm(len(images), generator=random_stream(seed, "images that tell logits apart"))
-        return as_pixels(images.images[order[: adversarial_flow.IMAGES].to(images.images.device)]).to(device)
+        return as_pixels(images.images[order[:MOST_IMAGES].to(images.images.device)]).to(device)
     stream = random_stream(seed, "noise that tells logits apart")
     return torch.rand(FEWEST_IMAGES, spec.channels, spec.height, spec.width, generator=stream).to(device)
 
 
 def _from_seed(
+    tests: Sequence[BehaviourTest],
     classifier: Classifier,
     images: LabelledImages | None,
     classes: Tensor,
     seed: int,
     next_part: Callable[[str], None],
 ) -> SeedEvidence:
-    """All tests, of these classes."""
-    next_part("maximum margins")
-    scores = [maximum_margins.maximum_margins(classifier, classes, random_stream(seed, "noise"))]
-    if images is None:
-        return SeedEvidence(seed=seed, scores=tuple(scores))
-    order = torch.randperm(len(images), generator=random_stream(seed, "images behaviour is tested on"))
-    some = images.take(order[: adversarial_flow.IMAGES]).to(classifier.mean.device)
-    pixels = as_pixels(some.images)
-    unit = universal_triggers.typical_margin(classifier, pixels, some.labels)
-    triggers = []
-    for kind in TriggerKind:
-        next_part(f"searching {kind.value.replace('-', ' ')} triggers")
-        few = slice(FEWEST_IMAGES)
-        trigger = universal_triggers.universal_triggers(
-            classifier, pixels[few], some.labels[few], classes, kind, unit=unit
-        )
-        triggers.append((kind, trigger))
-        scores.append(trigger.scores)
-    next_part("adversarial examples")
-    scores.append(adversarial_flow.adversarial_flow(classifier, pixels, some.labels, classes))
-    return SeedEvidence(seed=seed, scores=tuple(scores), triggers=tuple(triggers))
+    """Those tests, of these classes."""
+    device = classifier.mean.device
+    pixels, labels, unit = torch.zeros(0, device=device), torch.zeros(0, dtype=torch.int64, device=device), 1.0
+    if images is not None:
+        order = torch.randperm(len(images), generator=random_stream(seed, "images behaviour is tested on"))
+        some = images.take(order[:MOST_IMAGES]).to(device)
+        pixels, labels = as_pixels(some.images), some.labels
+        unit = typical_margin(classifier, pixels, labels)
+    subject = Subject(classifier=classifier, classes=classes, images=pixels, labels=labels, unit=unit, seed=seed)
+    findings = []
+    for test in tests:
+        next_part(test.id.replace("-", " "))
+        findings.append(test.run(subject))
+    return SeedEvidence(seed=seed, findings=tuple(findings))
 
 
 def most_suspicious(found: SeedEvidence) -> Tensor:
     """The places (SUSPECTS,) of the classes that most speaks for, all tests together, ascending."""
-    total = torch.stack([values for one in found.scores for values in one.evidence.values()]).sum(dim=0)
+    every = [values for finding in found.findings for values in finding.scores.evidence.values()]
+    total = torch.stack(every).sum(dim=0)
     return total.topk(min(SUSPECTS, len(total))).indices.sort().values
 
 
 def _filled_up(one: SeedEvidence, first: SeedEvidence, places: Tensor) -> SeedEvidence:
     """A seed that examined the classes at ``places`` alone, with the first seed's scores of the others."""
-    scores = [mine.with_others(others, places) for mine, others in zip(one.scores, first.scores, strict=True)]
-    return SeedEvidence(seed=one.seed, scores=tuple(scores))
+    pairs = zip(one.findings, first.findings, strict=True)
+    findings = [Finding(scores=mine.scores.with_others(others.scores, places)) for mine, others in pairs]
+    return SeedEvidence(seed=one.seed, findings=tuple(findings))
 
 
 def _examined(classes: int, seed: int) -> Tensor:
@@ -190,17 +195,17 @@ def _examined(classes: int, seed: int) -> Tensor:
     return order[:MOST_CLASSES].sort().values
 
 
-def cost(classifier: Classifier, *, with_data: bool, effort: Effort) -> float:
+def cost(classifier: Classifier, *, with_data: bool, effort: Effort, tests: Sequence[BehaviourTest] = TESTS) -> float:
     """How many floating-point operations the tests will take, give or take a tenth."""
     spec = classifier.description.input
     blank = torch.zeros(1, spec.channels, spec.height, spec.width, device=classifier.mean.device)
     with evaluating(classifier), torch.no_grad(), FlopCounterMode(display=False) as counter:
         classifier(blank)
     classes = min(classifier.description.classes, MOST_CLASSES)
-    examined = classes + (effort.seeds - 1) * min(SUSPECTS, classes)
-    passes = examined * maximum_margins.STARTS * maximum_margins.STEPS
-    if with_data:
-        passes += len(TriggerKind) * examined * universal_triggers.STEPS * universal_triggers.IMAGES
-        passes += effort.seeds * adversarial_flow.STEPS * adversarial_flow.IMAGES
+    passes = sum(
+        test.passes(classes) + (effort.seeds - 1) * test.passes(min(SUSPECTS, classes))
+        for test in tests
+        if with_data or not test.needs_data
+    )
     operations = float(counter.get_total_flops())
     return 2 * operations * passes  # as much again for the way back to the pixels

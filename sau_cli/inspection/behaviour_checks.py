@@ -7,51 +7,39 @@ from typing import Any
 
 import torch
 
-from sau_cli.inspection.adversarial_flow import TEST as FLOW
 from sau_cli.inspection.behaviour import Behaviour
+from sau_cli.inspection.behaviour_tests import TESTS
 from sau_cli.inspection.calibration import BehaviourVerdict
 from sau_cli.inspection.maximum_margins import TEST as MARGINS
 from sau_cli.inspection.maximum_margins import p_value
-from sau_cli.inspection.universal_triggers import TriggerKind
 from sau_cli.results import Check, CheckStatus
-
-_OF = {
-    MARGINS: "the largest margin that an image climbed from noise reaches",
-    TriggerKind.PATCH.value: "how well a patch on any image leads there",
-    TriggerKind.SMOOTH.value: "how well a smooth pattern over any image leads there",
-    FLOW: "the share of adversarial examples that end there",
-}
 
 
 def behaviour_checks(found: Behaviour, verdict: BehaviourVerdict, class_names: Sequence[str]) -> tuple[Check, ...]:
     """One check for each test, then the verdict. The tests' own are measurements: only the score judges."""
-    checks = [_test_check(found, place, class_names) for place in range(len(found.seeds[0].scores))]
-    if found.images == 0:
-        why = "no clean data was given, so no trigger was looked for; add --data"
-        checks += [
-            Check(id=f"behaviour.{kind.value}", status=CheckStatus.SKIPPED, evidence=why) for kind in TriggerKind
-        ]
-        checks.append(Check(id=f"behaviour.{FLOW}", status=CheckStatus.SKIPPED, evidence=why))
+    checks = [_test_check(found, place, class_names) for place in range(len(found.tests))]
+    why = "no clean data was given, so no trigger was looked for; add --data"
+    checks += [Check(id=f"behaviour.{test.id}", status=CheckStatus.SKIPPED, evidence=why) for test in found.left_out]
     checks.append(_bounds_check(found))
     checks.append(_score_check(found, verdict, class_names))
     return tuple(checks)
 
 
 def _test_check(found: Behaviour, place: int, class_names: Sequence[str]) -> Check:
-    every = [one.scores[place] for one in found.seeds]
-    test = every[0].test
+    every = [seed.findings[place].scores for seed in found.seeds]
+    test = found.tests[place]
     mean = torch.stack([one.anomaly for one in every]).mean(dim=0)
     at = int(mean.argmax())
-    told = f"class {class_names[int(found.classes[at])]!r} stands out most in {_OF[test]}: anomaly index {mean[at]:.1f}"
-    if test == MARGINS:
+    told = f"class {class_names[int(found.classes[at])]!r} stands out most in {test.says}: anomaly index {mean[at]:.1f}"
+    if test.id == MARGINS:
         largest = max(p_value(one.values) for one in every)
         return Check(
-            id=f"behaviour.{test}",
+            id=f"behaviour.{test.id}",
             status=CheckStatus.MEASURED,
             value=round(largest, 6),
             evidence=f"{told}; the value is the p-value of that, the highest of {len(every)} seeds",
         )
-    return Check(id=f"behaviour.{test}", status=CheckStatus.MEASURED, value=round(float(mean[at]), 3), evidence=told)
+    return Check(id=f"behaviour.{test.id}", status=CheckStatus.MEASURED, value=round(float(mean[at]), 3), evidence=told)
 
 
 def _bounds_check(found: Behaviour) -> Check:
@@ -72,6 +60,9 @@ def _bounds_check(found: Behaviour) -> Check:
 
 
 def _score_check(found: Behaviour, verdict: BehaviourVerdict, class_names: Sequence[str]) -> Check:
+    if missing := [test.id for test in TESTS if test not in (*found.tests, *found.left_out)]:
+        why = f"the score was not judged, as {', '.join(missing)} were not run"
+        return Check(id="behaviour.score", status=CheckStatus.SKIPPED, evidence=why)
     suspect = class_names[verdict.suspect]
     seeds = len(verdict.judgements)
     over = sum(one.score >= verdict.calibration.threshold for one in verdict.judgements)
@@ -122,7 +113,8 @@ def behaviour_details(found: Behaviour, verdict: BehaviourVerdict, class_names: 
                 "score": round(judged.score, 4),
                 "class": class_names[judged.suspect],
                 "anomaly_index": {
-                    scores.test: [round(value, 3) for value in scores.anomaly.tolist()] for scores in one.scores
+                    finding.scores.test: [round(value, 3) for value in finding.scores.anomaly.tolist()]
+                    for finding in one.findings
                 },
             }
             for one, judged in zip(found.seeds, verdict.judgements, strict=True)

@@ -94,7 +94,7 @@ def judge_seed(
     found: SeedEvidence, classes: Tensor, bounds: ChannelBounds | None, calibration: Calibration
 ) -> Judgement:
     """The weighted evidence of the class that has most of it."""
-    every = evidence(found.scores)
+    every = evidence([finding.scores for finding in found.findings])
     total = torch.full((len(classes),), calibration.bias)
     for test, values in every.items():
         total += calibration.weights.get(test, 0.0) * values

@@ -14,6 +14,7 @@ from scipy.stats import gamma
 from torch import Tensor
 
 from sau_cli.classifier import Classifier
+from sau_cli.inspection.behaviour_test import Finding, Subject
 from sau_cli.inspection.class_scores import ClassScores
 from sau_cli.inspection.climbing import margins
 
@@ -21,6 +22,20 @@ TEST = "maximum-margin"
 STARTS, STEPS, STEP = 1, 25, 0.03
 """Images of noise for each class, steps up from each, and the length of the first as a root mean square of pixels."""
 AT_ONCE = 256
+
+
+class MaximumMargin:
+    """The test; see :class:`~sau_cli.inspection.behaviour_test.BehaviourTest`."""
+
+    id = TEST
+    says = "the largest margin that an image climbed from noise reaches"
+    needs_data = False
+
+    def passes(self, classes: int) -> int:
+        return classes * STARTS * STEPS
+
+    def run(self, subject: Subject) -> Finding:
+        return Finding(scores=maximum_margins(subject.classifier, subject.classes, subject.stream("noise")))
 
 
 def maximum_margins(classifier: Classifier, classes: Tensor, generator: torch.Generator) -> ClassScores:

@@ -176,7 +176,7 @@ def _judge_score(checks: Sequence[Check], limit: float | None, unmeasured: Check
         sentence += f", but it is inconclusive: {found.evidence}"
     elif found.status is CheckStatus.MEASURED:
         status = CheckStatus.INCONCLUSIVE
-        sentence += ", but too little was looked at to clear a model, without data or of all classes"
+        sentence += f", but that clears no model: {found.evidence}"
     else:
         status = CheckStatus.PASSED
     return (Check(id=name, status=status, value=value, threshold=limit, ci95=found.ci95, evidence=sentence),)

@@ -14,12 +14,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import assert_never
 
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
 from sau_cli.classifier import Classifier
+from sau_cli.inspection.behaviour_test import Finding, Subject
 from sau_cli.inspection.class_scores import ClassScores
 from sau_cli.inspection.climbing import in_range, margins
 
@@ -52,6 +54,43 @@ class UniversalTriggers:
     scores: ClassScores
     changes: Tensor
     success: Tensor
+
+
+@dataclass(frozen=True)
+class InvertedTrigger:
+    """The test of a kind; see :class:`~sau_cli.inspection.behaviour_test.BehaviourTest`."""
+
+    kind: TriggerKind
+    needs_data = True
+
+    @property
+    def id(self) -> str:
+        return self.kind.value
+
+    @property
+    def says(self) -> str:
+        match self.kind:
+            case TriggerKind.PATCH:
+                return "how well a patch on any image leads there"
+            case TriggerKind.SMOOTH:
+                return "how well a smooth pattern over any image leads there"
+            case _ as never:
+                assert_never(never)
+
+    def passes(self, classes: int) -> int:
+        return classes * STEPS * IMAGES
+
+    def run(self, subject: Subject) -> Finding:
+        some = slice(2 * IMAGES)
+        found = universal_triggers(
+            subject.classifier,
+            subject.images[some],
+            subject.labels[some],
+            subject.classes,
+            self.kind,
+            unit=subject.unit,
+        )
+        return Finding(scores=found.scores, changes=found.changes, success=found.success)
 
 
 def universal_triggers(

@@ -10,17 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from sau_cli.errors import NotEvaluable
+from sau_cli.errors import NotEvaluable, UsageError
 from sau_cli.images import LabelledImages
 from sau_cli.inspection import maximum_margins, universal_triggers
 from sau_cli.inspection.adversarial_flow import adversarial_flow
 from sau_cli.inspection.behaviour import SUSPECTS, cost, examine_behaviour, most_suspicious
 from sau_cli.inspection.behaviour_checks import behaviour_checks, behaviour_details
+from sau_cli.inspection.behaviour_tests import TESTS, chosen_tests
 from sau_cli.inspection.calibration import Calibration, judge_behaviour, shipped_calibration
 from sau_cli.inspection.channel_bounds import channel_bounds
 from sau_cli.inspection.class_scores import ClassScores, anomaly_index
 from sau_cli.inspection.climbing import margins
-from sau_cli.inspection.effort import Effort
+from sau_cli.inspection.effort import AskedTests, Effort
 from sau_cli.inspection.maximum_margins import p_value
 from sau_cli.inspection.universal_triggers import TriggerKind
 from sau_cli.results import CheckStatus
@@ -247,8 +248,8 @@ def test_later_seeds_look_at_the_suspects_and_keep_the_scores_of_the_others():
     places = most_suspicious(first)
     assert 3 in places.tolist()
     assert len(places) == SUSPECTS
-    for mine, others in zip(second.scores[:3], first.scores[:3], strict=True):
-        same = mine.values == others.values
+    for mine, others in zip(second.findings[:3], first.findings[:3], strict=True):
+        same = mine.scores.values == others.scores.values
         assert same.nonzero().squeeze(1).tolist() == [place for place in range(CLASSES) if place not in places]
 
 
@@ -259,8 +260,8 @@ def test_the_same_seed_finds_the_same():
         for _ in range(2)
     )
     for one, other in zip(first.seeds, second.seeds, strict=True):
-        for mine, yours in zip(one.scores, other.scores, strict=True):
-            assert torch.equal(mine.values, yours.values)
+        for mine, yours in zip(one.findings, other.findings, strict=True):
+            assert torch.equal(mine.scores.values, yours.scores.values)
 
 
 def test_what_cannot_be_examined_is_said():
@@ -356,3 +357,41 @@ def test_a_model_with_classes_that_were_not_examined_is_not_cleared():
 def test_classes_all_alike_stand_out_nowhere():
     assert p_value(torch.zeros(10)) == 1
     assert p_value(torch.eye(10)[3]) == 0
+
+
+def test_tests_are_chosen_by_name():
+    every = tuple(test.id for test in TESTS)
+    for asked, chosen in (
+        (AskedTests(), every),
+        (AskedTests(only=("adversarial-flow", "maximum-margin")), (every[0], every[-1])),
+        (AskedTests(without=every[1:]), every[:1]),
+        (AskedTests(only=("easiest-change",)), ()),
+    ):
+        assert tuple(test.id for test in chosen_tests(asked)) == chosen
+    for asked in (AskedTests(only=("margin",)), AskedTests(without=("margin",))):
+        with pytest.raises(UsageError, match="no test 'margin'; choose from maximum-margin, .*, easiest-change"):
+            chosen_tests(asked)
+    with pytest.raises(UsageError, match="no test is left"):
+        chosen_tests(AskedTests(without=(*every, "easiest-change")))
+
+
+def test_a_part_of_the_tests_clears_and_convicts_nothing():
+    only = chosen_tests(AskedTests(only=("maximum-margin",)))
+    for network, threshold in ((QuadrantNet(), 0.999), (QuadrantNet(target=3, corner=40.0), 0.001)):
+        behaviour = examine_behaviour(a_classifier(network), bright_images(), effort=Effort.STANDARD, tests=only)
+        assert [len(seed.findings) for seed in behaviour.seeds] == [1, 1, 1]
+        verdict = judge_behaviour(behaviour, even(threshold))
+        check = behaviour_checks(behaviour, verdict, names(CLASSES))[-1]
+        assert check.id == "behaviour.score"
+        assert check.status is CheckStatus.SKIPPED
+        assert "not judged, as inverted-patch, smooth-pattern, adversarial-flow were not run" in check.evidence
+
+
+def test_without_data_a_test_that_needs_some_cannot_be_all():
+    with pytest.raises(NotEvaluable, match="without clean images adversarial-flow cannot be run; add --data"):
+        examine_behaviour(
+            a_classifier(QuadrantNet()),
+            None,
+            effort=Effort.STANDARD,
+            tests=chosen_tests(AskedTests(only=("adversarial-flow",))),
+        )

@@ -1,0 +1,78 @@
+"""What a test of a model's behaviour is: a port. A new test is one file, and one line in ``behaviour_tests.py``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from sau_cli.classifier import Classifier
+from sau_cli.inspection.class_scores import ClassScores
+from sau_cli.seeding import random_stream
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Subject:
+    """What a test looks at, from one seed.
+
+    Attributes:
+        classifier: with logits in standard form, in eval mode and frozen.
+        classes: (E,) int64, ascending, those to examine.
+        images: (N, C, H, W) float in [0, 1], clean, on the classifier's device; none without data.
+        labels: (N,) int64.
+        unit: what a large margin is for this model.
+        seed: of all draws.
+    """
+
+    classifier: Classifier
+    classes: Tensor
+    images: Tensor
+    labels: Tensor
+    unit: float
+    seed: int
+
+    def stream(self, purpose: str) -> torch.Generator:
+        """Random numbers of this seed for one purpose, on the CPU."""
+        return random_stream(self.seed, purpose)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Finding:
+    """What a test found.
+
+    Attributes:
+        scores: of each class examined.
+        changes: (E, C, H, W) in [-1, 1], what was found to be added to images; None of a test that looks for none.
+        success: (E,), share of unseen images of other classes that each change sends to its class.
+    """
+
+    scores: ClassScores
+    changes: Tensor | None = None
+    success: Tensor | None = None
+
+
+class BehaviourTest(Protocol):
+    """A statistic of each class, larger where a class looks more like the target of a backdoor.
+
+    Attributes:
+        id: its name in reports, calibrations and ``--test``, such as ``maximum-margin``.
+        says: what a class stands out in, as the end of a sentence.
+        needs_data: whether it looks at clean images.
+    """
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def says(self) -> str: ...
+
+    @property
+    def needs_data(self) -> bool: ...
+
+    def passes(self, classes: int) -> int:
+        """Images that go through the network and back to the pixels, for so many classes, from one seed."""
+
+    def run(self, subject: Subject) -> Finding:
+        """Examine the classes."""

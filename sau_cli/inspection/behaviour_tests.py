@@ -1,0 +1,32 @@
+"""The tests of a model's behaviour, in the order in which they are run."""
+
+from __future__ import annotations
+
+from sau_cli.errors import UsageError
+from sau_cli.inspection.adversarial_flow import AdversarialFlow
+from sau_cli.inspection.behaviour_test import BehaviourTest
+from sau_cli.inspection.effort import EASIEST_CHANGE, AskedTests
+from sau_cli.inspection.maximum_margins import MaximumMargin
+from sau_cli.inspection.universal_triggers import InvertedTrigger, TriggerKind
+
+TESTS: tuple[BehaviourTest, ...] = (
+    MaximumMargin(),
+    InvertedTrigger(TriggerKind.PATCH),
+    InvertedTrigger(TriggerKind.SMOOTH),
+    AdversarialFlow(),
+)
+
+
+def chosen_tests(asked: AskedTests) -> tuple[BehaviourTest, ...]:
+    """The tests that are asked for; none where that is the easiest change alone.
+
+    Raises:
+        UsageError: a name that no test has, or no test is left.
+    """
+    known = [*(test.id for test in TESTS), EASIEST_CHANGE]
+    for name in (*asked.only, *asked.without):
+        if name not in known:
+            raise UsageError(f"there is no test {name!r}; choose from {', '.join(known)}")
+    if not any(asked.wants(name) for name in known):
+        raise UsageError(f"no test is left; leave out fewer of {', '.join(known)}")
+    return tuple(test for test in TESTS if asked.wants(test.id))
