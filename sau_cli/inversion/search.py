@@ -60,7 +60,7 @@ class SearchSettings:
     """
 
     heats: tuple[Heat, ...] = (
-        Heat(arms=64, steps=5, images=8),
+        Heat(arms=64, steps=5, images=8, classes=100),
         Heat(arms=2, steps=15, images=16, classes=10),
         Heat(arms=1, steps=40, images=16, classes=5),
     )
@@ -75,8 +75,11 @@ class SearchSettings:
 
     def passes(self, change: Change, classes: int) -> int:
         """Images that go through each model and back, over the whole race."""
-        each = self.starts(change, classes)
-        return sum(min(each, heat.arms) * heat.entered(classes) * heat.steps * heat.images for heat in self.heats)
+        each, passes = self.starts(change, classes), 0
+        for heat in self.heats:
+            classes = heat.entered(classes)
+            passes += min(each, heat.arms) * classes * heat.steps * heat.images
+        return passes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -213,14 +216,17 @@ def best_beginnings(
     proposals: int,
     stream: torch.Generator,
     precision: Precision,
-) -> Tensor:
-    """For each class the rows that lead furthest there before any search: (E, each, P), from as many beginnings.
+) -> tuple[Tensor, Tensor]:
+    """For each class the rows that lead furthest there before any search, from as many beginnings.
 
-    A pass forward tells of all classes at once, and finds a place also where the models have no slope.
+    A pass forward tells of all classes at once, however many, and finds a place also where the models have no slope.
 
     Args:
         images: (n, C, H, W) float in [0, 1], a few.
         each: beginnings for a class, at most :attr:`~sau_cli.inversion.changes.Change.starts`.
+
+    Returns:
+        The rows (E, each, P), and their likelihood (E, each); see :class:`Inverted`.
     """
     device = images.device
     rows = change.proposals(proposals, stream)
@@ -238,8 +244,8 @@ def best_beginnings(
             likelihood.append(worst.unflatten(0, (len(some), len(images))).mean(dim=1))
     found = torch.cat(likelihood)[:, classes].unflatten(0, (starts, count))
     best, which = found.max(dim=1)
-    at = best.topk(each, dim=0).indices  # (each, E)
-    return rows.to(images)[at.T, which.gather(0, at).T]
+    furthest = best.topk(each, dim=0)  # (each, E)
+    return rows.to(images)[furthest.indices.T, which.gather(0, furthest.indices).T], furthest.values.T
 
 
 def invert(
@@ -266,7 +272,7 @@ def invert(
     classes = classes.to(device)
     each = settings.starts(change, len(classes))
     few = images[torch.randperm(len(images), generator=stream)[: settings.heats[0].images].to(device)]
-    begun = best_beginnings(
+    begun, looked = best_beginnings(
         models,
         few,
         classes,
@@ -277,6 +283,7 @@ def invert(
         precision=precision,
     )
     arms = Arms(change, classes.repeat_interleave(each), begun.flatten(0, 1), rate=settings.rate)
+    arms.likelihood = looked.flatten().clone()
     of = settings.passes(change, len(classes))
     racing, done = torch.arange(len(arms), device=device), 0
     for heat in settings.heats:

@@ -204,6 +204,16 @@ def test_the_classes_that_are_led_to_furthest_go_on_alone():
     assert told[-1][0] == FAST.passes(SQUARES, CLASSES) - spared
 
 
+def test_of_many_classes_a_look_forward_tells_which_are_searched():
+    told = []
+    settings = replace(FAST, heats=(replace(FAST.heats[0], classes=2), *FAST.heats[1:]))
+    found = inverted(ShortCut(), settings=settings, watch=lambda done, of: told.append((done, of)))
+    assert len(found.classes) == 2
+    assert WANTED in found.classes.tolist()
+    assert told[-1] == (settings.passes(SQUARES, CLASSES),) * 2
+    assert 2 * told[-1][0] == FAST.passes(SQUARES, CLASSES)
+
+
 def test_progress_is_told_to_the_last_pass():
     told = []
     inverted(Quarters(), watch=lambda done, of: told.append((done, of)))
@@ -216,7 +226,7 @@ def test_progress_is_told_to_the_last_pass():
 def test_an_arm_begins_where_a_look_says_that_it_leads_furthest():
     """In the linear model the class of a quarter likes the squares that lie in it, white ones most."""
     model = classifier_of(Quarters())
-    begun = best_beginnings(
+    begun, looked = best_beginnings(
         [model],
         PIXELS[:4],
         torch.arange(4),
@@ -231,6 +241,11 @@ def test_an_arm_begins_where_a_look_says_that_it_leads_furthest():
     quarters = 2 * (centres[:, 0] > half).int() + (centres[:, 1] > half).int()
     assert quarters.tolist() == [0, 1, 2, 3]
     assert (begun[:, 0, 2:] > 0).all()
+    arms = Arms(SQUARES, torch.arange(4), begun[:, 0], rate=0.1)
+    with torch.no_grad():
+        changed = arms.on(PIXELS[:4].repeat(4, 1, 1, 1), torch.arange(4).repeat_interleave(4))
+        said = model(changed).log_softmax(dim=1).reshape(4, 4, 4).mean(dim=1)
+    assert torch.allclose(looked[:, 0], said.diagonal(), atol=1e-5)
 
 
 def some_arms(change=SQUARES, rate=0.3):
