@@ -182,7 +182,7 @@ def balanced_share(images: LabelledImages, share: float, *, seed: int) -> Tensor
     """
     count = _share_count(images, share)
     shuffled = torch.randperm(len(images), generator=random_stream(seed, "clean share"))
-    labels = images.labels[shuffled]
+    labels = images.labels.cpu()[shuffled]
     # The rank of each image within its class: taking the lowest ranks first fills all classes at the same pace.
     rank = torch.zeros_like(shuffled)
     for label in labels.unique():

@@ -322,6 +322,7 @@ def purify(
             "learning_rate_factor": purified.rate,
             "epochs": plain(purified.epochs),
             "rounds": plain(purified.rounds),
+            "returned": purified.returned,
         }
         session.checks.extend(_checks(purified))
         if not team.leads:
@@ -466,6 +467,8 @@ def _summary(purified: Purification) -> Group:
         )
     title = f"{len(purified.epochs)} epoch{'s' * (len(purified.epochs) != 1)}"
     legend += halved if purified.rate < 1 else ""
+    back = f"the weights were then brought {percent(purified.returned)} of the way back to the received ones"
+    legend += f"\nNo inverted trigger comes back with it, so {back}." if purified.returned else ""
     epochs = table(title, ("", "first epoch", "last epoch"), rows, legend=legend.strip())
     lost = purified.held_back_accuracy_before - purified.held_back_accuracy
     much = f"The accuracy on clean images fell by {percent(lost)}; more clean images help most, then more --epochs.\n"

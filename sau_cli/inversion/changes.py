@@ -11,7 +11,7 @@ additions); Nguyen and Tran, "WaNet", ICLR 2021 (warps).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from math import ceil
 from typing import assert_never
@@ -74,6 +74,10 @@ class Change(ABC):
     def allowed(self, free: Tensor) -> Tensor:
         """Rows (A, P) brought back within the budget; those that are within it stay as they are."""
         return free
+
+    def loosened(self, factor: float) -> Change:
+        """The same kind with a budget that is so many times as large, for the first part of a search."""
+        return self
 
     @abstractmethod
     def mask(self, free: Tensor) -> Tensor:
@@ -153,7 +157,11 @@ class MaskedPattern(Change):
     Source: Wang et al., Neural Cleanse, equation 2; sigmoids keep m and p in range.
     """
 
-    budget: float = 0.03
+    budget: float = 0.045
+
+    def loosened(self, factor: float) -> MaskedPattern:
+        """A trigger in several places that count together has no slope within a small budget."""
+        return replace(self, budget=min(1.0, factor * self.budget))
 
     @property
     def numbers(self) -> int:

@@ -54,6 +54,8 @@ class SearchSettings:
     Attributes:
         heats: one after another; the classes that are led to furthest, and their best arms, go on to the next.
         most_arms: of all classes together in the first, but one a class at the least.
+        loosened: times its budget that a change may begin with.
+        tightened: share of the steps after which the budget has fallen to what it is, by the same factor a step.
         proposals: that are looked at for each beginning, by all classes at once; the best is where an arm begins.
         rate: Adam's learning rate of the free numbers.
         judged_on: images that what is found is measured on.
@@ -65,6 +67,8 @@ class SearchSettings:
         Heat(arms=1, steps=40, images=16, classes=5),
     )
     most_arms: int = 400
+    loosened: float = 8.0
+    tightened: float = 2 / 3
     proposals: int = 16
     rate: float = 1.0
     judged_on: int = 96
@@ -276,19 +280,23 @@ def invert(
         models,
         few,
         classes,
-        change,
+        change.loosened(settings.loosened),
         each=each,
         proposals=settings.proposals,
         stream=stream,
         precision=precision,
     )
-    arms = Arms(change, classes.repeat_interleave(each), begun.flatten(0, 1), rate=settings.rate)
+    wide = change.loosened(settings.loosened)
+    arms = Arms(wide, classes.repeat_interleave(each), begun.flatten(0, 1), rate=settings.rate)
     arms.likelihood = looked.flatten().clone()
     of = settings.passes(change, len(classes))
     racing, done = torch.arange(len(arms), device=device), 0
+    taken, until = 0, settings.tightened * sum(heat.steps for heat in settings.heats)
     for heat in settings.heats:
         racing = arms.leading(racing, heat.arms, heat.classes)
         for _ in range(heat.steps):
+            arms.change = change.loosened(settings.loosened ** max(0.0, 1 - taken / until))
+            taken += 1
             at = torch.randint(len(images), (heat.images,), generator=stream).to(device)
             for playing in racing.split(max(1, AT_ONCE // heat.images)):
                 seen = at.repeat(len(playing))

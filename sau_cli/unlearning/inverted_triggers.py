@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from sau_cli.classifier import Classifier
-from sau_cli.images import LabelledImages, as_pixels
+from sau_cli.images import LabelledImages, as_pixels, some_of
 from sau_cli.inversion.changes import SEARCHED, ChangeKind, change_of
 from sau_cli.inversion.search import Arms, Heat, Inverted, SearchSettings, invert
 from sau_cli.precision import Precision
@@ -32,6 +32,8 @@ QUICK = SearchSettings(
     judged_on=64,
 )
 """A search between two epochs."""
+MOST_IMAGES = 1000
+"""That a search draws from."""
 SURELY = 0.02
 """Cross-entropies below this are all as good as none."""
 APART = 1.0
@@ -115,7 +117,8 @@ class InvertedTriggers:
         if epoch not in self.at:
             return
         models = [self.received] if epoch == self.at[0] else [self.received, self.purified]
-        pixels, labels = as_pixels(self.learning.images), self.learning.labels
+        some = some_of(self.learning, MOST_IMAGES)
+        pixels, labels = as_pixels(some.images), some.labels
         shape, shown = (pixels.shape[1], pixels.shape[2], pixels.shape[3]), labels.unique()
         found: list[tuple[Suspect, Tensor]] = []
         changes = {kind: change_of(kind, shape) for kind in SEARCHED}

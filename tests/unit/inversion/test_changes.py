@@ -199,3 +199,12 @@ def test_a_warp_that_moves_all_alike_shifts_a_ramp():
 def test_every_kind_has_its_change():
     made = [type(change_of(kind, (1, 8, 8))) for kind in ChangeKind]
     assert made == [SquarePattern, MaskedPattern, SmoothAddition, Warp]
+
+
+def test_a_search_may_begin_with_more_than_the_budget_of_masks_and_with_no_more_of_other_kinds():
+    mask = MaskedPattern(shape=(3, 16, 16), budget=0.05)
+    assert mask.loosened(4.0) == MaskedPattern(shape=(3, 16, 16), budget=0.2)
+    assert mask.loosened(1.0) == mask
+    assert mask.loosened(100.0).budget == 1.0
+    for change in (SquarePattern(shape=(3, 16, 16)), SmoothAddition(shape=(3, 16, 16)), Warp(shape=(3, 16, 16))):
+        assert change.loosened(4.0) is change
