@@ -76,7 +76,7 @@ class Change(ABC):
         return free
 
     def loosened(self, factor: float) -> Change:
-        """The same kind with a budget that is so many times as large, for the first part of a search."""
+        """The same kind with a budget that is so many times as large."""
         return self
 
     @abstractmethod
@@ -157,7 +157,7 @@ class MaskedPattern(Change):
     Source: Wang et al., Neural Cleanse, equation 2; sigmoids keep m and p in range.
     """
 
-    budget: float = 0.045
+    budget: float = 0.03
 
     def loosened(self, factor: float) -> MaskedPattern:
         """A trigger in several places that count together has no slope within a small budget."""

@@ -29,6 +29,7 @@ QUICK = SearchSettings(
         Heat(arms=2, steps=10, images=16, classes=10),
         Heat(arms=1, steps=25, images=16, classes=3),
     ),
+    loosened=1.0,
     judged_on=64,
 )
 """A search between two epochs."""
