@@ -36,7 +36,7 @@ LEAST_LOSS, MOST_LOSS = 0.01, 1e3
 LEAST_SUCCESS = 0.5
 """Of the images: a change that leads fewer to its class is no short cut."""
 WIDER = 1.5
-"""Times the budget that purification searches within: what it looks past may be a little larger, and costs nothing here."""
+"""Times the budget that purification searches within: what it looks past may be a little larger."""
 JUDGED_BY = 64
 """Images that tell how far apart the logits of a model are."""
 
