@@ -119,9 +119,21 @@ def _residual(
         )
     before, _ = open_model_and_data(session, reference, asked, data=images, checkpoint=checkpoint, to_learn=True)
     pair = (classifier, before.classifier.to(classifier.mean.device))
-    check, details = residual_of(session, pair, images.for_testing, seed=seed, shared=True)
+    check, details = residual_of(
+        session, pair, images.for_testing, seed=seed, shared=True, unlearned=_unlearned(classifier)
+    )
     session.details = {**session.details, "residual": details}
     return check
+
+
+def _unlearned(classifier: Classifier) -> frozenset[int] | None:
+    """The classes that the last purification came to, as the file tells; None where it does not."""
+    known = classifier.description
+    steps = [step for step in known.history if step.step == "purify"]
+    told = steps[-1].settings.get("unlearned") if steps else None
+    if not isinstance(told, list | tuple):
+        return None
+    return frozenset(place for place, name in enumerate(known.class_names) if name in told)
 
 
 def _not_examined(why: str) -> Check:

@@ -339,7 +339,12 @@ def purify(
             )
         if purified.finished:
             residual, residual_details = residual_of(
-                session, (purified.classifier, classifier), _unseen(clean), seed=seed, shared=True
+                session,
+                (purified.classifier, classifier),
+                _unseen(clean),
+                seed=seed,
+                shared=True,
+                unlearned=purified.unlearned,
             )
         else:
             why = "the run is not finished"
@@ -347,6 +352,7 @@ def purify(
         session.checks.append(residual)
         session.details["residual"] = residual_details
         known = opened.classifier.description
+        names = known.class_names
         history = HistoryStep(
             step="purify",
             settings=settings.settings()
@@ -358,8 +364,10 @@ def purify(
                 "precision": number_format.value,
                 "max_batch": max_batch,
                 "epochs_run": len(purified.epochs),
+                "returned": purified.returned,
                 "residual": {name: value for name, value in residual_details.items() if name != "recovered"},
-            },
+            }
+            | ({} if purified.unlearned is None else {"unlearned": [names[at] for at in sorted(purified.unlearned)]}),
             seed=seed,
             input_sha256=opened.checkpoint.sha256,
             tool_version=__version__,

@@ -10,7 +10,7 @@ NeurIPS 2023 (what two models share). ``tests/benchmarks/README.md`` has what th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -149,6 +149,16 @@ def residual_test(
     worst = max(found, key=lambda one: one.score)
     status = CheckStatus.INCONCLUSIVE if worst.score > LIMIT else CheckStatus.PASSED
     return Residual(status=status, kinds=tuple(found), worst=worst, images=len(some), seed=seed)
+
+
+def overlooked(alone: Residual, unlearned: Collection[int]) -> KindFound | None:
+    """The change that stands out most on the received model alone, to a class that was never unlearned; None if none.
+
+    A trigger that a search is slow to find on the received model is harder yet to find on both, so that what both share
+    does not show it.
+    """
+    missed = [kind for kind in alone.kinds if kind.score > LIMIT and kind.wanted not in unlearned]
+    return max(missed, key=lambda kind: kind.score, default=None)
 
 
 def operations_of(classifier: Classifier, settings: SearchSettings | None = None) -> float:

@@ -32,6 +32,21 @@ def residual_check(found: Residual, class_names: Sequence[str], *, shared: bool)
     return Check(id=SHARED if shared else ALONE, status=found.status, value=found.score, threshold=LIMIT, evidence=told)
 
 
+def overlooked_check(missed: KindFound, found: Residual, class_names: Sequence[str]) -> Check:
+    """Of a purification that never unlearned a class which stands out on the received model.
+
+    Args:
+        found: of both models, in which nothing stands out.
+    """
+    told = (
+        f"{_CHANGES[missed.kind.value]} that sends {100 * missed.success:.0f} % of {found.images} clean images to "
+        f"class {class_names[missed.wanted]!r} in the received model is found far more easily than for others, and "
+        "purification did not come to that class: a backdoor is likely to be left, although no change that both models "
+        "share stands out"
+    )
+    return Check(id=SHARED, status=CheckStatus.INCONCLUSIVE, value=missed.score, threshold=LIMIT, evidence=told)
+
+
 def unexamined_check(why: str, *, shared: bool) -> Check:
     """In place of a test that could not be made; never cleared by default."""
     told = f"whether a backdoor is left was not examined: {why}"

@@ -65,6 +65,13 @@ class Purification:
     rounds: tuple[Round, ...] = ()
     returned: float = 0.0
 
+    @property
+    def unlearned(self) -> frozenset[int] | None:
+        """Classes whose triggers were inverted and unlearned; None of a method that looks for none."""
+        if not isinstance(self.recipe, Recipe) or self.recipe.trigger_rounds == 0:
+            return None
+        return frozenset(suspect.wanted for made in self.rounds for suspect in made.suspects)
+
 
 def purify(
     classifier: Classifier,

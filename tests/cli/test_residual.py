@@ -89,6 +89,23 @@ def test_a_backdoor_that_is_left_is_never_passed(call, bad):
     assert report()["details"]["residual"]["suspected_class"] == "0"
 
 
+def test_a_class_that_stands_out_before_and_was_not_unlearned_is_not_cleared(call, bad, purified):
+    """As the purified file tells; nothing that both models share stands out."""
+    weights = load_file(purified[0] / "fixed.safetensors")
+    with safe_open(purified[0] / "fixed.safetensors", framework="pt") as file:
+        told = file.metadata()
+    history = json.loads(told["sau.history"])
+    assert "0" in history[-1]["settings"]["unlearned"]
+    history[-1]["settings"]["unlearned"] = ["7"]
+    save_file(weights, "overlooked.safetensors", metadata=told | {"sau.history": json.dumps(history)})
+    words = ("--reference", bad, "--data", "digits", "--effort", "quick", "--json", "r.json")
+    assert call("inspect", "overlooked.safetensors", *words).code == 6
+    residual = check(report(), "residual.score")
+    assert residual["status"] == "inconclusive"
+    assert "class '0' in the received model" in residual["evidence"]
+    assert report()["details"]["residual"]["cleared"] is False
+
+
 def test_a_purification_that_removes_nothing_ends_in_6_and_marks_the_file(call, bad):
     Path("policy.toml").write_text("[policy]\nrequire-purified = true\n")
     done = call(

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from sau_cli.errors import NotEvaluable
-from sau_cli.inspection.residual import LIMIT, residual_test, standing_out
+from sau_cli.inspection.residual import LIMIT, overlooked, residual_test, standing_out
 from sau_cli.inversion.changes import SEARCHED
 from sau_cli.inversion.search import Heat, SearchSettings
 from sau_cli.results import CheckStatus
@@ -247,6 +247,15 @@ def test_the_form_of_the_logits_changes_nothing(plain, network, form):
     assert other.status is plain.status
     assert other.worst.wanted == plain.worst.wanted
     assert other.score == pytest.approx(plain.score, abs=0.1)
+
+
+def test_what_stands_out_before_and_was_never_unlearned_is_overlooked():
+    alone = judged(ShortCut())
+    missed = overlooked(alone, unlearned={0, 1})
+    assert missed is not None
+    assert (missed.wanted, missed.score) == (WANTED, alone.score)
+    assert overlooked(alone, unlearned={WANTED}) is None
+    assert overlooked(judged(Quarters()), unlearned=()) is None
 
 
 def test_logits_that_do_not_differ_are_not_cleared():
