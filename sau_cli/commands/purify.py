@@ -322,7 +322,6 @@ def purify(
             "learning_rate_factor": purified.rate,
             "epochs": plain(purified.epochs),
             "rounds": plain(purified.rounds),
-            "returned": purified.returned,
         }
         session.checks.extend(_checks(purified))
         if not team.leads:
@@ -364,7 +363,6 @@ def purify(
                 "precision": number_format.value,
                 "max_batch": max_batch,
                 "epochs_run": len(purified.epochs),
-                "returned": purified.returned,
                 "residual": {name: value for name, value in residual_details.items() if name != "recovered"},
             }
             | ({} if purified.unlearned is None else {"unlearned": [names[at] for at in sorted(purified.unlearned)]}),
@@ -475,8 +473,6 @@ def _summary(purified: Purification) -> Group:
         )
     title = f"{len(purified.epochs)} epoch{'s' * (len(purified.epochs) != 1)}"
     legend += halved if purified.rate < 1 else ""
-    back = f"the weights were then brought {percent(purified.returned)} of the way back to the received ones"
-    legend += f"\nNo inverted trigger comes back with it, so {back}." if purified.returned else ""
     epochs = table(title, ("", "first epoch", "last epoch"), rows, legend=legend.strip())
     lost = purified.held_back_accuracy_before - purified.held_back_accuracy
     much = f"The accuracy on clean images fell by {percent(lost)}; more clean images help most, then more --epochs.\n"

@@ -10,7 +10,7 @@ from sau_cli.results import Check, CheckStatus
 
 SHARED, ALONE = "residual.score", "behaviour.easiest-change"
 """The ids of the check: of a purified model beside the received one, and of a model alone."""
-_CHANGES = {"square": "a square", "mask": "a few pixels", "smooth": "a smooth pattern", "warp": "a warp"}
+_CHANGES = {"square": "a square", "mask": "a mask of a few pixels", "smooth": "a smooth pattern", "warp": "a warp"}
 
 
 def residual_check(found: Residual, class_names: Sequence[str], *, shared: bool) -> Check:

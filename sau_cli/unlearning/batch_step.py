@@ -70,13 +70,6 @@ class BatchStep(Protocol):
     def learned(self) -> Classifier:
         """What the run would end with here."""
 
-    def finish(self, tell: Callable[[Searching], None]) -> float:
-        """After the last epoch, the last change of what was learned.
-
-        Returns:
-            The share of the way back to the received weights that it was brought.
-        """
-
     def tensors(self) -> Mapping[str, Tensor]:
         """What a method remembers from one batch to the next, beside weights and optimiser."""
 

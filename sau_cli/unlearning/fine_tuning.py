@@ -69,10 +69,6 @@ class Tuner:
     def begin_epoch(self, order: Tensor, number: int, tell: Callable[[Searching], None]) -> None:
         """Nothing goes from one epoch to the next."""
 
-    def finish(self, tell: Callable[[Searching], None]) -> float:  # noqa: ARG002 (of the contract)
-        """Nothing more."""
-        return 0.0
-
     def learned(self) -> Classifier:
         """The classifier at work."""
         return self.purified

@@ -82,10 +82,6 @@ class ImplicitUnlearner:
         self.delta = torch.zeros(1, *learning.images.shape[1:], device=self.device)
         self.optimiser: torch.optim.Optimizer = torch.optim.Adam(purified.parameters(), lr=settings.lr)
 
-    def finish(self, tell: Callable[[Searching], None]) -> float:  # noqa: ARG002 (of the contract)
-        """Nothing more."""
-        return 0.0
-
     def learned(self) -> Classifier:
         """The classifier at work."""
         return self.purified

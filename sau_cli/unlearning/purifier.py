@@ -48,8 +48,6 @@ class Purification:
         rate: factor on the learning rate in the end; below 1 where the loss stopped being finite.
         cuda_graphs: ``recorded``, or why they could not be; None where a method or a device has none.
         rounds: the searches for triggers, and what each found.
-        returned: share of the way back to the received weights that the end was brought; see
-            :mod:`~sau_cli.unlearning.returning`.
     """
 
     classifier: Classifier
@@ -63,7 +61,6 @@ class Purification:
     rate: float
     cuda_graphs: str | None = None
     rounds: tuple[Round, ...] = ()
-    returned: float = 0.0
 
     @property
     def unlearned(self) -> frozenset[int] | None:
@@ -248,8 +245,7 @@ class _Run:
                     self.save(good)
             elif stopped:
                 self.save(self.state())
-        returned = 0.0 if stopped else self.method.finish(lambda how_far: self.watch(self.progress(how_far)))
-        if returned or (stopped and self.batch):
+        if stopped and self.batch:
             self.accuracy = _accuracy(self.method.learned(), self.clean.held_back)
         return Purification(
             classifier=self.method.learned().to(memory_format=torch.contiguous_format),
@@ -263,7 +259,6 @@ class _Run:
             rate=self.rate,
             cuda_graphs=None if self.method.graphs is None else self.method.graphs.reason or "recorded",
             rounds=tuple(self.method.rounds),
-            returned=returned,
         )
 
     def step(self) -> None:
@@ -322,9 +317,9 @@ class _Run:
     def progress(self, searching: Searching | None = None) -> PurifyProgress:
         seen = max(1, self.tally.images)
         return PurifyProgress(
-            epoch=min(self.epoch, self.recipe.epochs),
+            epoch=self.epoch,
             epochs=self.recipe.epochs,
-            batch=self.batch if self.epoch <= self.recipe.epochs else self.batches,
+            batch=self.batch,
             batches=self.batches,
             clean_loss=self.tally.clean_loss / seen,
             unlearning_loss=self.tally.unlearning_loss / seen,

@@ -122,9 +122,6 @@ class Recipe:
         trigger_steps, trigger_rate: steps that each takes with a batch, and Adam's rate for them.
         trigger_recovery: as ``ball_recovery``, of images that bear such a change.
         aimed_share: how many of the squares lie where such changes do.
-        returned: the share of the way back to the received weights, at most, that the end of a run is brought, while no
-            trigger that was inverted comes back; see :mod:`~sau_cli.unlearning.returning`.
-        returned_slack: by how much the success of a change may grow on that way.
 
         epsilon: radius of the L∞ ball of δ, on pixels in [0, 1].
         clip: keep perturbed images within [0, 1].
@@ -193,8 +190,6 @@ class Recipe:
     trigger_rate: Positive = 0.2
     trigger_recovery: Weight = 2.0
     aimed_share: Share = 0.0
-    returned: Share = 0.0
-    returned_slack: Share = 0.1
 
     # Where perturbations may go
     epsilon: Portion = 0.2
@@ -280,8 +275,6 @@ DEFAULT = Recipe(
     trigger_rate=0.2,
     trigger_recovery=2.0,
     aimed_share=0.5,
-    returned=0.3,
-    returned_slack=0.1,
     # Where perturbations may go
     epsilon=0.2,
     clip=True,

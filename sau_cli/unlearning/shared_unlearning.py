@@ -33,7 +33,6 @@ from sau_cli.unlearning.inverted_triggers import InvertedTriggers, Round
 from sau_cli.unlearning.outer_step import accumulate_gradients, accumulate_unlearning, recognised_classes
 from sau_cli.unlearning.recipes import Optimiser, Recipe
 from sau_cli.unlearning.replayed_search import ReplayedSearch
-from sau_cli.unlearning.returning import bring_back
 from sau_cli.unlearning.search_space import drawn_space
 from sau_cli.unlearning.shared_examples import Search
 from sau_cli.unlearning.trail import Searching, Tally
@@ -115,23 +114,6 @@ class SharedUnlearning:
     def learned(self) -> Classifier:
         """The running mean, if the recipe has one; the classifier at work."""
         return self.purified if self.average is None else cast("Classifier", self.average.module)
-
-    def finish(self, tell: Callable[[Searching], None]) -> float:
-        """Bring what was learned back towards the received model, where triggers are known that must not come back."""
-        suspects = {suspect.wanted for made in self.rounds for suspect in made.suspects}
-        if not suspects or self.recipe.returned == 0:
-            return 0.0
-        return bring_back(
-            self.learned(),
-            self.received,
-            sorted(suspects),
-            self.triggers.learning,
-            most=self.recipe.returned,
-            slack=self.recipe.returned_slack,
-            seed=self.seed,
-            precision=self.precision,
-            tell=tell,
-        )
 
     def tensors(self) -> Mapping[str, Tensor]:
         """The running mean, and the triggers at work."""

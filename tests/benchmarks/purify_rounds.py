@@ -22,7 +22,7 @@ from sau_cli.unlearning.purifier import purify
 from sau_cli.unlearning.recipes import RecipeName, recipe_for
 from tests.support.toys import describe, random_images
 
-BEFORE = {"trigger_rounds": 0, "aimed_share": 0.0, "returned": 0.0, "gradient_norm": 30.0, "epochs": 10}
+BEFORE = {"trigger_rounds": 0, "aimed_share": 0.0, "gradient_norm": 30.0, "epochs": 10}
 """What revision 1 had in place of settings that have changed since."""
 
 

@@ -226,7 +226,7 @@ def test_stopped_in_a_search_it_goes_on_to_the_same_end(monkeypatch):
     """The second search, which is made before the second epoch, is stopped after three steps."""
     few = SearchSettings(heats=(Heat(arms=2, steps=2, images=4), Heat(arms=1, steps=2, images=4)), judged_on=8)
     monkeypatch.setattr(inverted_triggers, "QUICK", few)
-    recipe = replace(DEFAULT, epochs=4, batch_size=16, returned=0.0)
+    recipe = replace(DEFAULT, epochs=4, batch_size=16)
     whole = purify(received(), CLEAN, recipe=recipe, seed=1)
     kept, told = [], []
 
