@@ -40,7 +40,7 @@ def test_a_published_backdoored_checkpoint_is_found_without_its_trigger(sau, cif
     if not CHECKPOINT.is_file():
         pytest.skip("the published checkpoint is not beside this checkout")
     words = ("--normalisation", "none", "--data", "cifar10", "--data-root", cifar10, "--device", "cpu")
-    done = sau("inspect", CHECKPOINT, *words, "--json", "r.json", cwd=tmp_path)
+    done = sau("inspect", CHECKPOINT, *words, "--skip-test", "easiest-change", "--json", "r.json", cwd=tmp_path)
     found = json.loads((tmp_path / "r.json").read_text())
     assert done.code == found["exit_code"] == 1, done.err
     assert found["details"]["behaviour"]["suspected_class"] == "airplane"
