@@ -186,9 +186,9 @@ def _behaviour(
 
     names = classifier.description.class_names
     chosen, easiest = chosen_tests(tests), tests.wants(EASIEST_CHANGE)
-    if not chosen and images is None:
-        raise NotEvaluable(f"without clean images {EASIEST_CHANGE} cannot be run; add --data")
-    if not chosen and images is not None:
+    if not chosen:
+        if images is None:
+            raise NotEvaluable(f"without clean images {EASIEST_CHANGE} cannot be run; add --data")
         session.details = {**session.details, "behaviour": {}}
         return (_easiest_change(session, classifier, images, asked, seed),)
     operations = cost(classifier, with_data=images is not None, effort=wanted, tests=chosen)

@@ -276,17 +276,17 @@ def invert(
     classes = classes.to(device)
     each = settings.starts(change, len(classes))
     few = images[torch.randperm(len(images), generator=stream)[: settings.heats[0].images].to(device)]
+    wide = change.loosened(settings.loosened)
     begun, looked = best_beginnings(
         models,
         few,
         classes,
-        change.loosened(settings.loosened),
+        wide,
         each=each,
         proposals=settings.proposals,
         stream=stream,
         precision=precision,
     )
-    wide = change.loosened(settings.loosened)
     arms = Arms(wide, classes.repeat_interleave(each), begun.flatten(0, 1), rate=settings.rate)
     arms.likelihood = looked.flatten().clone()
     of = settings.passes(change, len(classes))
