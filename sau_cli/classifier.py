@@ -13,9 +13,14 @@ from sau_cli.description import Description
 from sau_cli.errors import NotEvaluable, reason_of
 from sau_cli.model_state import evaluating
 
+BINARY = 2
+"""Classes that one output tells apart."""
+
 
 class Classifier(nn.Module):
     """A network with its preprocessing: images (N, C, H, W) float in [0, 1] to logits (N, K).
+
+    A network with one output for two classes gives the logit of the second, and that of the first is 0.
 
     The normalisation is kept outside the network's state dict, so that the weights stay an
     ordinary state dict of the architecture.
@@ -34,6 +39,9 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.network((images - self.mean) / self.std)
+        if self.description.classes == BINARY and isinstance(logits, Tensor) and logits.shape[1:] in {(), (1,)}:
+            second = logits.reshape(-1, 1)
+            logits = torch.cat([torch.zeros_like(second), second], dim=1)
         return logits
 
 

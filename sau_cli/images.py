@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -68,6 +69,27 @@ class LabelledImages:
         at = torch.as_tensor(indices, dtype=torch.int64)
         return LabelledImages(images=self.images[at], labels=self.labels[at], class_names=self.class_names)
 
+    def in_channels(self, channels: int) -> LabelledImages:
+        """The same pictures in one channel or in three, where nothing is lost by it: grey ones in three alike channels.
+
+        >>> import torch
+        >>> pixels, labels = torch.zeros(1, 1, 2, 2, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64)
+        >>> grey = LabelledImages(images=pixels, labels=labels, class_names=("a",))
+        >>> grey.in_channels(3).images.shape
+        torch.Size([1, 3, 2, 2])
+        """
+        images = self.images
+        if images.shape[1] == 1 < channels:
+            images = images.expand(-1, channels, -1, -1).contiguous()
+        elif images.shape[1] > channels == 1 and bool((images == images[:, :1]).all()):
+            images = images[:, :1].contiguous()
+        return replace(self, images=images)
+
+    def counted_in(self, class_names: tuple[str, ...]) -> LabelledImages:
+        """The same images and names, counted in another order of the same names."""
+        place = torch.tensor([class_names.index(name) for name in self.class_names])
+        return LabelledImages(images=self.images, labels=place[self.labels], class_names=class_names)
+
     def and_those_of(self, others: LabelledImages) -> LabelledImages:
         """These images, and then others of the same classes and shape."""
         return LabelledImages(
@@ -76,26 +98,34 @@ class LabelledImages:
             class_names=self.class_names,
         )
 
+    def names_common_with(self, class_names: tuple[str, ...]) -> bool:
+        """Whether any class has one of these names, as people see them."""
+        return not {as_seen(name) for name in self.class_names}.isdisjoint(as_seen(name) for name in class_names)
+
     def in_order_of(self, class_names: tuple[str, ...]) -> LabelledImages:
         """The same images with labels that count in the order of ``class_names``, where both name the same classes.
 
-        Sources sort their classes in different ways ("10" before "2", say); names settle it. Where
-        no name is common to both, the labels are left as they are.
+        Sources sort their classes in different ways ("10" before "2", say); names settle it, compared as people see
+        them. The images may be of some of the classes. Where no name is common to both, labels stay as they are.
 
         Raises:
             NotEvaluable: some names are common and others not, so numbers would mean different classes.
         """
-        common = set(class_names) & set(self.class_names)
-        if class_names == self.class_names or not common or len(class_names) != len(self.class_names):
+        place = {as_seen(name): number for number, name in enumerate(class_names)}
+        places = [place.get(as_seen(name)) for name in self.class_names]
+        if len(place) < len(class_names) or len(set(places)) < len(places):  # some differ in what is not seen alone
+            places = [class_names.index(name) if name in class_names else None for name in self.class_names]
+        known = [number for number in places if number is not None]
+        if class_names == self.class_names or not known:
             return self
-        if len(common) < len(class_names):
-            strange = next(name for name in self.class_names if name not in common)
+        if len(known) < len(places):
+            strange = self.class_names[places.index(None)]
             raise NotEvaluable(
                 f"the data has a class {strange!r} that the model lacks, though others have the same names; "
                 f"name its classes as the model does ({', '.join(class_names[:5])}{', ...' * (len(class_names) > 5)})"
             )
-        place = torch.tensor([class_names.index(name) for name in self.class_names])
-        return LabelledImages(images=self.images, labels=place[self.labels], class_names=class_names)
+        labels = torch.tensor(known)[self.labels]
+        return LabelledImages(images=self.images, labels=labels, class_names=class_names)
 
     def to(self, device: torch.device) -> LabelledImages:
         return LabelledImages(
@@ -112,6 +142,15 @@ class ImageData:
     test: LabelledImages | None
     flip: bool = False
     """Whether a mirrored image keeps its label, so that training may flip."""
+    notes: tuple[str, ...] = ()
+    """Sentences on what the source has and was not used, or was used otherwise than it lies there."""
+    orders: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Names of the classes in each order that a model may count them in, by what the order is called, where the source
+    does not settle it; the first is the one at hand."""
+
+    def mapped(self, change: Callable[[LabelledImages], LabelledImages]) -> ImageData:
+        """Both parts, changed."""
+        return replace(self, train=change(self.train), test=None if self.test is None else change(self.test))
 
     @property
     def augmentation(self) -> Augmentation:
@@ -135,6 +174,11 @@ class CleanData:
     learning: LabelledImages
     held_back: LabelledImages
     augmentation: Augmentation = field(default_factory=Augmentation)
+
+
+def as_seen(name: str) -> str:
+    """A name as people see it: letters with accents are written in more ways than one."""
+    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
 
 
 def check_fits(images: LabelledImages, description: Description) -> None:

@@ -9,84 +9,35 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from sau_adapters.state_names import Prefix, Shapes, is_irrelevant, namings
 from sau_cli.inspection.file_facts import FittingArchitecture, NearArchitecture, Recognition
 
 INDEX = Path(__file__).with_name("architecture_index.json.gz")
 SKETCH = 48
 """Smallest hashes kept of an architecture's tensors, to tell how much of them it has in common with a file."""
-DEEPEST_PREFIX = 5
-MOST, MOST_PARTS = 0.8, 3
-"""Share of the names that a prefix begins, and how many different first parts are looked at together."""
-Shapes = Mapping[str, tuple[int, ...]]
 
 
 def recognised(shapes: Shapes) -> Recognition:
-    """The architecture of a file's tensors, also where all names begin with something of their own.
+    """The architecture of a file's tensors, in the plainest way to read their names that fits one.
 
     Args:
         shapes: of the tensors, by name.
     """
-    own = [(prefix, {without(name, prefix): shape for name, shape in shapes.items()}) for prefix in prefixes(shapes)]
-    for prefix, bare in own:
+    near: list[tuple[NearArchitecture, Prefix]] = []
+    for naming in namings(shapes):
+        bare = naming.applied(shapes)
         found = fitting(bare)
         if found:
-            return Recognition(prefix=prefix, fitting=found, nearest=())
-    near = [(one, prefix) for prefix, bare in own for one in nearest(bare)]
+            return Recognition(prefix=naming.prefix, names=naming.names, told=naming.told, fitting=found, nearest=())
+        if not naming.told:
+            near += [(one, naming.prefix) for one in nearest(bare)]
     near.sort(key=lambda pair: -pair[0].share)
     return Recognition(prefix=near[0][1] if near else (), fitting=(), nearest=tuple(one for one, _ in near[:3]))
-
-
-Prefix = tuple[str, ...]
-"""What names begin with beside the architecture's own: the first of these that a name has, if any."""
-
-
-def prefixes(names: Iterable[str]) -> tuple[Prefix, ...]:
-    """What could be taken off the names: nothing first, then one part after another that most of them share.
-
-    Last, the first part of each, where these are few, as for a body and a head that were put together.
-
-    >>> prefixes(["module.net.a.weight", "module.net.b"])
-    ((), ('module.',), ('module.net.',))
-    >>> prefixes(["body.a.weight", "body.b.weight", "head.c.weight"])
-    ((), ('body.', 'head.'))
-    """
-    names = [name for name in names if not is_irrelevant(name)]
-    found: list[Prefix] = [()]
-    shared = common = ""
-    while names and len(found) < DEEPEST_PREFIX:
-        rest = Counter(name[len(shared) :].partition(".")[0] for name in names if name.startswith(shared))
-        longer = f"{shared}{rest.most_common(1)[0][0]}."
-        having = sum(name.startswith(longer) and len(name) > len(longer) for name in names)
-        if having < MOST * len(names):
-            break
-        shared = longer
-        common = shared if having == len(names) else common
-        found.append((shared,))
-    apart = tuple(sorted({common + name[len(common) :].partition(".")[0] + "." for name in names}))
-    bare = {without(name, apart) for name in names}
-    if 1 < len(apart) <= MOST_PARTS and len(bare) == len(names) and not bare & set(names):
-        found.append(apart)
-    return tuple(found)
-
-
-def without(name: str, prefix: Prefix) -> str:
-    """A name without what it begins with.
-
-    >>> without("head.fc.weight", ("backbone.", "head."))
-    'fc.weight'
-    """
-    return next((name[len(one) :] for one in prefix if name.startswith(one) and len(name) > len(one)), name)
-
-
-def is_irrelevant(name: str) -> bool:
-    """Whether a tensor is a counter, of batch norm, of averaged weights or of a profiler: nothing depends on it."""
-    return name.rpartition(".")[2] in {"num_batches_tracked", "n_averaged", "total_ops", "total_params"}
 
 
 def fitting(shapes: Shapes) -> tuple[FittingArchitecture, ...]:

@@ -11,7 +11,8 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sau_adapters.architecture_index import Prefix, is_irrelevant, prefixes, without
+from sau_adapters.arguments import parted, with_arguments
+from sau_adapters.state_names import Prefix, is_irrelevant, naming_for, prefixes, without
 from sau_cli.errors import NotEvaluable, UsageError, reason_of
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ def canonical_name(name: str) -> str:
     """The one name that an architecture is stored under.
 
     A bare name is looked for among ours, then timm's, then torchvision's; ``timm:NAME`` and
-    ``torchvision:NAME`` say which; ``FILE.py:CLASS`` is a user's own.
+    ``torchvision:NAME`` say which; ``FILE.py:CLASS`` is a user's own. Arguments that timm is to make the network with
+    follow a question mark; those that change nothing are left out.
 
     Raises:
         UsageError: no such architecture; the sentence names the nearest.
@@ -34,15 +36,20 @@ def canonical_name(name: str) -> str:
 
     if is_user_class(name):
         return name
+    name, arguments = parted(name)
     zoo, _, bare = name.rpartition(":")
     if zoo not in {"", "timm", "torchvision"}:
-        raise UsageError(f"architecture {name!r} is unknown; give NAME, timm:NAME, torchvision:NAME or FILE.py:CLASS")
+        raise UsageError(
+            f"architecture {name[:100]!r} is unknown; give NAME, timm:NAME, torchvision:NAME or FILE.py:CLASS"
+        )
     if not zoo and bare in CIFAR_NETWORKS:
         return bare
     import timm
 
     if zoo in {"", "timm"} and timm.is_model(bare):
-        return f"timm:{bare}"
+        return with_arguments(f"timm:{bare}", _that_matter(bare, arguments))
+    if arguments:
+        raise UsageError(f"architecture {name!r} takes no arguments; leave out what follows the question mark")
     from torchvision import models
 
     zoo_names = models.list_models(module=models)
@@ -69,11 +76,12 @@ def build(name: str, *, classes: int, spec: InputSpec) -> nn.Module:
 
     if is_user_class(name):
         return _build_user_class(name, classes=classes, channels=spec.channels)
-    zoo, _, bare = canonical_name(name).rpartition(":")
+    known, arguments = parted(canonical_name(name))
+    zoo, _, bare = known.rpartition(":")
     if zoo == "":
         return CIFAR_NETWORKS[bare](classes, spec.channels)
     if zoo == "timm":
-        return _build_timm(bare, classes=classes, spec=spec)
+        return _build_timm(bare, arguments, classes=classes, spec=spec)
     from torchvision import models
 
     if spec.channels != 3:
@@ -94,19 +102,42 @@ def told_sizes(name: str, state: Mapping[str, Tensor], *, height: int, width: in
     """
     probe = partial(_probe_shapes, name, height=height, width=width)
     some = probe(classes=11, channels=3)
-    return _count_from(some, probe(classes=13, channels=3), state), _count_from(
-        some, probe(classes=11, channels=1), state
-    )
+    more, grey = probe(classes=13, channels=3), probe(classes=11, channels=1)
+    return _count_from(some, more, state, (11, 13)), _count_from(some, grey, state, (3, 1))
 
 
-def own_prefix(name: str, state: Mapping[str, Tensor], *, height: int, width: int) -> Prefix:
-    """What names of the weights begin with beside the architecture's own, such as ``module.``; often nothing."""
-    possible = prefixes(state)
-    if len(possible) == 1:
-        return ()
-    own = _probe_shapes(name, classes=11, channels=3, height=height, width=width).keys()
-    common = [sum(without(key, prefix) in own for key in state) for prefix in possible]
-    return possible[common.index(max(common))]
+def as_named(name: str, state: Mapping[str, Tensor], *, height: int, width: int) -> dict[str, Tensor]:
+    """The weights under the architecture's own names, in the plainest way that gives it all of them and no other.
+
+    Where no renaming does, and the architecture is timm's, its own loader's rule for weights of other makes is tried.
+    """
+    shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
+    own = _probe_shapes(name, classes=11, channels=3, height=height, width=width)
+    named = naming_for(own, shapes).applied(state) if own or len(prefixes(state)) > 1 else dict(state)
+    if {key for key in named if not is_irrelevant(key)} != {key for key in own if not is_irrelevant(key)}:
+        named = _by_loader_of_timm(name, named, own, height=height, width=width) or named
+    return named
+
+
+def _by_loader_of_timm(
+    name: str, state: Mapping[str, Tensor], own: Mapping[str, tuple[int, ...]], *, height: int, width: int
+) -> dict[str, Tensor] | None:
+    """What timm itself would make of weights with other names; None where it has no rule, or it does not help."""
+    import sys
+
+    import torch
+
+    if not name.startswith("timm:") or not own:
+        return None
+    spec = InputSpec(channels=3, height=height, width=width, mean=(0.0,) * 3, std=(1.0,) * 3)
+    with suppress(Exception), warnings.catch_warnings(action="ignore"):  # whatever its rule makes of foreign names
+        network = build(name, classes=11, spec=spec)
+        rule = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
+        made = rule(dict(state), network) if rule else {}
+        tensors = {key: value for key, value in made.items() if isinstance(value, torch.Tensor)}
+        if {key for key in tensors if not is_irrelevant(key)} == {key for key in own if not is_irrelevant(key)}:
+            return tensors
+    return None
 
 
 def all_alike(names: Sequence[str], state: Mapping[str, Tensor], *, classes: int, spec: InputSpec) -> bool:
@@ -226,12 +257,21 @@ def _shapes_on(device: str, name: str, *, classes: int, spec: InputSpec) -> dict
 
 
 def _count_from(
-    some: Mapping[str, tuple[int, ...]], other: Mapping[str, tuple[int, ...]], state: Mapping[str, Tensor]
+    some: Mapping[str, tuple[int, ...]],
+    other: Mapping[str, tuple[int, ...]],
+    state: Mapping[str, Tensor],
+    counts: tuple[int, int],
 ) -> int | None:
-    for key in some.keys() & other.keys():
-        place = next((at for at, (one, two) in enumerate(zip(some[key], other[key], strict=False)) if one != two), None)
-        if place is not None and key in state and state[key].ndim == len(some[key]):
-            return int(state[key].shape[place])
+    """The count that weights have where a shape is one count in ``some`` and the other in ``other``.
+
+    Shapes that only follow from the count, such as the width of a layer behind, tell nothing.
+    """
+    for key, shape in some.items():
+        if key not in other or key not in state or len(other[key]) != len(shape) or state[key].ndim != len(shape):
+            continue
+        for place, sizes in enumerate(zip(shape, other[key], strict=True)):
+            if sizes == counts:
+                return int(state[key].shape[place])
     return None
 
 
@@ -252,17 +292,45 @@ def _build_user_class(name: str, *, classes: int, channels: int) -> nn.Module:
     return network
 
 
-def _build_timm(bare: str, *, classes: int, spec: InputSpec) -> nn.Module:
+def _that_matter(bare: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments without the pooling that the network has anyway, which timm writes into every folder."""
+    import timm
+    import torch
+
+    kept = dict(arguments)
+    if "global_pool" in kept:
+        with torch.device("meta"), warnings.catch_warnings(action="ignore"), suppress(*_CANNOT_BUILD):
+            network = timm.create_model(bare, pretrained=False)
+            places = [network, getattr(network, "head", None), getattr(network, "global_pool", None)]
+            places.append(getattr(places[1], "global_pool", None))
+            own = {getattr(place, name, None) for place in places[:2] for name in ("global_pool", "pool_type")}
+            own |= {getattr(place, "pool_type", None) for place in places}
+            if kept["global_pool"] in own:
+                del kept["global_pool"]
+    return kept
+
+
+_CANNOT_BUILD = (RuntimeError, ValueError, AssertionError, ZeroDivisionError, IndexError, KeyError)
+"""What timm raises for sizes and arguments that a network cannot have."""
+
+
+def _build_timm(bare: str, arguments: Mapping[str, Any], *, classes: int, spec: InputSpec) -> nn.Module:
     """Timm's network for this input; a fixed-size one (a ViT, say) is built at the size of the images."""
     import timm
 
-    options: dict[str, Any] = {"pretrained": False, "num_classes": classes, "in_chans": spec.channels}
+    options: dict[str, Any] = {"pretrained": False, "num_classes": classes, "in_chans": spec.channels, **arguments}
     try:
         try:
             network: nn.Module = timm.create_model(bare, img_size=(spec.height, spec.width), **options)
         except TypeError:
             network = timm.create_model(bare, **options)
-    except (RuntimeError, ValueError, AssertionError, ZeroDivisionError, IndexError) as error:
+    except TypeError as error:
+        if not arguments:
+            raise
+        raise UsageError(
+            f"timm's {bare} is not made with {', '.join(arguments)} ({reason_of(error)}); choose another --arch"
+        ) from error
+    except _CANNOT_BUILD as error:
         raise UsageError(
             f"timm's {bare} cannot be built for {spec.channels}x{spec.size} images ({reason_of(error)}); "
             "choose another --arch"

@@ -20,9 +20,10 @@ import timm
 import torch
 from torchvision import models
 
-from sau_adapters.architecture_index import INDEX, Shapes, body_hash, names_hash, relevant, sketch
+from sau_adapters.architecture_index import INDEX, body_hash, names_hash, relevant, sketch
 from sau_adapters.architectures import build
 from sau_adapters.cifar_networks import CIFAR_NETWORKS
+from sau_adapters.state_names import Shapes
 from sau_cli.description import InputSpec
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
 
 from sau_adapters import weights_onnx, weights_pytorch, weights_safetensors, weights_sharded
-from sau_adapters.architecture_index import Prefix, prefixes, recognised, without
+from sau_adapters.architecture_index import recognised
 from sau_adapters.files import Watch, check_readable, sha256_of, written_whole
 from sau_adapters.metadata import from_metadata, to_metadata
 from sau_adapters.model_folders import described_beside
 from sau_adapters.model_zoos import described_by_zoo, weights_of
+from sau_adapters.state_names import Naming, naming_for
 from sau_adapters.tables import NORMALISATIONS, Normalisation, WeightsFormat
 from sau_cli.description import Description, InputSpec
 from sau_cli.errors import NotEvaluable, SauError, UnsafeFile, UsageError
@@ -22,10 +23,13 @@ from sau_cli.results import Severity
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from sau_adapters.onnx_networks import OnnxNetwork
     from sau_cli.classifier import Classifier
     from sau_cli.images import LabelledImages
 
 HEAD_BYTES = 4096
+NEARLY = 1e-5
+"""Between numbers that mean the same."""
 PIXELS, NEAR = 224, 0.3
 """On a side, where nothing tells; and the least share of tensors in common with an architecture that is looked into."""
 MOST_COMPARED, MOST_IMAGES = 8, 256
@@ -51,15 +55,14 @@ class Checkpoint:
     notes: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
 
-    def prefix(self, network: nn.Module) -> Prefix:
-        """What names of the weights begin with beside the network's own, such as ``module.``; often nothing."""
-        own = network.state_dict().keys()
-        possible = prefixes(self.state)
-        return max(possible, key=lambda one: sum(without(name, one) in own for name in self.state))
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of the tensors, by name."""
+        return {name: tuple(tensor.shape) for name, tensor in self.state.items()}
 
-    def without_prefix(self, prefix: Prefix) -> dict[str, Tensor]:
-        """The weights under names without what they begin with."""
-        return {without(name, prefix): tensor for name, tensor in self.state.items()}
+    def naming(self, network: nn.Module) -> Naming:
+        """How the weights are read for a network: what begins their names, what is left out."""
+        return naming_for(network.state_dict(), self.shapes)
 
 
 def recognised_format(path: Path) -> WeightsFormat:
@@ -207,6 +210,8 @@ def read_checkpoint(model: Path, *, watch: Watch | None = None) -> Checkpoint:
         case _ as never:
             assert_never(never)
     description = from_metadata(metadata) or described_beside(path) or described_by_zoo(model)
+    if description is not None and description.classes == 1:  # one output, which tells two apart
+        description = replace(description, class_names=("0", "1"))
     if description is not None and weights_onnx.normalises(metadata):
         description = replace(description, input=_with_normalisation(description.input, NORMALISATIONS["none"]))
     return Checkpoint(
@@ -227,6 +232,7 @@ def as_classifier(
     normalisation: Normalisation | None = None,
     image_shape: tuple[int, int, int] | None = None,
     class_names: tuple[str, ...] | None = None,
+    untold: Normalisation | None = None,
     to_learn: bool = False,
 ) -> Classifier:
     """Build the network and load the weights into it.
@@ -240,6 +246,7 @@ def as_classifier(
         image_shape: channels, height and width of the images at hand, where the file names no input; the
             weights have the last word on channels.
         class_names: of the data, where the file names none; used if there are as many as the model has classes.
+        untold: the normalisation to go on with where neither the file nor ``normalisation`` tells one.
         to_learn: gradients are wanted.
 
     Raises:
@@ -247,12 +254,12 @@ def as_classifier(
         UsageError: an unknown architecture, or a normalisation that is not the file's own.
     """
     from sau_adapters import architectures
-    from sau_cli.classifier import Classifier, check_runs
+    from sau_cli.classifier import BINARY, Classifier, check_runs
 
     if checkpoint.format is WeightsFormat.ONNX:
         if architecture is not None:
             raise UsageError(f"{checkpoint.path} is ONNX, which holds its own network; leave --arch out")
-        return _of_graph(checkpoint, normalisation, image_shape, class_names, to_learn=to_learn)
+        return _of_graph(checkpoint, normalisation, image_shape, class_names, untold=untold, to_learn=to_learn)
     known = checkpoint.description
     name = architecture or (known.architecture if known else None) or _recognised(checkpoint, image_shape)
     if name.startswith("user:"):
@@ -266,15 +273,23 @@ def as_classifier(
             raise
         raise NotEvaluable(f"{checkpoint.path} says of itself what cannot be true: {error}") from error
     _, height, width = image_shape or (3, PIXELS, PIXELS)
-    prefix = architectures.own_prefix(name, checkpoint.state, height=height, width=width)
-    checkpoint = replace(checkpoint, state=checkpoint.without_prefix(prefix))
+    checkpoint = replace(checkpoint, state=architectures.as_named(name, checkpoint.state, height=height, width=width))
     if known is None:
-        known = _told_by_weights(checkpoint, name, normalisation, image_shape, class_names)
+        known = _told_by_weights(checkpoint, name, normalisation or untold, image_shape, class_names)
     elif normalisation is not None:
         _check_same_normalisation(checkpoint.path, known.input, _with_normalisation(known.input, normalisation))
     known = replace(known, architecture=architectures.stored_name(name))
-    architectures.check_state(name, checkpoint.state, classes=known.classes, spec=known.input)
-    network = architectures.build(name, classes=known.classes, spec=known.input)
+    outputs = known.classes
+    if known.classes == BINARY:
+        told, _ = architectures.told_sizes(name, checkpoint.state, height=known.input.height, width=known.input.width)
+        outputs = 1 if told == 1 else BINARY
+    architectures.check_state(name, checkpoint.state, classes=outputs, spec=known.input)
+    try:
+        network = architectures.build(name, classes=outputs, spec=known.input)
+    except UsageError as error:
+        if architecture is not None or "?" not in name:
+            raise
+        raise NotEvaluable(f"{checkpoint.path} says of itself what cannot be true: {error}") from error
     architectures.load_state(network, checkpoint.state, architecture=name)
     classifier = Classifier(network, known)
     classifier.eval()
@@ -288,24 +303,58 @@ def _of_graph(
     image_shape: tuple[int, int, int] | None,
     class_names: tuple[str, ...] | None,
     *,
+    untold: Normalisation | None,
     to_learn: bool,
 ) -> Classifier:
     """An ONNX graph as a classifier. See :func:`as_classifier`."""
-    from sau_adapters.onnx_networks import ConvertedOnnx, OnnxNetwork
+    from sau_adapters.onnx_networks import ConvertedOnnx, classifier_graph
     from sau_cli.classifier import Classifier, check_runs
 
-    graph = OnnxNetwork(checkpoint.path)
+    graph = classifier_graph(checkpoint.path)
     known = checkpoint.description
     if known is None:
         takes, shown = graph.input, image_shape or (None, None, None)
         shape = [own or other for own, other in zip((takes.channels, takes.height, takes.width), shown, strict=True)]
+        normalisation = _of_first_steps(checkpoint.path, graph, normalisation) or untold
         known = _described(checkpoint.path, "onnx", shape, takes.classes, normalisation, class_names)
     elif normalisation is not None:
         _check_same_normalisation(checkpoint.path, known.input, _with_normalisation(known.input, normalisation))
-    classifier = Classifier(ConvertedOnnx(checkpoint.path) if to_learn else graph, known)
+    classifier = Classifier(ConvertedOnnx(checkpoint.path, graph) if to_learn else graph, known)
     classifier.eval()
     check_runs(classifier)
     return classifier
+
+
+def _of_first_steps(path: Path, graph: OnnxNetwork, given: Normalisation | None) -> Normalisation | None:
+    """The normalisation of a graph that does its own: none, or a scale from 0 to 255; else what is given.
+
+    Raises:
+        UsageError: another is given.
+    """
+    reading = graph.reading
+    if reading is None or not (reading.normalises or reading.rescales):
+        return given
+    scaled = reading.rescales and not graph.takes_bytes
+    own = NORMALISATIONS["bytes" if scaled else "none"]
+    if given is not None:
+        pairs = [(value, ours) for values, (ours,) in zip(given, own, strict=True) for value in values]
+        if any(abs(value - ours) > NEARLY for value, ours in pairs):
+            raise UsageError(
+                f"{path} normalises its input itself, in the first steps of its graph; leave --normalisation out"
+            )
+    return own
+
+
+def notes_of(classifier: Classifier) -> tuple[str, ...]:
+    """Sentences on how a graph is read, as they go on after its name; none of a network that is no graph."""
+    reading = getattr(classifier.network, "reading", None)
+    return reading.notes if reading is not None else ()
+
+
+def normalises_itself(classifier: Classifier) -> bool:
+    """Whether a network is a graph whose first steps normalise its input."""
+    reading = getattr(classifier.network, "reading", None)
+    return reading is not None and (reading.normalises or reading.rescales)
 
 
 def check_learns_the_same(checkpoint: Checkpoint, classifier: Classifier, images: LabelledImages) -> None:
@@ -331,16 +380,16 @@ def check_learns_the_same(checkpoint: Checkpoint, classifier: Classifier, images
         )
 
 
-def _recognised(checkpoint: Checkpoint, image_shape: tuple[int, int, int] | None) -> str:
-    """The architecture that the tensors' names and shapes are of.
+def fitting_architectures(checkpoint: Checkpoint, image_shape: tuple[int, int, int] | None) -> tuple[str, ...]:
+    """The architectures that the tensors' names and shapes are of, the likeliest first: of those that compute the same
+    from them, one.
 
     Raises:
-        NotEvaluable: none fits, and the sentence names the nearest; or several that do not compute the same.
+        NotEvaluable: none fits, and the sentence names the nearest; or the images are of another size.
     """
     from sau_adapters.architectures import all_alike
 
-    shapes = {name: tuple(tensor.shape) for name, tensor in checkpoint.state.items()}
-    found = _looked_into(shapes)
+    found = _looked_into(checkpoint.shapes)
     if not found.fitting:
         nearest = ", ".join(f"{near.name} ({near.share:.0%} of the tensors in common)" for near in found.nearest)
         unlike = found.nearest[0].unlike if found.nearest else ""
@@ -349,25 +398,40 @@ def _recognised(checkpoint: Checkpoint, image_shape: tuple[int, int, int] | None
             f"{checkpoint.path} does not say its architecture, and its tensors are of none that sau knows{told}; "
             "add --arch NAME, or FILE.py:CLASS for a class of your own"
         )
-    size = found.fitting[0].size
+    first, size = found.fitting[0], found.fitting[0].size
     if size is not None and image_shape is not None and image_shape[1:] != (size, size):
         raise NotEvaluable(
             f"{checkpoint.path} is made for images of {size}x{size}, as its tensors tell, and these are "
             f"{image_shape[1]}x{image_shape[2]}; add --image-size {size} to resize them"
         )
-    first, names = found.fitting[0], [one.name for one in found.fitting]
+    names = [one.name for one in found.fitting]
+    if len(names) == 1 or len(names) > MOST_COMPARED:
+        return tuple(names)
+    state = Naming(names=found.names).applied(checkpoint.state)
+    channels, height, width = image_shape or (first.channels or 3, first.size or PIXELS, first.size or PIXELS)
+    channels = first.channels or channels
+    spec = InputSpec(channels=channels, height=height, width=width, mean=(0.0,) * channels, std=(1.0,) * channels)
+    different: list[str] = []
+    for name in names:
+        if not any(all_alike((other, name), state, classes=first.classes or 1, spec=spec) for other in different):
+            different.append(name)
+    return tuple(different)
+
+
+def _recognised(checkpoint: Checkpoint, image_shape: tuple[int, int, int] | None) -> str:
+    """The one of :func:`fitting_architectures`.
+
+    Raises:
+        NotEvaluable: there are several.
+    """
+    names = fitting_architectures(checkpoint, image_shape)
     if len(names) > 1:
-        state = checkpoint.without_prefix(found.prefix)
-        channels, height, width = image_shape or (first.channels or 3, first.size or PIXELS, first.size or PIXELS)
-        channels = first.channels or channels
-        spec = InputSpec(channels=channels, height=height, width=width, mean=(0.0,) * channels, std=(1.0,) * channels)
-        if len(names) > MOST_COMPARED or not all_alike(names, state, classes=first.classes or 1, spec=spec):
-            listed = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-            raise NotEvaluable(
-                f"{checkpoint.path} does not say its architecture, and its tensors fit {listed}, which compute "
-                f"different things; add --arch, such as --arch {names[0]}"
-            )
-    return first.name
+        listed = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        raise NotEvaluable(
+            f"{checkpoint.path} does not say its architecture, and its tensors fit {listed}, which compute "
+            f"different things; add --arch, such as --arch {names[0]}"
+        )
+    return names[0]
 
 
 def _told_by_weights(
@@ -404,9 +468,13 @@ def _described(
             f"{path} does not say how its images are normalised; add --normalisation NAME or MEANS/STDS "
             "(none, cifar10, imagenet, ... or such as .5,.5,.5/.2,.2,.2)"
         )
+    from sau_cli.classifier import BINARY
+
     channels, height, width = shape
     if channels is None or height is None or width is None:
         raise NotEvaluable(f"{path} does not say its input size; add --image-size, such as 32, or --data")
+    if classes == 1:  # one output, which tells two apart
+        classes = BINARY
     classes = classes or len(class_names or ()) or 1  # if none tell, nothing will fit, and that is the better error
     fitting = class_names is not None and len(class_names) == classes
     names = class_names if class_names is not None and fitting else tuple(str(number) for number in range(classes))
@@ -463,7 +531,7 @@ def save_like(
         ExportRejected: the graph computes something else.
     """
     if checkpoint.format is not WeightsFormat.ONNX:
-        received = checkpoint.without_prefix(checkpoint.prefix(classifier.network))
+        received = checkpoint.naming(classifier.network).applied(checkpoint.state)
         state = {
             name: tensor.to(received[name].dtype) if name in received else tensor
             for name, tensor in classifier.network.state_dict().items()

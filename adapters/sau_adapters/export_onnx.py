@@ -23,7 +23,7 @@ from torch import Tensor
 from sau_adapters import onnx_files, onnx_forms
 from sau_adapters.metadata import to_metadata
 from sau_adapters.onnx_forms import IMAGES, LOGITS, PROBABILITIES
-from sau_adapters.onnx_networks import ConvertedOnnx, OnnxNetwork
+from sau_adapters.onnx_networks import ConvertedOnnx, OnnxNetwork, classifier_graph
 from sau_adapters.silence import silenced
 from sau_adapters.weights_onnx import INSIDE, PREPROCESSING
 from sau_cli import __version__
@@ -258,8 +258,8 @@ class GraphWriter:
         raise NotImplementedError
 
     def open(self, path: Path) -> ExportedModel:
-        """Open a file in onnxruntime, behind the normalisation that the graph leaves to its caller."""
-        return ExportedModel(runners={"": Classifier(OnnxNetwork(path), self.description)})
+        """Open a file in onnxruntime, up to its logits, behind the normalisation that it leaves to its caller."""
+        return ExportedModel(runners={"": Classifier(classifier_graph(path), self.description)})
 
     def stamp(self, path: Path, proven: ProvenExport, description: Description) -> None:  # noqa: ARG002 (its own)
         """Add the figures to ``metadata_props``, and let onnx check the whole file."""

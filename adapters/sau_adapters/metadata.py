@@ -20,7 +20,9 @@ DEEPEST = 20
 _DESCRIBED = ("schema", "architecture", "classes", "input", "mean", "std", "data", "history")
 KEYS = frozenset(["format", *(f"sau.{key}" for key in _DESCRIBED)])
 """What :func:`to_metadata` writes."""
-_NAME = re.compile(r"(?:timm:|torchvision:)?[A-Za-z0-9_.]{1,128}|user:[A-Za-z0-9_]{1,128}")
+_NAME = re.compile(
+    r"(?:timm:|torchvision:)?[A-Za-z0-9_.]{1,128}(?:\?[A-Za-z0-9_.=&%~-]{1,400})?|user:[A-Za-z0-9_]{1,128}"
+)
 
 
 def to_metadata(description: Description) -> dict[str, str]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sau_adapters.arguments import with_arguments
 from sau_adapters.files import shortened
 from sau_cli.description import Description, InputSpec
 from sau_cli.errors import NotEvaluable, SauError, UsageError
@@ -67,30 +69,60 @@ def described_by(told: Mapping[str, Any]) -> Description:
     """What timm's configuration of a model says of the classifier; a damaged one raises nearly anything.
 
     Raises:
-        ValueError: the model was made with arguments, so that its name is not all there is to it.
+        ValueError: it contradicts itself, or its name is not all there is to the network and the rest is not plain.
     """
-    changed = sorted(set(told.get("model_args") or {}) - {"num_classes", "in_chans", "img_size", "pretrained"})
-    if changed:
-        raise ValueError(f"it was made with {', '.join(changed)[:200]}, which sau does not set")
     cfg = {**told, **told.get("pretrained_cfg", {})}
+    made_with = dict(told.get("model_args") or {})
     channels, height, width = (int(size) for size in cfg["input_size"])
-    classes = int(told.get("num_classes", cfg.get("num_classes", 0)))
+    channels = int(made_with.get("in_chans", channels))
+    if made_with.get("img_size") is not None:
+        size = made_with["img_size"]
+        height, width = (int(side) for side in (size if isinstance(size, list) else (size, size)))
+    classes = int(told.get("num_classes", made_with.get("num_classes", cfg.get("num_classes", 0))))
     if not 0 < classes <= LARGEST or not all(0 < size <= LARGEST for size in (channels, height, width)):
         raise ValueError(f"{classes} classes of {channels}x{height}x{width} images are impossible")
-    names = told.get("label_names", cfg.get("label_names"))
     architecture = str(told["architecture"]).partition(".")[0]
     if not architecture.replace("_", "").isalnum():
         raise ValueError(f"{architecture[:50]!r} is no name of an architecture")
-    if not isinstance(names, list) or len(names) != classes or len({*map(str, names)}) != classes:
-        names = [str(number) for number in range(classes)]
+    mean, std = (_for_channels([float(value) for value in cfg[name]], channels) for name in ("mean", "std"))
     return Description(
-        architecture=f"timm:{architecture}",
-        class_names=tuple(map(str, names)),
-        input=InputSpec(
-            channels=channels,
-            height=height,
-            width=width,
-            mean=tuple(float(value) for value in cfg["mean"]),
-            std=tuple(float(value) for value in cfg["std"]),
-        ),
+        architecture=with_arguments(f"timm:{architecture}", made_with),
+        class_names=class_names_of({**told.get("pretrained_cfg", {}), **told}, classes),
+        input=InputSpec(channels=channels, height=height, width=width, mean=mean, std=std),
     )
+
+
+def _for_channels(values: list[float], channels: int) -> tuple[float, ...]:
+    """One value a channel; where there are others, their mean for each, as timm does."""
+    return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels
+
+
+def class_names_of(told: Mapping[str, Any], classes: int) -> tuple[str, ...]:
+    """The names of a model's classes, in the order of its outputs: in any form that timm or transformers writes.
+
+    A list; a dict of numbers to names, with gaps or without; one of names to numbers. Numbers stand for classes that
+    nothing names, and beside a name that several have.
+
+    >>> class_names_of({"label_names": {"1": "crack", "0": "weld"}}, 3)
+    ('weld', 'crack', '2')
+    >>> class_names_of({"label2id": {"dog": 1, "cat": 0}}, 2)
+    ('cat', 'dog')
+
+    Raises:
+        ValueError: names that cannot be these classes'.
+    """
+    given: Any = next((told[key] for key in ("label_names", "id2label", "labels", "label2id") if told.get(key)), [])
+    if isinstance(given, list):
+        if given and len(given) != classes:
+            raise ValueError(f"it names {len(given)} classes, and has {classes}")
+        numbered = dict(enumerate(map(str, given)))
+    elif all(isinstance(number, int) and not isinstance(number, bool) for number in given.values()):
+        numbered = {number: str(name) for name, number in given.items()}
+    else:
+        numbered = {int(number): str(name) for number, name in given.items()}
+    strange = [number for number in numbered if not 0 <= number < classes]
+    if strange or (isinstance(given, dict) and len(numbered) != len(given)):
+        raise ValueError(f"its names of classes are no names of {classes} classes")
+    names = [numbered.get(number, str(number)) for number in range(classes)]
+    several = {name for name, count in Counter(names).items() if count > 1}
+    return tuple(f"{name} ({number})" if name in several else name for number, name in enumerate(names))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sau_adapters.model_folders import WEIGHTS, described_by, weights_in
+from sau_adapters.tables import INNER_TRANSFORM, transformed_within
 from sau_cli.description import Description, InputSpec
 from sau_cli.errors import UsageError
 
@@ -71,16 +72,14 @@ def described_by_zoo(model: Path) -> Description | None:
     names = tuple(weights.meta["categories"])
     if len(set(names)) != len(names):  # ImageNet has two cranes
         names = tuple(f"{name} ({number})" if names.count(name) > 1 else name for number, name in enumerate(names))
+    architecture, seen = f"torchvision:{name}", (tuple(shown.mean), tuple(shown.std))
+    if architecture in INNER_TRANSFORM:  # which torchvision switches on with its own weights
+        seen = transformed_within(seen)
+    size = shown.crop_size[0]
     return Description(
-        architecture=f"torchvision:{name}",
+        architecture=architecture,
         class_names=names,
-        input=InputSpec(
-            channels=3,
-            height=shown.crop_size[0],
-            width=shown.crop_size[0],
-            mean=tuple(shown.mean),
-            std=tuple(shown.std),
-        ),
+        input=InputSpec(channels=3, height=size, width=size, mean=seen[0], std=seen[1]),
     )
 
 

@@ -7,7 +7,7 @@ input and output, and its batch axis stay.
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,8 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from sau_adapters.weights_onnx import read_header
+from sau_adapters.onnx_readings import Reading, for_any_batch, reading_of
+from sau_adapters.weights_onnx import read_header, whole_model
 from sau_cli.errors import NotEvaluable, reason_of
 
 BATCH = 256
@@ -58,6 +59,7 @@ class OnnxNetwork(nn.Module):
 
     Args:
         provider: the execution provider of onnxruntime; CUDA's where it is usable, else the CPU's, if none is named.
+        reading: how to read the graph; as it is, if nothing is said.
 
     Attributes:
         input: what the graph takes.
@@ -67,9 +69,11 @@ class OnnxNetwork(nn.Module):
         NotEvaluable: onnxruntime cannot run it, or it is no classifier of images.
     """
 
-    def __init__(self, path: Path, *, provider: str | None = None) -> None:
+    def __init__(self, path: Path, *, provider: str | None = None, reading: Reading | None = None) -> None:
         super().__init__()
         read_header(path)
+        self.reading = reading
+        graph = str(path) if reading is None else reading.model.SerializeToString()
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = torch.get_num_threads()
@@ -77,7 +81,7 @@ class OnnxNetwork(nn.Module):
         usable = set(onnxruntime.get_available_providers())
         providers = [(one, _OPTIONS.get(one, {})) for one in dict.fromkeys(wanted) if one in usable]
         try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
+            self._session = onnxruntime.InferenceSession(graph, options, providers=providers, enable_fallback=0)
         except Exception as error:  # onnxruntime raises its own kinds
             raise NotEvaluable(f"{path} cannot be run by onnxruntime ({reason_of(error)}); export it again") from error
         if provider is not None and provider not in self._session.get_providers():
@@ -94,7 +98,7 @@ class OnnxNetwork(nn.Module):
             array = (array * 255).round()
         array = array.astype(take.dtype, copy=False)
         said = np.concatenate([self._run(part) for part in np.split(array, range(BATCH, len(array), BATCH))])
-        logits = torch.from_numpy(said).to(images.device)
+        logits = _flat(torch.from_numpy(said).to(images.device))
         return logits.float() if logits.is_floating_point() else logits
 
     def _run(self, array: np.ndarray) -> np.ndarray:
@@ -107,22 +111,70 @@ class OnnxNetwork(nn.Module):
             said.append(np.asarray(self._session.run(None, {self.input.name: filled})[0])[: len(part)])
         return np.concatenate(said)
 
+    @property
+    def takes_bytes(self) -> bool:
+        """Whether its input is whole numbers from 0 to 255."""
+        return self.input.dtype is np.uint8
+
+    def takes_any_batch(self) -> bool:
+        """Whether a batch of two gives two answers, where the graph says that it takes any."""
+        take = self.input
+        if take.batch is not None:
+            return True
+        size = {"channels": take.channels or 3, "height": take.height or 224, "width": take.width or 224}
+        blank = torch.zeros(2, size["channels"], size["height"], size["width"])
+        try:
+            return len(self(blank)) == len(blank)
+        except Exception:  # noqa: BLE001 (onnxruntime raises its own kinds)
+            return False
+
+
+def classifier_graph(path: Path) -> OnnxNetwork:
+    """A stranger's graph, read up to its logits, for any number of images.
+
+    Raises:
+        UnsafeFile, NotEvaluable: as :class:`OnnxNetwork`; or its answers are left to chance.
+    """
+    read_header(path)
+    reading = reading_of(whole_model(path), path)
+    network = OnnxNetwork(path, reading=reading)
+    if network.takes_any_batch():
+        return network
+    more = onnx.ModelProto()
+    more.CopyFrom(reading.model)
+    note = "its batch axis is free in name only"
+    if for_any_batch(more):
+        freed = OnnxNetwork(path, reading=replace(reading, model=more, notes=(*reading.notes, f"{note}, and is freed")))
+        if freed.takes_any_batch():
+            return freed
+    network.input = replace(network.input, batch=1)
+    network.reading = replace(reading, notes=(*reading.notes, f"{note}, and images are given one by one"))
+    return network
+
 
 class ConvertedOnnx(nn.Module):
     """A graph as a PyTorch network, by onnx2pytorch: its layers can be learned, and written back.
 
     What stands in the graph as a mere constant (a positional embedding that is added, say) stays as it is.
 
+    Args:
+        received: the graph in onnxruntime, as it is read; None to read it here.
+
     Raises:
-        UnsafeFile: as :func:`sau_adapters.weights_onnx.read_header`.
-        NotEvaluable: the graph has something that cannot be converted.
+        NotEvaluable: the graph has something that cannot be converted, or takes one image at a time.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, received: OnnxNetwork | None = None) -> None:
         super().__init__()
-        read_header(path)
+        received = received or classifier_graph(path)
+        self.reading = received.reading or Reading(model=whole_model(path))
+        self.input = received.input
+        if received.input.batch == 1:
+            raise NotEvaluable(
+                f"{path} takes one image at a time, so it cannot be learned from; export it with a free batch axis"
+            )
         try:
-            self.model = _plain(onnx.load(str(path)))
+            self.model = _plain(self.reading.model)
             self.graph = _converted(self.model)
             self.origins = _origins(self.model, self.graph)
         except Exception as error:  # a converter raises nearly anything
@@ -139,12 +191,16 @@ class ConvertedOnnx(nn.Module):
                 layer.register_buffer(own, parameter.detach())
 
     def forward(self, images: Tensor) -> Tensor:
+        if self.input.dtype is np.uint8:
+            images = images * 255
+        if self.input.channels_last:
+            images = images.permute(0, 2, 3, 1)
         with warnings.catch_warnings(action="ignore"):
             logits: Tensor = self.graph(images)
-        return logits
+        return _flat(logits)
 
     def written_back(self) -> onnx.ModelProto:
-        """The graph with the values that the network has now, in the number formats of the file."""
+        """The graph with the values that the network has now, in the number formats of the file, and its own end."""
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
         own = self.graph.state_dict()
@@ -157,7 +213,12 @@ class ConvertedOnnx(nn.Module):
                 array = values[tensor.name].detach().cpu().contiguous().numpy()
                 dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
                 tensor.CopyFrom(numpy_helper.from_array(array.astype(dtype), tensor.name))
-        return model
+        return self.reading.restored(model)
+
+
+def _flat(logits: Tensor) -> Tensor:
+    """(N, K, 1, 1) as (N, K); all else as it is."""
+    return logits.flatten(1) if logits.ndim == 4 and logits.shape[2:] == (1, 1) else logits
 
 
 def _input_of(path: Path, session: onnxruntime.InferenceSession) -> GraphInput:
@@ -171,12 +232,12 @@ def _input_of(path: Path, session: onnxruntime.InferenceSession) -> GraphInput:
     (images,), (logits,) = inputs, outputs
     if images.type not in _DTYPES or len(images.shape) != 4:
         raise NotEvaluable(f"{path} takes {images.type} of shape {images.shape}, and images are (N, C, H, W)")
-    if len(logits.shape) not in {0, 2}:
+    if len(logits.shape) not in {0, 2} and not (len(logits.shape) == 4 and set(logits.shape[2:]) == {1}):
         raise NotEvaluable(f"{path} returns {logits.type} of shape {logits.shape}, and logits are (N, K)")
     sizes = [size if isinstance(size, int) and size > 0 else None for size in images.shape]
     channels_last = sizes[1] not in {1, 3} and sizes[3] in {1, 3}
     channels, height, width = (sizes[3], *sizes[1:3]) if channels_last else sizes[1:]
-    classes = logits.shape[1] if len(logits.shape) == 2 and isinstance(logits.shape[1], int) else None
+    classes = logits.shape[1] if len(logits.shape) > 1 and isinstance(logits.shape[1], int) else None
     return GraphInput(
         name=images.name,
         dtype=_DTYPES[images.type],

@@ -28,7 +28,12 @@ NORMALISATIONS: dict[str, Normalisation] = {
     "tiny-imagenet": ((0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262)),
     "mnist": ((0.5,), (0.5,)),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "inception": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "bytes": ((0.0,), (1 / 255,)),
 }
+INNER_TRANSFORM = {"torchvision:googlenet", "torchvision:inception_v3", "timm:inception_v3"}
+"""Networks whose code may transform its input once more, from ImageNet's normalisation to that of Inception. No tensor
+tells whether it does; torchvision switches it on with its own weights."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +69,23 @@ TORCHVISION_DATA: dict[str, TorchvisionData] = {
     "flowers102": TorchvisionData(class_name="Flowers102", normalisation="imagenet", flip=True, split_by="name"),
     "food101": TorchvisionData(class_name="Food101", normalisation="imagenet", flip=True, split_by="name"),
 }
+
+
+def transformed_within(normalisation: Normalisation) -> Normalisation:
+    """What a network sees behind a normalisation and the inner transform of :data:`INNER_TRANSFORM`, as one.
+
+    >>> transformed_within(NORMALISATIONS["imagenet"])
+    ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+    Source: torchvision, ``_transform_input``: each channel times its deviation of ImageNet by 0.5, plus its mean of
+    ImageNet less 0.5 by 0.5.
+    """
+    means, stds = (values * 3 if len(values) == 1 else values for values in normalisation)
+    inner_means, inner_stds = NORMALISATIONS["imagenet"]
+    new_stds = tuple(std * 0.5 / inner for std, inner in zip(stds, inner_stds, strict=True))
+    shifts = tuple((inner - 0.5) / 0.5 for inner in inner_means)
+    new_means = tuple(mean - shift * std for mean, shift, std in zip(means, shifts, new_stds, strict=True))
+    return tuple(round(mean, 12) for mean in new_means), tuple(round(std, 12) for std in new_stds)
 
 
 def parse_normalisation(text: str) -> Normalisation:

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     import numpy as np
     import onnx
 
+FEW = 8
+"""Numbers of a constant that is no weight: shapes, axes and the like."""
+LARGEST_MESSAGE = 2_000_000_000
+"""Bytes that a message of Protocol Buffers holds."""
 PREPROCESSING, INSIDE = "sau.preprocessing", "inside the graph"
 """The entry of ``metadata_props`` that says what a graph is fed, and what it says of a normalisation in the graph."""
 
@@ -49,9 +53,48 @@ def read_header(path: Path) -> tuple[tuple[TensorFacts, ...], dict[str, str]]:
             _check_tensor(path, one)
         tensors = tuple(
             TensorFacts(name=one.name, dtype=onnx.TensorProto.DataType.Name(one.data_type), shape=tuple(one.dims))
-            for one in model.graph.initializer
+            for one in (*model.graph.initializer, *_named_constants(model.graph))
         )
         return tensors, {entry.key: entry.value for entry in model.metadata_props}
+
+
+def whole_model(path: Path) -> onnx.ModelProto:
+    """The graph with all of its tensors, of a file that :func:`read_header` has checked.
+
+    Tensors in files beside it are read here: the ONNX library does not follow the links of the hub's cache.
+
+    Raises:
+        NotEvaluable: tensors in another file are not all there, or are more than one message can hold.
+    """
+    import onnx
+
+    with reading(path, "an ONNX file"):
+        model = onnx.load(str(path), load_external_data=False)
+        outside = [one for one in _tensors(model) if one.data_location == onnx.TensorProto.EXTERNAL]
+        size = 0
+        for tensor in outside:
+            where = _external(tensor)
+            beside, start = path.parent / where["location"], int(where.get("offset", 0))
+            length = int(where.get("length", 0)) or _bytes_in(tensor)
+            size += length
+            if not beside.is_file() or beside.stat().st_size < start + length:
+                raise NotEvaluable(
+                    f"{path} keeps {tensor.name[:100]!r} in {beside.name[:100]}, which is not there whole"
+                )
+            if size > LARGEST_MESSAGE:
+                raise NotEvaluable(
+                    f"{path} keeps over {LARGEST_MESSAGE:,} bytes beside it, too many to change its graph"
+                )
+            tensor.raw_data = b"".join(blocks_of(beside, start, length))
+            del tensor.external_data[:]
+            tensor.data_location = onnx.TensorProto.DEFAULT
+        return model
+
+
+def _bytes_in(tensor: onnx.TensorProto) -> int:
+    import onnx
+
+    return int(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize) * int(prod(tensor.dims))
 
 
 def normalises(metadata: Mapping[str, str]) -> bool:
@@ -127,6 +170,20 @@ def _external(tensor: onnx.TensorProto) -> dict[str, str]:
     return {"location": ""} | {entry.key: entry.value for entry in tensor.external_data}
 
 
+def _named_constants(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Weights that stand in the graph as constants, by the names that nodes take: more than a few numbers each."""
+    import onnx
+
+    for node in graph.node:
+        if node.op_type == "Constant":
+            for attribute in node.attribute:
+                if attribute.name == "value" and prod(attribute.t.dims) > FEW:
+                    named = onnx.TensorProto()
+                    named.CopyFrom(attribute.t)
+                    named.name = node.output[0]
+                    yield named
+
+
 def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     """All that a file holds: of its graph, and of the functions that the graph calls."""
     yield from _in_graph(model.graph)
@@ -152,6 +209,12 @@ def _in_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
                 yield from _in_graph(inner)
 
 
+def _is_blob_of(folder: Path, target: Path) -> bool:
+    """Whether a link leads from a snapshot in the cache of the hub to where the cache keeps that repository's files."""
+    snapshots = next((place for place in (folder, *folder.parents) if place.name == "snapshots"), None)
+    return snapshots is not None and target.parent == (snapshots.parent / "blobs").resolve()
+
+
 def _check_tensor(path: Path, tensor: onnx.TensorProto) -> None:
     """Raises UnsafeFile for sizes that the file cannot hold, and for external data outside the file's folder."""
     import onnx
@@ -162,7 +225,9 @@ def _check_tensor(path: Path, tensor: onnx.TensorProto) -> None:
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
         where = _external(tensor)["location"]
         inside = path.parent.resolve()
-        if Path(where).is_absolute() or inside not in (inside / where).resolve().parents:
+        target = (inside / where).resolve()
+        lies_inside = inside in target.parents or (".." not in Path(where).parts and _is_blob_of(path.parent, target))
+        if Path(where).is_absolute() or not lies_inside:
             raise UnsafeFile(
                 f"{path} reads tensors from {where[:100]!r}, outside its own folder; do not use it", finding=ESCAPE
             )

@@ -11,9 +11,11 @@ import pickletools
 import re
 import warnings
 import zipfile
+import zlib
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext, suppress
+from io import BytesIO
 from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self
@@ -34,6 +36,8 @@ WRAPPERS = (
 """Under which names training code keeps the weights, in the order in which they are looked for."""
 DEEPEST = 10
 """Wrappers inside wrappers."""
+LOCAL_HEADER, ENCRYPTED = 30, 1
+"""Bytes before the name of a member of an archive, and a flag of one."""
 MOST_OPCODES = 1_000_000
 """Of a pickle; one with a state dict has some twenty for each tensor."""
 ARCHIVE, CODE = "file.archive", "file.pickle-code"
@@ -42,7 +46,20 @@ _CALLS = frozenset({"REDUCE", "OBJ", "NEWOBJ", "NEWOBJ_EX"})
 _CALLABLE = re.compile(r"[A-Za-z_][\w.]* [A-Za-z_][\w.]*")
 _OLD_STYLE_MAGIC = 0x1950A86A20F9469CFC6C
 _LEFT_OUT = (
-    "argparse.Namespace",
+    *("argparse.Namespace", "types.SimpleNamespace", "collections.defaultdict", "collections.deque"),
+    *(f"builtins.{name}" for name in ("set", "frozenset", "bytearray", "complex", "slice", "range", "list", "dict")),
+    *(f"__builtin__.{name}" for name in ("set", "frozenset", "bytearray", "complex", "slice", "list", "dict")),
+    *(f"builtins.{name}" for name in ("int", "float", "str", "bool", "tuple", "bytes", "object")),
+    *(f"datetime.{name}" for name in ("datetime", "date", "time", "timedelta", "timezone")),
+    *(f"pathlib{local}.{kind}" for local in ("", "._local") for kind in ("PosixPath", "WindowsPath", "Path")),
+    *(f"pathlib{local}.Pure{kind}" for local in ("", "._local") for kind in ("PosixPath", "WindowsPath", "Path")),
+    *(
+        "torch.torch_version.TorchVersion",
+        "uuid.UUID",
+        "decimal.Decimal",
+        "fractions.Fraction",
+        "copyreg._reconstructor",
+    ),
     *("numpy.ndarray", "numpy.dtype"),
     *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
 )
@@ -72,6 +89,20 @@ class _LeftOut:
 
     def __setstate__(self, state: object) -> None:
         """Nothing is kept."""
+
+
+def _a_list(*_: object) -> list[object]:
+    """Stands for a kind of list: torch's reader appends to lists alone."""
+    return []
+
+
+def _a_dict(*_: object) -> dict[object, object]:
+    """Stands for a kind of dict: torch's reader sets items of dicts alone."""
+    return {}
+
+
+_FILLED = {"collections.deque": _a_list, "collections.defaultdict": _a_dict}
+"""Of those left out, what is filled after it is made."""
 
 
 def recognises(head: bytes, path: Path) -> bool:
@@ -165,10 +196,62 @@ def _list_globals(path: Path, named: list[str]) -> None:
         _check_members(path, members)
         if any(name.endswith("constants.pkl") or "/code/" in name for name in members):
             raise UnsafeFile(_TORCHSCRIPT, finding="file.torchscript")
-        for member in members:
-            if member.endswith(".pkl"):
-                with archive.open(member) as inside:
-                    named.extend(_globals_of(inside, path))
+        infos = archive.infolist()
+        pickles = {info.filename: _as_torch_reads(path, info) for info in infos if info.filename.endswith(".pkl")}
+        for content in pickles.values():
+            named.extend(_globals_of(BytesIO(content), path))
+        if any(not _is_harmless(name) for name in named):
+            return
+        _check_headers(path, infos)
+        for info in infos:
+            if info.CRC and info.filename in pickles and zlib.crc32(pickles[info.filename]) != info.CRC:
+                raise NotEvaluable(f"{path} is damaged: {info.filename[:100]!r} fails its checksum; get the file again")
+
+
+def _as_torch_reads(path: Path, info: zipfile.ZipInfo) -> bytes:
+    """The bytes of a member where the directory says they are, whatever else the archive says of it, as torch does.
+
+    Python's reader refuses a member whose checksum, name or flags are off, and torch runs it all the same.
+    """
+    with path.open("rb") as file:
+        file.seek(info.header_offset)
+        head = file.read(LOCAL_HEADER)
+        if len(head) < LOCAL_HEADER or head[:4] != b"PK\x03\x04":
+            raise NotEvaluable(f"{path} is damaged: {info.filename[:100]!r} is not where it should be; get it again")
+        file.seek(int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little"), 1)
+        packed = file.read(info.compress_size)
+    if info.compress_type == zipfile.ZIP_STORED:
+        return packed
+    if info.compress_type != zipfile.ZIP_DEFLATED:
+        raise NotEvaluable(f"{path} packs {info.filename[:100]!r} in a way that torch does not read; get it again")
+    return zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, info.file_size)
+
+
+def _check_headers(path: Path, infos: list[zipfile.ZipInfo]) -> None:
+    """Raises UnsafeFile for an archive that says one thing in its directory and another before a member."""
+    with path.open("rb") as file:
+        for info in infos:
+            file.seek(info.header_offset)
+            head = file.read(LOCAL_HEADER)
+            name = file.read(int.from_bytes(head[26:28], "little"))
+            known = {
+                info.orig_filename.encode("utf-8", "surrogateescape"),
+                info.orig_filename.encode("cp437", "replace"),
+            }
+            if info.flag_bits & ENCRYPTED or name not in known:
+                raise UnsafeFile(
+                    f"{path} is an archive whose directory and members disagree on {info.filename[:100]!r}, so that "
+                    "readers differ in what they take; do not use it",
+                    finding=ARCHIVE,
+                )
+
+
+def _has_checksums(path: Path) -> bool:
+    """Whether an archive keeps a checksum of any member; torch can leave them out."""
+    if _head(path) != b"PK\x03\x04":
+        return True
+    with zipfile.ZipFile(path) as archive:
+        return any(info.CRC for info in archive.infolist())
 
 
 def read_weights(path: Path, *, mapped: bool = False) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -186,7 +269,7 @@ def read_weights(path: Path, *, mapped: bool = False) -> tuple[dict[str, Tensor]
     found = findings(path)
     if found:
         raise UnsafeFile(f"{path} is refused: {found[0].sentence}")
-    left_out: list[Any] = [(_LeftOut, name) for name in _LEFT_OUT]
+    left_out: list[Any] = [(_FILLED.get(name, _LeftOut), name) for name in _LEFT_OUT]
     try:
         with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals(left_out):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and _is_plain(path))
@@ -198,7 +281,10 @@ def read_weights(path: Path, *, mapped: bool = False) -> tuple[dict[str, Tensor]
         raise NotEvaluable(f"{path} is no file of weights that torch wrote; ask for a state dict") from error
     except Exception as error:  # a damaged file makes torch raise nearly anything
         raise NotEvaluable(f"{path} is a damaged PyTorch file ({reason_of(error)}); get the file again") from error
-    return _state_dict(content, path)
+    state, notes = _state_dict(content, path)
+    if not _has_checksums(path):
+        notes = (*notes, "the archive keeps no checksums, so damage to it cannot be told")
+    return state, notes
 
 
 def tensors_of(state: Mapping[str, Tensor]) -> tuple[TensorFacts, ...]:
@@ -313,11 +399,13 @@ def _state_dict(content: Any, path: Path) -> tuple[dict[str, Tensor], tuple[str,
 
     notes: list[str] = []
     for _ in range(DEEPEST):
-        inside = [name for name in WRAPPERS if isinstance(content, Mapping) and isinstance(content.get(name), Mapping)]
+        inside = _wrapped(content)
         if not inside:
             break
         if inside[1:]:
             notes.append(f"the weights under {inside[0]!r} were taken; there are others under {', '.join(inside[1:])}")
+        elif inside[0] not in WRAPPERS:
+            notes.append(f"the weights were found under {inside[0]!r}")
         content = content[inside[0]]
     if not isinstance(content, Mapping) or not content:
         raise NotEvaluable(f"{path} holds no state dict; ask for a file of named tensors")
@@ -336,6 +424,30 @@ def _state_dict(content: Any, path: Path) -> tuple[dict[str, Tensor], tuple[str,
     if hollow:
         raise NotEvaluable(f"{path} holds {hollow[0]!r}, which has no ordinary values; ask for dense weights")
     return state, tuple(notes)
+
+
+def _wrapped(content: Any) -> list[str]:
+    """The keys under which a checkpoint keeps weights, the likeliest first; none where it is a state dict itself."""
+    if not isinstance(content, Mapping):
+        return []
+    known = [name for name in WRAPPERS if isinstance(content.get(name), Mapping)]
+    if known or any(_is_tensor(value) for value in content.values()):
+        return known
+    counted = {str(key): _tensors_in(value) for key, value in content.items() if isinstance(key, str)}
+    return sorted((key for key, count in counted.items() if count), key=lambda key: (-counted[key], key))
+
+
+def _tensors_in(value: Any, depth: int = 0) -> int:
+    """Named tensors in a mapping, or in those inside of it; an optimizer numbers what it keeps."""
+    if not isinstance(value, Mapping) or depth > DEEPEST or not all(isinstance(key, str) for key in value):
+        return 0
+    return sum(1 if _is_tensor(inner) else _tensors_in(inner, depth + 1) for inner in value.values())
+
+
+def _is_tensor(value: Any) -> bool:
+    import torch
+
+    return isinstance(value, torch.Tensor)
 
 
 def _has_ordinary_values(tensor: Tensor) -> bool:

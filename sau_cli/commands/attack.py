@@ -21,6 +21,7 @@ from sau_cli.commands.evaluation_view import evaluation_checks, evaluation_table
 from sau_cli.commands.inputs import Request, data_source, open_data, open_model_and_data, request
 from sau_cli.commands.options import (
     ArchOption,
+    ClassOrderOption,
     DataOption,
     DataRootOption,
     DeviceOption,
@@ -131,6 +132,7 @@ def attack(
     arch: ArchOption = None,
     image_size: ImageSizeOption = None,
     normalisation: NormalisationOption = None,
+    class_order: ClassOrderOption = None,
     device: DeviceOption = "auto",
     seed: SeedOption = 0,
     json_: JsonOption = None,
@@ -172,7 +174,14 @@ def attack(
             others = (model, None if data is None else Path(data), out, None if out is None else state_path(out))
             _check_preview(preview, [one for one in (*others, *triggers_go_to) if one is not None])
             session.reserve(preview, flag="--preview")
-        asked = request(data=data, data_root=data_root, arch=arch, image_size=image_size, normalisation=normalisation)
+        asked = request(
+            data=data,
+            data_root=data_root,
+            arch=arch,
+            image_size=image_size,
+            normalisation=normalisation,
+            class_order=class_order,
+        )
         planned = _planned(names, target or ["0"], poison_rate, settings)
 
         from sau_adapters.checkpoints import save_classifier, save_like
@@ -190,7 +199,7 @@ def attack(
         chosen = chosen_device(device)
         received = None
         if model is None:
-            classifier, images = _fresh(asked, seed)
+            classifier, images = _fresh(session, asked, seed)
         else:
             received, images = open_model_and_data(session, model, asked, to_learn=True)
             classifier = received.classifier
@@ -436,7 +445,7 @@ def _show_attacks(session: Session, *, to_stdout: bool) -> None:
         console.print(table("Attacks, and their settings with defaults", ("", ""), rows))
 
 
-def _fresh(asked: Request, seed: int) -> tuple[Classifier, ImageData]:
+def _fresh(session: Session, asked: Request, seed: int) -> tuple[Classifier, ImageData]:
     """A network with fresh weights, for the data."""
     from sau_adapters.architectures import build, canonical_name, stored_name
     from sau_adapters.image_sources import usual_normalisation
@@ -448,7 +457,7 @@ def _fresh(asked: Request, seed: int) -> tuple[Classifier, ImageData]:
     if name is None:
         raise UsageError("no MODEL to implant into and no architecture to train; add --arch NAME, such as small_cnn")
     name = canonical_name(name)
-    images = open_data(asked, None)
+    images = open_data(session, asked, None)
     channels, height, width = images.train.images.shape[1:]
     mean, std = asked.normalised(told=False) or usual_normalisation(asked.data or asked.settings.data or "")
     spec = InputSpec(

@@ -14,6 +14,7 @@ from sau_cli.commands.inputs import open_model_and_data, received, request
 from sau_cli.commands.lasting_view import lasting_checks, lasting_table
 from sau_cli.commands.options import (
     ArchOption,
+    ClassOrderOption,
     DataOption,
     DataRootOption,
     DeviceOption,
@@ -120,6 +121,7 @@ def evaluate(
     arch: ArchOption = None,
     image_size: ImageSizeOption = None,
     normalisation: NormalisationOption = None,
+    class_order: ClassOrderOption = None,
     device: DeviceOption = "auto",
     seed: SeedOption = 0,
     json_: JsonOption = None,
@@ -150,7 +152,14 @@ def evaluate(
             name: None if text is None else parse_fraction(text, f"--{name}")
             for name, text in (("max-asr", max_asr), ("min-acc", min_acc), ("max-acc-drop", max_acc_drop))
         }
-        asked = request(data=data, data_root=data_root, arch=arch, image_size=image_size, normalisation=normalisation)
+        asked = request(
+            data=data,
+            data_root=data_root,
+            arch=arch,
+            image_size=image_size,
+            normalisation=normalisation,
+            class_order=class_order,
+        )
         rules = asked.settings.policy if policy is None else read_policy(policy)
         _check_no_looser(limits, rules)
         if limits["max-asr"] is not None and not trigger:

@@ -25,6 +25,7 @@ from sau_cli.commands.inputs import (
 )
 from sau_cli.commands.options import (
     ArchOption,
+    ClassOrderOption,
     DataOption,
     DataRootOption,
     ForceOption,
@@ -126,6 +127,7 @@ def export(
     arch: ArchOption = None,
     image_size: ImageSizeOption = None,
     normalisation: NormalisationOption = None,
+    class_order: ClassOrderOption = None,
     json_: JsonOption = None,
     report: ReportOption = None,
     quiet: QuietOption = False,
@@ -167,7 +169,14 @@ def export(
             raise UsageError("--largest-size is of a dynamic size; add --dynamic-size")
         if suffix_of_result(model) == ".onnx":
             raise UsageError(f"{model} is ONNX already; measure it with sau evaluate")
-        asked = request(data=data, data_root=data_root, arch=arch, image_size=image_size, normalisation=normalisation)
+        asked = request(
+            data=data,
+            data_root=data_root,
+            arch=arch,
+            image_size=image_size,
+            normalisation=normalisation,
+            class_order=class_order,
+        )
 
         from sau_adapters import onnx_files, provenance_files, signatures
         from sau_adapters.export_onnx import OnnxExporter, Smaller, give_memory_back

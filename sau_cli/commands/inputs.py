@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sau_adapters.tables import NORMALISATIONS, Normalisation, parse_normalisation
+from sau_adapters.tables import NORMALISATIONS, Normalisation, WeightsFormat, parse_normalisation
+from sau_cli.commands.matching import (
+    ask_for_normalisation,
+    in_channels_of,
+    in_order_of_model,
+    one_architecture,
+    unnamed,
+    with_inner_transform,
+)
+from sau_cli.commands.options import ClassOrder
 from sau_cli.commands.progress import ReadingView
 from sau_cli.commands.session import Session
 from sau_cli.commands.settings import Settings, read_settings
 from sau_cli.errors import NotEvaluable, UsageError
-from sau_cli.reporting.terminal import percent, table
 
 if TYPE_CHECKING:
     from sau_adapters.checkpoints import Checkpoint
     from sau_cli.classifier import Classifier
     from sau_cli.description import Description
-    from sau_cli.images import ImageData, LabelledImages
-
-ENOUGH = 500
-"""Images that tell normalisations apart."""
+    from sau_cli.images import ImageData
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +38,7 @@ class Request:
     arch: str | None
     image_size: str | None
     normalisation: str | None
+    class_order: ClassOrder | None = None
     settings: Settings
 
     @property
@@ -61,6 +68,7 @@ def request(
     arch: str | None,
     image_size: str | None,
     normalisation: str | None,
+    class_order: ClassOrder | None = None,
 ) -> Request:
     """The flags, and the settings of the working folder."""
     return Request(
@@ -69,6 +77,7 @@ def request(
         arch=arch,
         image_size=image_size,
         normalisation=normalisation,
+        class_order=class_order,
         settings=read_settings(Path.cwd()),
     )
 
@@ -153,8 +162,8 @@ def open_model_alone(asked: Request, checkpoint: Checkpoint, *, to_learn: bool =
     return OpenedModel(checkpoint=checkpoint, classifier=classifier)
 
 
-def open_data(asked: Request, description: Description | None) -> ImageData:
-    """Open the data of :func:`data_source`, its classes in the order of the model's.
+def open_data(session: Session, asked: Request, description: Description | None) -> ImageData:
+    """Open the data of :func:`data_source`, and say what of it is not used.
 
     Raises:
         UsageError: none is named, or it is unknown or missing.
@@ -164,13 +173,11 @@ def open_data(asked: Request, description: Description | None) -> ImageData:
     source = data_source(asked, description)
     root = asked.data_root or (Path(asked.settings.data_root) if asked.settings.data_root else None)
     images = open_images(source, root=root, image_size=asked.pixels)
-    if description is None:
-        return images
-    return replace(
-        images,
-        train=images.train.in_order_of(description.class_names),
-        test=None if images.test is None else images.test.in_order_of(description.class_names),
-    )
+    if Path(source).is_file():
+        session.took(Path(source))
+    if images.notes:
+        session.note("data.pictures", "; ".join(images.notes))
+    return images
 
 
 def open_model_and_data(
@@ -180,73 +187,117 @@ def open_model_and_data(
     *,
     data: ImageData | None = None,
     checkpoint: Checkpoint | None = None,
+    like: Description | None = None,
     to_learn: bool = False,
 ) -> tuple[OpenedModel, ImageData]:
     """Open a model, and the data that goes with it, unless they are open already.
 
     The data tells the input size where the file does not. With ``to_learn``, gradients are wanted.
+
+    Args:
+        like: what was made of this model, if it says so; it knows what the file of this one may not.
     """
-    from sau_adapters.checkpoints import as_classifier, check_learns_the_same
+    from sau_adapters.checkpoints import (
+        MOST_COMPARED,
+        as_classifier,
+        check_learns_the_same,
+        fitting_architectures,
+        normalises_itself,
+        notes_of,
+    )
     from sau_cli.images import check_fits
 
+    role = "model" if data is None else "reference"  # which takes the data of the model
     checkpoint = checkpoint or received(session, path)
+    if like is not None and checkpoint.description is None and _came_from(like, checkpoint):
+        checkpoint = replace(checkpoint, description=replace(like, history=()))
     told = checkpoint.description
+    nameless = unnamed(checkpoint)
     normalisation = asked.normalised(told=told is not None)
+    strangers = False
     if data is None:
-        data = open_data(asked, told)
-        source = Path(data_source(asked, told))
-        if source.is_file():
-            session.took(source)
-        if told is not None and not set(told.class_names) & set(data.train.class_names):
-            session.show("the data names its classes otherwise than the model does, so they are matched by their order")
+        data = open_data(session, asked, told)
+        strangers = nameless or told is None or not data.train.names_common_with(told.class_names)
+        if asked.class_order is not None and not strangers:
+            raise UsageError("the model names its classes, which settles their order; leave --class-order out")
+        data = _matched(session, data, told, by_order=strangers)
+    elif told is not None and not nameless:
+        _check_same_order(path, told, data)
     if told is not None:
         check_fits(data.train, told)  # before a network of whatever size the file names is built
     channels, height, width = data.train.images.shape[1:]
     # A file that sau wrote for a user's own class cannot say where its code is.
     named = told is not None and not told.architecture.startswith("user:")
-    unknown = told is None and normalisation is None
-    classifier = as_classifier(
+    build = partial(
+        as_classifier,
         checkpoint,
-        architecture=asked.arch or (None if named else asked.settings.arch),
-        normalisation=NORMALISATIONS["none"] if unknown else normalisation,
+        normalisation=normalisation,
         image_shape=(channels, height, width),
         class_names=data.train.class_names,
+        untold=NORMALISATIONS["none"],
         to_learn=to_learn,
     )
-    prefix = checkpoint.prefix(classifier.network)
+    architecture = asked.arch or (None if named else asked.settings.arch)
+    if told is not None or architecture is not None or checkpoint.format is WeightsFormat.ONNX:
+        classifier = build(architecture=architecture)
+    else:
+        names = fitting_architectures(checkpoint, (channels, height, width))
+        ways = [build(architecture=name) for name in names[:MOST_COMPARED]]
+        classifier = one_architecture(session, f"{role}.architecture", path, ways, data)
+    unknown = told is None and normalisation is None and not normalises_itself(classifier)
+    naming = checkpoint.naming(classifier.network)
     if told is None:
-        beside = f", whose tensors' names begin with {' or '.join(prefix)} in the file" if prefix else ""
+        beside = f", whose tensors' names begin with {' or '.join(naming.prefix)} in the file" if naming.prefix else ""
         session.show(f"{path} is a {classifier.description.architecture}{beside}")
+    own = classifier.network.state_dict().keys()
+    foreign = checkpoint.state and not set(naming.names.values()) >= set(own)
+    if naming.told or foreign:
+        how = naming.told or "its tensors are read as the loader of timm reads them"
+        session.note(f"{role}.names", f"{path}: {how}")
     for note in checkpoint.notes:
         session.show(f"{path}: {note}")
+    if notes_of(classifier):
+        session.note(f"{role}.reading", f"{path}: {'; '.join(notes_of(classifier))}")
+    data = in_channels_of(session, data, classifier.description.input.channels)
     if unknown:
-        _ask_for_normalisation(session, path, classifier, data.for_testing)
+        ask_for_normalisation(session, path, classifier, data)
+    if told is None:
+        classifier = with_inner_transform(session, role, classifier, data.for_testing)
+    if role == "model" and strangers:
+        classifier, data = in_order_of_model(
+            session, classifier, data, named=not nameless, class_order=asked.class_order
+        )
     if to_learn:
         check_learns_the_same(checkpoint, classifier, data.for_testing)
     return OpenedModel(checkpoint=checkpoint, classifier=classifier), data
 
 
-def _ask_for_normalisation(session: Session, path: Path, classifier: Classifier, images: LabelledImages) -> None:
-    """Show how accurate the model is behind each usual normalisation, and let its user say which is right.
+def _matched(session: Session, data: ImageData, told: Description | None, *, by_order: bool) -> ImageData:
+    """The data in the channels that the model's file tells, and in the order of its classes where names settle that."""
+    if told is None:
+        return data
+    data = in_channels_of(session, data, told.input.channels)
+    if by_order and not data.train.names_common_with(told.class_names):
+        session.show("the data names its classes otherwise than the model does, so they are matched by their order")
+    if by_order:
+        return data
+    shown = data.train.classes
+    if shown < told.classes:
+        session.note("data.classes", f"the data shows {shown} of the {told.classes} classes of the model")
+    return data.mapped(lambda part: part.in_order_of(told.class_names))
 
-    Raises:
-        NotEvaluable: always.
-    """
-    from sau_adapters.checkpoints import renormalised
-    from sau_cli.evaluation.metrics import evaluate
-    from sau_cli.images import check_fits, uniform_share
 
-    check_fits(images, classifier.description)
-    if len(images) > ENOUGH:
-        images = images.take(uniform_share(images, ENOUGH / len(images), seed=0))
-    found = {}
-    for name, normalisation in NORMALISATIONS.items():
-        if len(normalisation[0]) in {1, classifier.description.input.channels}:
-            found[name] = evaluate(renormalised(classifier, normalisation), images).accuracy
-    ordered = sorted(found.items(), key=lambda pair: -pair[1].value)
-    rows = [(name, f"{percent(one.value)} ({percent(one.ci95[0])} to {percent(one.ci95[1])})") for name, one in ordered]
-    session.show(table(f"Accuracy on {len(images)} of the images by normalisation", ("--normalisation", ""), rows))
-    raise NotEvaluable(
-        f"{path} does not say how its images are normalised, and weights do not tell; add --normalisation with what it "
-        f"was trained with (the table shows the usual ones on your images, {ordered[0][0]!r} first)"
-    )
+def _came_from(made: Description, checkpoint: Checkpoint) -> bool:
+    """Whether something says of itself that it was made of this file."""
+    return any(step.input_sha256 == checkpoint.sha256 for step in made.history)
+
+
+def _check_same_order(path: Path, told: Description, data: ImageData) -> None:
+    """Raises NotEvaluable where a reference has the classes of the data in another order than the model."""
+    names = data.train.class_names
+    if told.class_names != names and set(told.class_names) == set(names):
+        raise NotEvaluable(
+            f"{path} has the classes of the model in another order ({', '.join(told.class_names[:3])}, ... where the "
+            f"model has {', '.join(names[:3])}, ...), so their answers cannot be compared; give the model that this "
+            "one was made from"
+        )

@@ -16,6 +16,7 @@ from sau_cli.commands.chain_view import check_chain
 from sau_cli.commands.inputs import Request, request
 from sau_cli.commands.options import (
     ArchOption,
+    ClassOrderOption,
     DataOption,
     DataRootOption,
     DeviceOption,
@@ -93,6 +94,7 @@ def inspect(
     arch: ArchOption = None,
     image_size: ImageSizeOption = None,
     normalisation: NormalisationOption = None,
+    class_order: ClassOrderOption = None,
     device: DeviceOption = "auto",
     seed: SeedOption = 0,
     json_: JsonOption = None,
@@ -135,7 +137,14 @@ def inspect(
       sau inspect models/ --jobs 4 --report models.html
     """
     with Session("inspect", json=json_, reports=report, quiet=quiet, verbose=verbose, force=force) as session:
-        asked = request(data=data, data_root=data_root, arch=arch, image_size=image_size, normalisation=normalisation)
+        asked = request(
+            data=data,
+            data_root=data_root,
+            arch=arch,
+            image_size=image_size,
+            normalisation=normalisation,
+            class_order=class_order,
+        )
         rules = asked.settings.policy if policy is None else read_policy(policy)
         inspect_one = partial(
             inspect_model,
@@ -339,6 +348,8 @@ def _recognised_rows(found: Recognition | None) -> list[tuple[str, str]]:
     ]
     if found.prefix:
         rows.append(("prefix", f"names begin with {' or '.join(found.prefix)}"))
+    if found.told:
+        rows.append(("read as", found.told))
     rows.append(("classes", "not told by the tensors" if first.classes is None else str(first.classes)))
     size = f"{first.size}x{first.size}" if first.size else "any size, or not told"
     rows.append(("input", f"{first.channels or 3} channels, {size}; the normalisation is not told by tensors"))

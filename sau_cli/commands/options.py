@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
@@ -10,6 +11,14 @@ import typer
 from sau_cli.precision import Precision
 
 _TALK = "Output"
+
+
+class ClassOrder(StrEnum):
+    """See :data:`ClassOrderOption`."""
+
+    TEXT = "text"
+    NUMBER = "number"
+
 
 ModelArgument: TypeAlias = Annotated[
     Path,
@@ -64,9 +73,17 @@ NormalisationOption: TypeAlias = Annotated[
     typer.Option(
         "--normalisation",
         metavar="NAME|M/S",
-        help="none, cifar10, cifar100, tiny-imagenet, mnist, imagenet, or means/deviations such as "
-        ".5,.5,.5/.2,.2,.2 on pixels in 0 to 1. [default: what the model's metadata or sau.toml names; from scratch "
-        "the data set's own, or none]",
+        help="none, cifar10, cifar100, tiny-imagenet, mnist, imagenet, inception, bytes (0 to 255), or "
+        "means/deviations such as .5,.5,.5/.2,.2,.2 on pixels in 0 to 1. [default: what the model's metadata or "
+        "sau.toml names; from scratch the data set's own, or none]",
+    ),
+]
+ClassOrderOption: TypeAlias = Annotated[
+    ClassOrder | None,
+    typer.Option(
+        "--class-order",
+        help="How a model that does not name its classes counts the folders of the data: as text (1, 10, 2, as in "
+        "torchvision and Keras) or as numbers (1, 2, 10, as in timm). [default: what the clean images tell]",
     ),
 ]
 PolicyOption: TypeAlias = Annotated[

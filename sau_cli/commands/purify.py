@@ -17,6 +17,7 @@ from sau_cli import __version__
 from sau_cli.commands.inputs import data_source, open_model_and_data, request
 from sau_cli.commands.options import (
     ArchOption,
+    ClassOrderOption,
     DataOption,
     DataRootOption,
     DeviceOption,
@@ -154,6 +155,7 @@ def purify(
     arch: ArchOption = None,
     image_size: ImageSizeOption = None,
     normalisation: NormalisationOption = None,
+    class_order: ClassOrderOption = None,
     device: DeviceOption = "auto",
     seed: SeedOption = 0,
     json_: JsonOption = None,
@@ -200,7 +202,14 @@ def purify(
         session.claim(destination, state_file)
         check_state_place(state_file, resume=resume, force=force)
         budget = None if time_budget is None else parse_duration(time_budget)
-        asked = request(data=data, data_root=data_root, arch=arch, image_size=image_size, normalisation=normalisation)
+        asked = request(
+            data=data,
+            data_root=data_root,
+            arch=arch,
+            image_size=image_size,
+            normalisation=normalisation,
+            class_order=class_order,
+        )
         fitted = partial(
             settings_for,
             method,

@@ -159,6 +159,11 @@ class Session:
         if not self.quiet:
             self._say(Text(printable(what)) if isinstance(what, str) else what, soft_wrap=isinstance(what, str))
 
+    def note(self, check_id: str, sentence: str) -> None:
+        """Show what was left out or decided for the user, and keep it in the report."""
+        self.show(sentence)
+        self.checks.append(Check(id=check_id, status=CheckStatus.MEASURED, evidence=sentence))
+
     def working(self, on: str) -> AbstractContextManager[object]:
         """Show on a terminal that work of unknown length goes on; nothing elsewhere."""
         return self.console.status(on) if self.console.is_terminal and not self.quiet else nullcontext()

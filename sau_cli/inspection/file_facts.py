@@ -78,11 +78,15 @@ class Recognition:
         prefix: what the tensors' names begin with beside the architecture's own, such as ``module.``; one of these.
         fitting: those that fit, best first.
         nearest: where none fits, those that have most in common.
+        names: what the first calls each of the file's tensors; those that are not there are left out.
+        told: what was done beside taking off the prefix, in words.
     """
 
     prefix: tuple[str, ...]
     fitting: tuple[FittingArchitecture, ...]
     nearest: tuple[NearArchitecture, ...]
+    names: Mapping[str, str] = field(default_factory=dict)
+    told: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -122,7 +122,8 @@ def test_a_split_without_a_share(call, bad):
 
 @pytest.mark.parametrize("command", ["purify", "evaluate", "export"])
 @pytest.mark.parametrize(
-    ("classes", "size", "sentence"), [(7, 8, "7 classes but the model has 10"), (10, 9, "9x9 but the model takes 8x8")]
+    ("classes", "size", "sentence"),
+    [(12, 8, "class '10' that the model lacks"), (10, 9, "9x9 but the model takes 8x8")],
 )
 def test_data_that_does_not_fit(call, bad, command, classes, size, sentence):
     np.savez("data.npz", images=np.zeros((20, size, size), np.uint8), labels=np.arange(20) % classes)

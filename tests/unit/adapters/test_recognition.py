@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import save_file
 from torchvision import models
 
-from sau_adapters.architecture_index import prefixes, recognised
+from sau_adapters.architecture_index import recognised
 from sau_adapters.checkpoints import as_classifier, file_facts, read_checkpoint
 from sau_adapters.cifar_networks import CIFAR_NETWORKS
+from sau_adapters.state_names import prefixes
 from sau_cli.errors import NotEvaluable
 from tests.conftest import ROOT
 

@@ -138,11 +138,14 @@ def test_a_memorised_name_is_still_seen(tmp_path):
         {"num_classes": float("inf")},
         {"num_classes": -1},
         {"pretrained_cfg": CONFIG["pretrained_cfg"] | {"input_size": [3, 10**9, 10**9]}},
-        {"model_args": {"global_pool": "max"}},
+        {"model_args": {"global pool": "max"}},
+        {"model_args": {f"setting_{number}": number for number in range(50)}},
+        {"label_names": ["a", "b"]},
+        {"label_names": {"0": "a", "99": "b"}},
     ],
 )
 def test_a_config_that_cannot_be_followed_is_told(tmp_path, changes):
-    with pytest.raises(NotEvaluable, match=r"config.json .*(impossible|infinity|made with global_pool)"):
+    with pytest.raises(NotEvaluable, match=r"config.json .*(impossible|infinity|made with|names)"):
         read_checkpoint(folder(tmp_path, **changes))
 
 
