@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 ENOUGH = 1000
 """Images that tell an accuracy which nothing depends on."""
-RECOGNISED_BY = 256
 """Images that tell whether a model knows such images at all."""
 
 
@@ -74,7 +73,7 @@ def examine(
             raise
         return (_not_examined(str(error)),)
     from sau_cli.devices import chosen_device
-    from sau_cli.evaluation.recognition import check_recognises
+    from sau_cli.evaluation.recognition import RECOGNISED_BY, check_recognises
     from sau_cli.images import some_of
 
     chosen = chosen_device(device)
@@ -117,7 +116,9 @@ def _residual(
         raise UsageError(
             f"--reference {reference} holds the same bytes as {facts.path}; give the model before purification"
         )
-    before, _ = open_model_and_data(session, reference, asked, data=images, checkpoint=checkpoint, to_learn=True)
+    before, _ = open_model_and_data(
+        session, reference, asked, data=images, checkpoint=checkpoint, like=classifier.description, to_learn=True
+    )
     pair = (classifier, before.classifier.to(classifier.mean.device))
     check, details = residual_of(
         session, pair, images.for_testing, seed=seed, shared=True, unlearned=_unlearned(classifier)

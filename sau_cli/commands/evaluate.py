@@ -212,6 +212,8 @@ def evaluate(
         from sau_adapters.triggers import file_of, open_trigger
         from sau_cli.attacks.targets import parse_target
         from sau_cli.evaluation.metrics import evaluate as measure
+        from sau_cli.evaluation.recognition import RECOGNISED_BY, check_label_order
+        from sau_cli.images import some_of
         from sau_cli.inspection.policy import judge_measures
 
         chosen = chosen_device(device)
@@ -228,7 +230,11 @@ def evaluate(
         session.checks.extend(file_rules)
         opened, images = open_model_and_data(session, model, asked, checkpoint=checkpoint, to_learn=attacked)
         triggers = tuple(one.for_classes(opened.classifier.description.class_names) for one in triggers)
-        before = open_model_and_data(session, reference, asked, data=images)[0].classifier if reference else None
+        check_label_order(opened.classifier, some_of(images.for_testing, RECOGNISED_BY))
+        before = None
+        if reference is not None:
+            known = opened.classifier.description
+            before = open_model_and_data(session, reference, asked, data=images, like=known)[0].classifier
         for source in trigger or ():
             session.took(file_of(source))
         session.environment = {"device": str(chosen)}

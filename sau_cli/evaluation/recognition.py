@@ -15,6 +15,8 @@ from sau_cli.images import LabelledImages
 
 LEAST_GAIN, LEAST_IMAGES_GAINED = 0.2, 10
 """Of accuracy and of images, by other names of the classes, that no chance explains."""
+RECOGNISED_BY = 256
+"""Images that tell."""
 ABOVE_CHANCE = 0.1
 """Of the way from chance to no error that a model must have gone."""
 
@@ -29,13 +31,8 @@ def check_recognises(classifier: Classifier, images: LabelledImages) -> None:
             images would fit with their classes renamed.
     """
     classes, labels = images.classes, images.labels.cpu()
-    said = predicted_labels(classifier, images.images).cpu()
-    right, renamed = float((said == labels).float().mean()), _renamed(said, labels, classes)
-    if renamed - right > LEAST_GAIN and (renamed - right) * len(labels) > LEAST_IMAGES_GAINED:
-        raise NotEvaluable(
-            f"the model classifies {100 * right:.1f} % of the clean images as labelled, and {100 * renamed:.1f} % if "
-            "their classes are renamed; the label order looks wrong, so check it against the model's classes"
-        )
+    said = check_label_order(classifier, images)
+    right = float((said == labels).float().mean())
     shares = [torch.bincount(counted, minlength=classes) / len(labels) for counted in (said, labels)]
     chance = float(shares[0] @ shares[1])
     least = chance + max(3 * sqrt(chance * (1 - chance) / len(labels)), ABOVE_CHANCE * (1 - chance))
@@ -45,6 +42,22 @@ def check_recognises(classifier: Classifier, images: LabelledImages) -> None:
             f"the model classifies {100 * right:.1f} % of the clean images as labelled, near chance for {classes} "
             f"classes{always}; the labels, the label order, the normalisation or the model is wrong"
         )
+
+
+def check_label_order(classifier: Classifier, images: LabelledImages) -> Tensor:
+    """What a model says of clean images, (N,) int64 on the CPU, whose labels count in the order of its classes.
+
+    Raises:
+        NotEvaluable: the images would fit far better with their classes renamed.
+    """
+    labels, said = images.labels.cpu(), predicted_labels(classifier, images.images).cpu()
+    right, renamed = float((said == labels).float().mean()), _renamed(said, labels, images.classes)
+    if renamed - right > LEAST_GAIN and (renamed - right) * len(labels) > LEAST_IMAGES_GAINED:
+        raise NotEvaluable(
+            f"the model classifies {100 * right:.1f} % of the clean images as labelled, and {100 * renamed:.1f} % if "
+            "their classes are renamed; the label order looks wrong, so check it against the model's classes"
+        )
+    return said
 
 
 def _renamed(said: Tensor, labels: Tensor, classes: int) -> float:

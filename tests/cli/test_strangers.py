@@ -11,6 +11,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from timm.models import save_for_hf
 
 from tests.cli.conftest import one_sentence
@@ -149,3 +150,28 @@ def test_the_same_answer_under_any_hash_seed(tmp_path, sau, seed):
     pictures(tmp_path / "data", ["a", "b", "c"], colour=False)
     done = sau("evaluate", "greys.pth", "--data", "data", *FLAGS, cwd=tmp_path, PYTHONHASHSEED=seed)
     assert done.code == 0, done
+
+
+def test_what_was_made_of_a_model_knows_it(call, bad, tmp_path):
+    """The received file tells neither normalisation nor classes; the purified one tells both, and whose it is."""
+    torch.save(load_file(bad), tmp_path / "received.pth")
+    flags = ("--data", "digits", "--normalisation", "none")
+    done = call("purify", "received.pth", *flags, "--clean-frac", "0.1", "--epochs", "1", "-o", "fixed.safetensors")
+    assert done.code in {0, 6}, done
+    done = call("evaluate", "fixed.safetensors", "--data", "digits", "--reference", "received.pth", "--json", "-")
+    assert done.code == 0, done
+    assert abs(check(done, "acc-drop")["value"]) < 0.2, "behind another normalisation it would be near chance"
+
+
+def test_a_reference_that_was_not_purified_is_asked_about(call, bad, tmp_path):
+    state = load_file(bad)
+    torch.save({key: value * 0.5 for key, value in state.items()}, tmp_path / "other.pth")
+    done = call("evaluate", bad, "--data", "digits", "--reference", "other.pth")
+    assert done.code == 3, done
+    assert "add --normalisation" in done.err
+
+
+def test_labels_in_another_order_are_no_accuracy(call, tmp_path):
+    model = greys(tmp_path, [2, 0, 1])
+    pictures(tmp_path / "data", ["a", "b", "c"], each=12)
+    one_sentence(call("evaluate", model, "--data", "data", *FLAGS), 3, "label order looks wrong")
