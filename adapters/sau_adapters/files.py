@@ -52,6 +52,12 @@ def shortened(path: Path) -> str:
     return text if len(text) <= 120 else f"{text[:60]}...{text[-40:]}"
 
 
+def is_blob_of(folder: Path, target: Path) -> bool:
+    """Whether a link leads from a snapshot in the cache of the hub to where the cache keeps that repository's files."""
+    snapshots = next((place for place in (folder, *folder.parents) if place.name == "snapshots"), None)
+    return snapshots is not None and target.parent == (snapshots.parent / "blobs").resolve()
+
+
 def check_unpacked_size(path: Path, *, times: int = 200) -> None:
     """Raises UnsafeFile for a zip archive that unpacks to far more than its size: a zip bomb.
 

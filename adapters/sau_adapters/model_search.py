@@ -10,6 +10,7 @@ from pathlib import Path
 
 from sau_adapters import weights_onnx, weights_safetensors, weights_sharded
 from sau_adapters.checkpoints import recognised_format
+from sau_adapters.files import is_blob_of
 from sau_adapters.model_folders import SUFFIXES
 from sau_adapters.tables import WeightsFormat
 from sau_cli.errors import NotEvaluable, SauError, UsageError
@@ -74,7 +75,8 @@ def models_under(folder: Path) -> FoundModels:
     """Every model under a folder, at any depth.
 
     Shards and what an ONNX file keeps beside it belong to their model. Hidden folders are left alone, and so are links
-    that lead outside; a link that leads inside is the model, and what it leads to is not a second one.
+    that lead outside, but for those of the hub's cache; a link that leads inside is the model, and what it leads to is
+    not a second one.
 
     Raises:
         UsageError: the folder cannot be listed.
@@ -138,7 +140,7 @@ def _files_under(folder: Path, root: Path, passed_by: list[PassedBy]) -> list[Pa
             target = Path(os.path.realpath(path))
             if not _is_utf8(name):
                 pass_by(_in_utf8(path), "a name that is not UTF-8")
-            elif path.is_symlink() and root not in target.parents:
+            elif path.is_symlink() and root not in target.parents and not is_blob_of(path.parent, target):
                 pass_by(path, "a link out of the folder")
             elif not target.is_file():
                 pass_by(path, "no regular file")

@@ -8,7 +8,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sau_adapters.files import ESCAPE, sha256_of
+from sau_adapters.files import ESCAPE, is_blob_of, sha256_of
 from sau_adapters.weights_values import NumberFormat, blocks_of, in_blocks, non_finite, number_format
 from sau_cli.errors import NotEvaluable, UnsafeFile, reading
 from sau_cli.inspection.file_facts import NonFinite, TensorFacts
@@ -209,12 +209,6 @@ def _in_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
                 yield from _in_graph(inner)
 
 
-def _is_blob_of(folder: Path, target: Path) -> bool:
-    """Whether a link leads from a snapshot in the cache of the hub to where the cache keeps that repository's files."""
-    snapshots = next((place for place in (folder, *folder.parents) if place.name == "snapshots"), None)
-    return snapshots is not None and target.parent == (snapshots.parent / "blobs").resolve()
-
-
 def _check_tensor(path: Path, tensor: onnx.TensorProto) -> None:
     """Raises UnsafeFile for sizes that the file cannot hold, and for external data outside the file's folder."""
     import onnx
@@ -226,7 +220,7 @@ def _check_tensor(path: Path, tensor: onnx.TensorProto) -> None:
         where = _external(tensor)["location"]
         inside = path.parent.resolve()
         target = (inside / where).resolve()
-        lies_inside = inside in target.parents or (".." not in Path(where).parts and _is_blob_of(path.parent, target))
+        lies_inside = inside in target.parents or (".." not in Path(where).parts and is_blob_of(path.parent, target))
         if Path(where).is_absolute() or not lies_inside:
             raise UnsafeFile(
                 f"{path} reads tensors from {where[:100]!r}, outside its own folder; do not use it", finding=ESCAPE

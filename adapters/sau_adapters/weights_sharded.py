@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sau_adapters import weights_safetensors
-from sau_adapters.files import ESCAPE, Watch, sha256_of
+from sau_adapters.files import ESCAPE, Watch, is_blob_of, sha256_of
 from sau_cli.errors import NotEvaluable, UnsafeFile
 from sau_cli.inspection.file_facts import NonFinite, TensorFacts
 
@@ -55,7 +55,8 @@ def shards_of(path: Path) -> dict[Path, set[str]]:
             missing = True
         if missing:
             raise NotEvaluable(f"{path} names {shard.name[:100]}, which is missing beside it; get all the files")
-        if shard.resolve().parent != path.resolve().parent:
+        target = shard.resolve()
+        if target.parent != path.resolve().parent and not is_blob_of(shard.parent, target):
             raise UnsafeFile(f"{shard} is a link out of its folder; do not use it", finding=ESCAPE)
     return dict(sorted(shards.items()))
 

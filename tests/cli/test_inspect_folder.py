@@ -274,3 +274,19 @@ def test_a_file_that_cannot_be_read_is_no_clean_dashboard(call, clean):
     (result,) = json.loads(Path("r.sarif").read_text())["runs"][0]["results"]
     assert (result["ruleId"], result["level"]) == ("run.not-evaluated", "warning")
     assert "cut short" in result["message"]["text"]
+
+
+def test_links_of_the_hubs_cache_are_what_they_are(call, clean, tmp_path):
+    """A snapshot there is links to files that are kept beside it; any other link out is not followed."""
+    home = tmp_path / "hub" / "models--vendor--digits"
+    snapshot = home / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (home / "blobs").mkdir()
+    blob = clean.rename(home / "blobs" / ("a" * 64))
+    (snapshot / "model.safetensors").symlink_to(Path("../../blobs") / blob.name)
+    for folder in (snapshot, tmp_path / "hub"):
+        done = call("inspect", folder, "--effort", "quick", "--json", "-")
+        assert done.code == 0, done
+        document = json.loads(done.out)
+        (model,) = document["models"] or [document]
+        assert model["inputs"][0]["path"].endswith("model.safetensors")
