@@ -20,7 +20,7 @@ from sau_adapters.architecture_index import Prefix, prefixes, recognised, withou
 from sau_adapters.files import Watch, check_readable, sha256_of, written_whole
 from sau_adapters.metadata import from_metadata, to_metadata
 from sau_adapters.model_folders import described_beside
-from sau_adapters.model_zoos import described_by_zoo, weights_of
+from sau_adapters.model_zoos import described_by_zoo, source_of, weights_of
 from sau_adapters.tables import NORMALISATIONS, Normalisation, WeightsFormat
 from sau_cli.description import Description, InputSpec
 from sau_cli.errors import NotEvaluable, SauError, UnsafeFile, UsageError
@@ -49,6 +49,7 @@ class Checkpoint:
         description: from the file's metadata; None where it says nothing.
         notes: sentences on how the weights were found in the file.
         metadata: as written in the file by whoever made it; not to be trusted.
+        source: where on the hub it comes from, with the commit; None where it comes from elsewhere.
     """
 
     path: Path
@@ -58,6 +59,7 @@ class Checkpoint:
     description: Description | None
     notes: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
+    source: str | None = None
 
     def prefix(self, network: nn.Module) -> Prefix:
         """What names of the weights begin with beside the network's own, such as ``module.``; often nothing."""
@@ -234,6 +236,7 @@ def read_checkpoint(model: Path, *, watch: Watch | None = None) -> Checkpoint:
         description=description,
         notes=notes,
         metadata=metadata,
+        source=source_of(model, path),
     )
 
 
