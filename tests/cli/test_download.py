@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,6 @@ import timm
 import torch
 from safetensors import safe_open
 
-from sau_adapters.image_sources import open_images
 from tests.cli.conftest import one_sentence
 from tests.conftest import ROOT
 from tests.support.hub import COMMIT, OLD_COMMIT, TOKEN, hub
@@ -29,7 +29,6 @@ def saved(tmp_path_factory) -> Path:
     torch.manual_seed(0)
     own = {"input_size": (1, 32, 32), "mean": (0.5,), "std": (0.5,)}
     network = timm.create_model("test_resnet", num_classes=10, in_chans=1, pretrained_cfg_overlay=own)
-    learn_digits(network)
     folder = tmp_path_factory.mktemp("saved") / "net"
     names = {"label_names": [str(one) for one in range(10)]}
     timm.models.save_for_hf(network, folder, model_config=names, safe_serialization="both")
@@ -39,17 +38,6 @@ def saved(tmp_path_factory) -> Path:
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "modeling.py").write_text("raise SystemExit\n")
     return folder
-
-
-def learn_digits(network: torch.nn.Module) -> None:
-    """As far as is needed not to be called a stranger to them."""
-    shown = open_images("digits", image_size=(32, 32)).train
-    optimiser = torch.optim.Adam(network.parameters(), lr=1e-2)
-    for batch in torch.arange(len(shown)).split(64) * 3:
-        logits = network((shown.images[batch] / 255 - 0.5) / 0.5)
-        torch.nn.functional.cross_entropy(logits, shown.labels[batch]).backward()
-        optimiser.step()
-        optimiser.zero_grad()
 
 
 @pytest.fixture
@@ -97,16 +85,17 @@ def test_inspect_what_is_fetched(run_alone, served, tmp_path, saved):
     assert len(served.fetched) == 2
 
 
-def test_purify_keeps_the_commit_in_its_history(run, tmp_path):
-    model = f"{NAME}@v1"
-    words = ("--data", "digits", "--image-size", "32", "--clean-frac", "0.2", "--epochs", "1", "--device", "cpu")
-    done = run("purify", model, "--download", *words, "--json", "report.json")
+def test_purify_keeps_the_commit_in_its_history(run, served, bad, tmp_path):
+    served.folders["org/bad"] = tmp_path / "published"
+    served.folders["org/bad"].mkdir()
+    shutil.copy(bad, served.folders["org/bad"] / "model.safetensors")
+    words = ("--clean-frac", "0.1", "--method", "ft", "--epochs", "1", "--device", "cpu", "--json", "report.json")
+    done = run("purify", "hf-hub:org/bad@v1", "--download", *words)
     assert done.code in {0, 6}, done.err
-    with safe_open(tmp_path / "net.purified.safetensors", framework="numpy") as file:
+    with safe_open("bad.purified.safetensors", framework="numpy") as file:
         steps = json.loads(file.metadata()["sau.history"])
-    assert steps[-1]["settings"]["received_from"] == f"{NAME}@{OLD_COMMIT}"
-    report = json.loads((tmp_path / "report.json").read_text())
-    assert report["inputs"][0]["path"] == f"{NAME}@{OLD_COMMIT}"
+    assert steps[-1]["settings"]["received_from"] == f"hf-hub:org/bad@{OLD_COMMIT}"
+    assert json.loads(Path("report.json").read_text())["inputs"][0]["path"] == f"hf-hub:org/bad@{OLD_COMMIT}"
 
 
 @pytest.mark.parametrize(
