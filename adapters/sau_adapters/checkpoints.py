@@ -7,12 +7,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
 
-from sau_adapters import weights_onnx, weights_pytorch, weights_safetensors, weights_sharded
+from sau_adapters import (
+    hdf5_listing,
+    saved_model,
+    weights_keras,
+    weights_onnx,
+    weights_pytorch,
+    weights_safetensors,
+    weights_sharded,
+)
 from sau_adapters.architecture_index import recognised
 from sau_adapters.files import Watch, check_readable, sha256_of, written_whole
 from sau_adapters.metadata import from_metadata, to_metadata
 from sau_adapters.model_folders import described_beside
-from sau_adapters.model_zoos import described_by_zoo, weights_of
+from sau_adapters.model_zoos import described_by_zoo, source_of, weights_of
 from sau_adapters.state_names import Naming, naming_for
 from sau_adapters.tables import NORMALISATIONS, Normalisation, WeightsFormat
 from sau_cli.description import Description, InputSpec
@@ -45,6 +53,7 @@ class Checkpoint:
         description: from the file's metadata; None where it says nothing.
         notes: sentences on how the weights were found in the file.
         metadata: as written in the file by whoever made it; not to be trusted.
+        source: where on the hub it comes from, with the commit; None where it comes from elsewhere.
     """
 
     path: Path
@@ -54,6 +63,7 @@ class Checkpoint:
     description: Description | None
     notes: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
+    source: str | None = None
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -80,6 +90,9 @@ def recognised_format(path: Path) -> WeightsFormat:
         WeightsFormat.SHARDED: weights_sharded.recognises,
         WeightsFormat.PYTORCH: weights_pytorch.recognises,
         WeightsFormat.ONNX: weights_onnx.recognises,
+        WeightsFormat.KERAS: weights_keras.recognises,
+        WeightsFormat.HDF5: hdf5_listing.recognises,
+        WeightsFormat.SAVED_MODEL: saved_model.recognises,
     }
     for weights_format, recognises in recognisers.items():
         if recognises(head, path):
@@ -141,11 +154,15 @@ def file_facts(model: Path, *, watch: Watch | None = None) -> FileFacts:
                     non_finite = weights_onnx.non_finite_in(path)
                 except NotEvaluable as error:  # its tensors lie in another file, and what is here can still be told
                     unread = str(error)
+            case WeightsFormat.KERAS | WeightsFormat.HDF5 | WeightsFormat.SAVED_MODEL:
+                told = weights_keras.look_into(path, weights_format)
+                tensors, metadata, notes, beside = told.tensors, dict(told.metadata), told.notes, dict(told.beside)
+                findings, non_finite, unread = told.findings, told.non_finite, told.unread
             case _ as never:
                 assert_never(never)
     except UnsafeFile as error:
         findings = (Finding(id=error.finding, severity=Severity.HIGH, sentence=str(error)),)
-    trainable = weights_format is not WeightsFormat.ONNX
+    trainable = weights_format in {WeightsFormat.SAFETENSORS, WeightsFormat.SHARDED, WeightsFormat.PYTORCH}
     description = None
     try:
         description = from_metadata(metadata) or described_beside(path) or described_by_zoo(model)
@@ -207,6 +224,8 @@ def read_checkpoint(model: Path, *, watch: Watch | None = None) -> Checkpoint:
             (state, notes), metadata = weights_pytorch.read_weights(path), {}
         case WeightsFormat.ONNX:
             state, metadata = {}, weights_onnx.read_header(path)[1]
+        case WeightsFormat.KERAS | WeightsFormat.HDF5 | WeightsFormat.SAVED_MODEL:
+            weights_keras.refuse(path, weights_format)
         case _ as never:
             assert_never(never)
     description = from_metadata(metadata) or described_beside(path) or described_by_zoo(model)
@@ -222,6 +241,7 @@ def read_checkpoint(model: Path, *, watch: Watch | None = None) -> Checkpoint:
         description=description,
         notes=notes,
         metadata=metadata,
+        source=source_of(model, path),
     )
 
 

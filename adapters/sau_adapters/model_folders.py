@@ -13,8 +13,9 @@ from sau_adapters.files import shortened
 from sau_cli.description import Description, InputSpec
 from sau_cli.errors import NotEvaluable, SauError, UsageError
 
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "model.pt", "model.pth")
-SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar", ".onnx")
+SAFETENSORS, INDEX, ONNX_WITHIN = "model.safetensors", "model.safetensors.index.json", "onnx/model.onnx"
+WEIGHTS = (SAFETENSORS, INDEX, "pytorch_model.bin", "model.pt", "model.pth", "saved_model.pb")
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar", ".onnx", ".keras", ".h5", ".hdf5")
 LONGEST_CONFIG, LARGEST = 1_000_000, 100_000
 """Bytes of a configuration, and the most classes or pixels on a side that one can tell."""
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from sau_adapters import weights_onnx, weights_safetensors, weights_sharded
+from sau_adapters import saved_model, weights_onnx, weights_safetensors, weights_sharded
 from sau_adapters.checkpoints import recognised_format
 from sau_adapters.files import is_blob_of
 from sau_adapters.model_folders import SUFFIXES
@@ -17,7 +17,7 @@ from sau_cli.errors import NotEvaluable, SauError, UsageError
 
 MODEL_SUFFIXES = (
     *SUFFIXES,
-    *(".pkl", ".pickle", ".joblib", ".h5", ".hdf5", ".keras", ".pb", ".tflite", ".mlmodel", ".gguf", ".msgpack"),
+    *(".pkl", ".pickle", ".joblib", ".pb", ".tflite", ".mlmodel", ".gguf", ".msgpack"),
 )
 """Files that are called models are not passed by, whatever is in them."""
 _OF_SAU = {
@@ -182,9 +182,14 @@ def _metadata(path: Path) -> Mapping[str, str]:
 
 
 def _parts_of(candidates: Mapping[Path, WeightsFormat | None]) -> dict[Path, Path]:
-    """Shards, each with the index that it belongs to; those of an index that cannot be trusted stand for themselves."""
+    """Shards, each with the index that it belongs to, and what a SavedModel has beside it.
+
+    Those of an index that cannot be trusted stand for themselves.
+    """
     parts = {}
     for path, form in candidates.items():
+        if form is WeightsFormat.SAVED_MODEL:
+            parts.update(dict.fromkeys((path.parent / name for name in saved_model.BESIDE), path))
         if form is not WeightsFormat.SHARDED:
             continue
         with suppress(SauError):

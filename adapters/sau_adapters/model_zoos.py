@@ -1,13 +1,17 @@
-"""Models by the name they have in a zoo, where this machine already has them: nothing is fetched here."""
+"""Models by the name they have in a zoo, where this machine already has them: nothing is fetched here.
+
+What of the hub is fetched when a user asks for it: :mod:`sau_adapters.hub_downloads`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from sau_adapters.model_folders import WEIGHTS, described_by, weights_in
+from sau_adapters.model_folders import ONNX_WITHIN, WEIGHTS, described_by, weights_in
 from sau_adapters.tables import INNER_TRANSFORM, transformed_within
 from sau_cli.description import Description, InputSpec
 from sau_cli.errors import UsageError
@@ -21,12 +25,47 @@ def is_zoo_name(model: Path) -> bool:
 
 
 def bare_name(model: Path) -> str:
-    """The last part of a zoo's name, to name a file after.
+    """The last part of a zoo's name, without the revision, to name a file after.
 
-    >>> bare_name(Path("hf-hub:timm/resnet18.a1_in1k"))
+    >>> bare_name(Path("hf-hub:timm/resnet18.a1_in1k@main"))
     'resnet18.a1_in1k'
     """
-    return str(model).partition(":")[2].rpartition("/")[2]
+    return str(model).partition(":")[2].partition("@")[0].rpartition("/")[2]
+
+
+def is_on_hub(model: Path) -> bool:
+    """Whether MODEL is ``hf-hub:ORG/NAME`` or ``timm:NAME``, whose weights are on the hub."""
+    return is_zoo_name(model) and not str(model).startswith("torchvision:")
+
+
+def hub_name(model: Path) -> tuple[str, str | None]:
+    """Repository and revision of a model on the hub; None for its main branch.
+
+    >>> hub_name(Path("hf-hub:org/net@v1"))
+    ('org/net', 'v1')
+
+    Raises:
+        UsageError: timm knows no such model, or has it not on the hub; or the revision is none.
+    """
+    zoo, _, name = str(model).partition(":")
+    if zoo == "timm":
+        return _timm_repository(name), None
+    repository, _, revision = name.partition("@")
+    if {".", ".."}.intersection(revision.split("/")):
+        raise UsageError(f"{revision!r} is no revision of {repository}; give a branch, a tag or a commit")
+    return repository, revision or None
+
+
+def source_of(model: Path, weights: Path) -> str | None:
+    """Where on the hub weights in its cache come from, with the commit; None for others.
+
+    >>> source_of(Path("hf-hub:org/net"), Path("models--org--net/snapshots/0a1b2c/model.safetensors"))
+    'hf-hub:org/net@0a1b2c'
+    """
+    if not is_on_hub(model):
+        return None
+    commit = next((commit for folder, commit in pairwise(weights.parts) if folder == "snapshots"), None)
+    return None if commit is None else f"hf-hub:{hub_name(model)[0]}@{commit}"
 
 
 def weights_of(model: Path) -> Path:
@@ -41,12 +80,10 @@ def weights_of(model: Path) -> Path:
     zoo, _, name = str(model).partition(":")
     match zoo:
         case "hf-hub":
-            return _in_hub_cache(model, name.partition("@")[0], WEIGHTS)
+            return _in_hub_cache(model, *hub_name(model), WEIGHTS)
         case "timm":
-            cfg = _timm_cfg(name)
-            if not cfg.get("hf_hub_id"):
-                raise UsageError(f"timm has no weights on the hub for {name}; save them and give the file")
-            return _in_hub_cache(model, cfg["hf_hub_id"], (cfg.get("hf_hub_filename") or WEIGHTS[0], *WEIGHTS))
+            own = _timm_cfg(name).get("hf_hub_filename") or WEIGHTS[0]
+            return _in_hub_cache(model, _timm_repository(name), None, (own, *WEIGHTS))
         case _:
             import torch
 
@@ -83,21 +120,46 @@ def described_by_zoo(model: Path) -> Description | None:
     )
 
 
-def _in_hub_cache(model: Path, repository: str, files: tuple[str, ...]) -> Path:
+def _in_hub_cache(model: Path, repository: str, revision: str | None, files: tuple[str, ...]) -> Path:
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
     try:
-        found = [try_to_load_from_cache(repository, file) for file in files]
+        found = [try_to_load_from_cache(repository, file, revision=revision) for file in files]
     except HFValidationError as error:
         raise UsageError(f"{model} is no name of a model on the hub; give hf-hub:ORG/NAME") from error
-    path = next((one for one in found if isinstance(one, str)), None)
+    path = next((Path(one) for one in found if isinstance(one, str)), None) or _only_one_in(repository, revision)
     if path is None:
+        at = f" --revision {revision}" if revision else ""
         raise UsageError(
             f"{model} is not in this machine's cache of the hub, and nothing is fetched; get it with: "
-            f"hf download {repository}"
+            f"hf download {repository}{at} (or add --download, which never fetches a pickle)"
         )
-    return Path(path)
+    return path
+
+
+def _only_one_in(repository: str, revision: str | None) -> Path | None:
+    """The only model in the cache's folder of a repository, under whatever name."""
+    from huggingface_hub import constants
+
+    home = Path(constants.HF_HUB_CACHE, f"models--{repository.replace('/', '--')}")
+    ref = home / "refs" / (revision or constants.DEFAULT_REVISION)
+    folder = home / "snapshots" / (ref.read_text().strip() if ref.is_file() else str(revision))
+    if not folder.is_dir():
+        return None
+    if (folder / ONNX_WITHIN).is_file():
+        return folder / ONNX_WITHIN
+    try:
+        return weights_in(folder)
+    except UsageError:
+        return None
+
+
+def _timm_repository(name: str) -> str:
+    repository = _timm_cfg(name).get("hf_hub_id")
+    if not repository:
+        raise UsageError(f"timm has no weights on the hub for {name}; save them and give the file")
+    return str(repository)
 
 
 def _timm_cfg(name: str) -> Mapping[str, Any]:

@@ -16,6 +16,9 @@ class WeightsFormat(StrEnum):
     SHARDED = "sharded safetensors"
     PYTORCH = "pytorch"
     ONNX = "onnx"
+    KERAS = "keras"
+    HDF5 = "hdf5"
+    SAVED_MODEL = "tensorflow savedmodel"
 
 
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]

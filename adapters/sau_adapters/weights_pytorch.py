@@ -193,7 +193,7 @@ def _list_globals(path: Path, named: list[str]) -> None:
     check_unpacked_size(path, times=2)  # torch stores what it saves without packing it
     with zipfile.ZipFile(path) as archive:
         members = archive.namelist()
-        _check_members(path, members)
+        check_members(path, members)
         if any(name.endswith("constants.pkl") or "/code/" in name for name in members):
             raise UnsafeFile(_TORCHSCRIPT, finding="file.torchscript")
         infos = archive.infolist()
@@ -365,7 +365,7 @@ def _globals_of(file: IO[bytes], path: Path) -> Iterator[str]:
                     pushed.append(argument if isinstance(argument, str) else None)
 
 
-def _check_members(path: Path, members: list[str]) -> None:
+def check_members(path: Path, members: list[str]) -> None:
     """Raises UnsafeFile for an archive that names a place outside itself, or has a member twice."""
     for member in members:
         parts = member.replace("\\", "/").split("/")

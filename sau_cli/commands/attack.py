@@ -18,13 +18,14 @@ from sau_cli import __version__
 from sau_cli.attacks.table import ATTACKS, attack_class
 from sau_cli.commands.attack_flags import shown
 from sau_cli.commands.evaluation_view import evaluation_checks, evaluation_table, parts_check, trigger_ids
-from sau_cli.commands.inputs import Request, data_source, open_data, open_model_and_data, request
+from sau_cli.commands.inputs import Request, data_source, fetch, from_hub, open_data, open_model_and_data, request
 from sau_cli.commands.options import (
     ArchOption,
     ClassOrderOption,
     DataOption,
     DataRootOption,
     DeviceOption,
+    DownloadOption,
     ForceOption,
     ImageSizeOption,
     JsonOption,
@@ -129,6 +130,7 @@ def attack(
     ] = None,
     list_: Annotated[bool, typer.Option("--list", help="Show all attacks with their settings, and exit.")] = False,
     data_root: DataRootOption = None,
+    download: DownloadOption = False,
     arch: ArchOption = None,
     image_size: ImageSizeOption = None,
     normalisation: NormalisationOption = None,
@@ -169,6 +171,7 @@ def attack(
             raise UsageError("there is nothing to write; add -o OUT.safetensors, or --preview FILE.png")
         if resume and out is None:
             raise UsageError("--resume goes on with what -o names; add -o OUT.safetensors")
+        fetch(session, model, download=download)
         triggers_go_to = _reserved(session, model, out, len(names), resume=resume)
         if preview is not None:
             others = (model, None if data is None else Path(data), out, None if out is None else state_path(out))
@@ -266,6 +269,7 @@ def attack(
             "attacks": _told(planned, planted.triggers, seen, planted),
             "training": plain(training),
             "rounds": planted.rounds,
+            **({} if received is None else from_hub(received.checkpoint)),
         }
         step = HistoryStep(
             step="attack",

@@ -10,7 +10,7 @@ import typer
 
 from sau_cli.commands.drill import run_drill
 from sau_cli.commands.evaluation_view import evaluation_checks, evaluation_table, remarks, trigger_ids
-from sau_cli.commands.inputs import open_model_and_data, received, request
+from sau_cli.commands.inputs import fetch, open_model_and_data, received, request
 from sau_cli.commands.lasting_view import lasting_checks, lasting_table
 from sau_cli.commands.options import (
     ArchOption,
@@ -18,6 +18,7 @@ from sau_cli.commands.options import (
     DataOption,
     DataRootOption,
     DeviceOption,
+    DownloadOption,
     ForceOption,
     ImageSizeOption,
     JsonOption,
@@ -122,6 +123,7 @@ def evaluate(
     image_size: ImageSizeOption = None,
     normalisation: NormalisationOption = None,
     class_order: ClassOrderOption = None,
+    download: DownloadOption = False,
     device: DeviceOption = "auto",
     seed: SeedOption = 0,
     json_: JsonOption = None,
@@ -152,6 +154,7 @@ def evaluate(
             name: None if text is None else parse_fraction(text, f"--{name}")
             for name, text in (("max-asr", max_asr), ("min-acc", min_acc), ("max-acc-drop", max_acc_drop))
         }
+        fetch(session, model, reference, download=download)
         asked = request(
             data=data,
             data_root=data_root,

@@ -16,6 +16,7 @@ from sau_cli import __version__
 from sau_cli.commands.inputs import (
     OpenedModel,
     Request,
+    fetch,
     names_data,
     open_model_alone,
     open_model_and_data,
@@ -28,6 +29,7 @@ from sau_cli.commands.options import (
     ClassOrderOption,
     DataOption,
     DataRootOption,
+    DownloadOption,
     ForceOption,
     ImageSizeOption,
     JsonOption,
@@ -124,6 +126,7 @@ def export(
         ),
     ] = None,
     data_root: DataRootOption = None,
+    download: DownloadOption = False,
     arch: ArchOption = None,
     image_size: ImageSizeOption = None,
     normalisation: NormalisationOption = None,
@@ -167,6 +170,7 @@ def export(
             raise UsageError("--target says where a trigger sends images, and there is none; add --trigger")
         if largest_size is not None and not dynamic_size:
             raise UsageError("--largest-size is of a dynamic size; add --dynamic-size")
+        fetch(session, model, download=download)
         if suffix_of_result(model) == ".onnx":
             raise UsageError(f"{model} is ONNX already; measure it with sau evaluate")
         asked = request(
@@ -361,7 +365,7 @@ def _origins(
     others = [
         Origin(role="trigger" if one.path in stamped else "data", name=Path(one.path).name, sha256=one.sha256)
         for one in session.inputs
-        if one.path != str(model)
+        if one.sha256 != sha256
     ]
     return (*model_origins(model.name, sha256, classifier.description.history), *others)
 

@@ -126,6 +126,37 @@ def names_data(asked: Request, description: Description | None) -> bool:
     return True
 
 
+def fetch(session: Session, *models: Path | None, download: bool) -> None:
+    """With ``--download``, have what is on the hub of these models in this machine's cache; the rest finds it there.
+
+    Raises:
+        UsageError: none of them is on the hub, so that the flag would do nothing; or it has no such model.
+        NotEvaluable: nothing that is safe to fetch, or no way to it.
+    """
+    if not download:
+        return
+    from rich.filesize import decimal
+
+    from sau_adapters.hub_downloads import fetch as fetch_files
+    from sau_adapters.hub_downloads import files_on_hub
+    from sau_adapters.model_zoos import is_on_hub
+
+    on_hub = [model for model in models if model is not None and is_on_hub(model)]
+    if not on_hub:
+        raise UsageError("--download fetches hf-hub:ORG/NAME and timm:NAME, and no such model is given; leave it out")
+    for model in on_hub:
+        with session.working(f"asking the hub for {model}"):
+            files = files_on_hub(model)
+        listed = ", ".join(f"{name} ({'?' if size is None else decimal(size)})" for name, size in files.sizes.items())
+        session.show(f"{model} is at commit {files.commit}: {listed}; {decimal(files.size)} in all, where not here yet")
+        fetch_files(files, progress=session.console.is_terminal and not session.quiet)
+
+
+def from_hub(checkpoint: Checkpoint) -> dict[str, str]:
+    """What history tells of where a received model comes from; nothing of one that is not from the hub."""
+    return {} if checkpoint.source is None else {"received_from": checkpoint.source}
+
+
 def received(session: Session, path: Path) -> Checkpoint:
     """Read a model file, and record it as an input."""
     from sau_adapters.checkpoints import read_checkpoint
@@ -138,7 +169,7 @@ def received(session: Session, path: Path) -> Checkpoint:
     path = found
     with ReadingView(session) as reading:
         checkpoint = read_checkpoint(path, watch=reading.update)
-    session.took(path, checkpoint.sha256)
+    session.took(Path(checkpoint.source or path), checkpoint.sha256)
     return checkpoint
 
 

@@ -13,13 +13,14 @@ from rich.console import Group
 from sau_adapters.metadata import KEYS
 from sau_cli.commands.behaviour_view import examine
 from sau_cli.commands.chain_view import check_chain
-from sau_cli.commands.inputs import Request, request
+from sau_cli.commands.inputs import Request, fetch, request
 from sau_cli.commands.options import (
     ArchOption,
     ClassOrderOption,
     DataOption,
     DataRootOption,
     DeviceOption,
+    DownloadOption,
     ForceOption,
     ImageSizeOption,
     JsonOption,
@@ -95,6 +96,7 @@ def inspect(
     image_size: ImageSizeOption = None,
     normalisation: NormalisationOption = None,
     class_order: ClassOrderOption = None,
+    download: DownloadOption = False,
     device: DeviceOption = "auto",
     seed: SeedOption = 0,
     json_: JsonOption = None,
@@ -137,6 +139,7 @@ def inspect(
       sau inspect models/ --jobs 4 --report models.html
     """
     with Session("inspect", json=json_, reports=report, quiet=quiet, verbose=verbose, force=force) as session:
+        fetch(session, *models, reference, download=download)
         asked = request(
             data=data,
             data_root=data_root,
@@ -201,6 +204,7 @@ def inspect_model(
         every_tensor: list all, not the first few.
     """
     from sau_adapters.checkpoints import file_facts
+    from sau_adapters.model_zoos import source_of
     from sau_cli.inspection.inspector import inspect as inspect_file
     from sau_cli.inspection.inspector import inspection_verdict
     from sau_cli.inspection.policy import judge_measures
@@ -208,7 +212,7 @@ def inspect_model(
     session.details = {"path": str(model)}
     with ReadingView(session) as reading:
         facts = file_facts(model, watch=reading.update)
-    session.took(model, facts.sha256)
+    session.took(Path(source_of(model, Path(facts.path)) or model), facts.sha256)
     for name, sha256 in facts.beside.items():
         if sha256 is not None:
             session.took(Path(facts.path).parent / name, sha256)

@@ -25,7 +25,8 @@ ModelArgument: TypeAlias = Annotated[
     typer.Argument(
         metavar="MODEL",
         help="Safetensors (or the index of its shards), PyTorch weights (.pt, .pth, .bin, .ckpt), ONNX, a timm folder; "
-        "or timm:NAME, torchvision:NAME, hf-hub:ORG/NAME where this machine's cache has it.",
+        "or timm:NAME, torchvision:NAME, hf-hub:ORG/NAME[@REVISION] where this machine's cache has it, or with "
+        "--download.",
     ),
 ]
 ModelsArgument: TypeAlias = Annotated[
@@ -33,8 +34,16 @@ ModelsArgument: TypeAlias = Annotated[
     typer.Argument(
         metavar="MODEL...",
         help="Safetensors (or the index of its shards), PyTorch weights (.pt, .pth, .bin, .ckpt), ONNX, a timm folder, "
-        "any folder with models in it; or timm:NAME, torchvision:NAME, hf-hub:ORG/NAME where this machine's cache has "
-        "it. May be several.",
+        "any folder with models in it; or timm:NAME, torchvision:NAME, hf-hub:ORG/NAME[@REVISION] where this "
+        "machine's cache has it, or with --download. May be several.",
+    ),
+]
+DownloadOption: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--download",
+        help="Fetch hf-hub:ORG/NAME[@REVISION] or timm:NAME into the hub's cache: its config, and its weights as "
+        "safetensors or else ONNX; never a pickle, never code.",
     ),
 ]
 DataOption: TypeAlias = Annotated[

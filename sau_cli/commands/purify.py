@@ -14,13 +14,14 @@ from rich.console import Group
 
 from sau_adapters.checkpoints import suffix_of_result
 from sau_cli import __version__
-from sau_cli.commands.inputs import data_source, open_model_and_data, request
+from sau_cli.commands.inputs import data_source, fetch, from_hub, open_model_and_data, request
 from sau_cli.commands.options import (
     ArchOption,
     ClassOrderOption,
     DataOption,
     DataRootOption,
     DeviceOption,
+    DownloadOption,
     ForceOption,
     ImageSizeOption,
     JsonOption,
@@ -156,6 +157,7 @@ def purify(
     image_size: ImageSizeOption = None,
     normalisation: NormalisationOption = None,
     class_order: ClassOrderOption = None,
+    download: DownloadOption = False,
     device: DeviceOption = "auto",
     seed: SeedOption = 0,
     json_: JsonOption = None,
@@ -191,6 +193,7 @@ def purify(
     ) as session:
         team = team_of_environment()
         session.join(team)
+        fetch(session, model, download=download)
         suffix = suffix_of_result(model)
         destination = out or purified_name(model, suffix=suffix)
         check_weights_name(destination, suffix=suffix)
@@ -374,6 +377,7 @@ def purify(
                 "epochs_run": len(purified.epochs),
                 "residual": {name: value for name, value in residual_details.items() if name != "recovered"},
             }
+            | from_hub(opened.checkpoint)
             | ({} if purified.unlearned is None else {"unlearned": [names[at] for at in sorted(purified.unlearned)]}),
             seed=seed,
             input_sha256=opened.checkpoint.sha256,

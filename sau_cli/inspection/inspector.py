@@ -26,7 +26,10 @@ def inspect(facts: FileFacts) -> tuple[Check, ...]:
         refused = finding.severity.rank >= Severity.HIGH.rank
         status = CheckStatus.FAILED if refused else CheckStatus.MEASURED
         checks.append(Check(id=finding.id, status=status, evidence=finding.sentence, severity=finding.severity))
-    if facts.safe:
+    if facts.safe and facts.tensors is None:
+        evidence = "not all of this file could be listed, so whether it is safe to open is not known"
+        checks.append(Check(id="file.safe-to-open", status=CheckStatus.SKIPPED, evidence=evidence))
+    elif facts.safe:
         checks.append(
             Check(
                 id="file.safe-to-open",
@@ -87,6 +90,9 @@ def _architecture(facts: FileFacts) -> Check:
         return Check(id=check_id, status=CheckStatus.MEASURED, value=fitting[0], evidence=evidence)
     if facts.tensors is None:
         evidence = "its tensors were not read, so they do not tell"
+        return Check(id=check_id, status=CheckStatus.SKIPPED, evidence=evidence)
+    if found is None:
+        evidence = "its tensors do not tell, as those of such files have no names of their own"
         return Check(id=check_id, status=CheckStatus.SKIPPED, evidence=evidence)
     near = ", ".join(f"{one.name} ({one.share:.0%} of its tensors)" for one in found.nearest) if found else ""
     evidence = "the file does not name its architecture, and its tensors are of none that sau knows"

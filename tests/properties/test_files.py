@@ -18,6 +18,7 @@ from sau_adapters.metadata import from_metadata, to_metadata
 from sau_adapters.onnx_files import add_metadata
 from sau_cli.description import Description, InputSpec
 from sau_cli.errors import NotEvaluable, SauError
+from tests.support.keras_files import KERAS_FILES
 from tests.support.toys import describe
 
 quick = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -33,7 +34,8 @@ def originals(tmp_path_factory) -> list[bytes]:
     exporter = OnnxExporter()
     exporter.write(classifier, folder / "d.onnx", exporter.ways(classifier)[0])
     add_metadata(folder / "d.onnx", exporter.entries(classifier.description))
-    return [path.read_bytes() for path in sorted(folder.iterdir())]
+    of_keras = ("saved_model/saved_model.pb", "digits.keras", "digits.h5")
+    return [path.read_bytes() for path in (*sorted(folder.iterdir()), *(KERAS_FILES / name for name in of_keras))]
 
 
 # Most of what can go wrong is in the first kilobytes: headers, names, opcodes.
@@ -41,8 +43,18 @@ changes = st.lists(st.tuples(st.integers(0, 5999), st.integers(0, 255)), min_siz
 
 
 @quick
-@given(which=st.integers(0, 3), changes=changes, kept=st.none() | st.floats(0, 1))
+@given(which=st.integers(0, 4), changes=changes, kept=st.none() | st.floats(0, 1))
 def test_mutated_files(originals, tmp_path, which, changes, kept):
+    look_at_mutated(originals, tmp_path, which, changes, kept)
+
+
+@settings(quick, max_examples=30)  # each in a process of its own
+@given(which=st.integers(5, 6), changes=changes, kept=st.none() | st.floats(0, 1))
+def test_mutated_hdf5(originals, tmp_path, which, changes, kept):
+    look_at_mutated(originals, tmp_path, which, changes, kept)
+
+
+def look_at_mutated(originals, tmp_path, which, changes, kept):
     content = bytearray(originals[which])
     for at, value in changes:
         content[at % len(content)] = value
