@@ -18,7 +18,15 @@ FAMILIES = (
     *("cifar_resnext29_32x4d", "cifar_regnetx_200mf", "cifar_regnety_400mf", "cifar_dpn26", "cifar_shufflenet_g2"),
     *("cifar_shufflenet_g3", "cifar_shufflenetv2_x0_5", "cifar_shufflenetv2_x1_5", "cifar_dla", "cifar_simple_dla"),
     *("cifar_senet18", "cifar_googlenet", "cifar_mobilenet", "cifar_mobilenetv2", "cifar_efficientnet_b0"),
-    *("lenet5_relu", "lenet5_28_tanh", "mnist_example", "mnist_example_2018", "mnist_example_2017", "small_cnn"),
+    *(
+        "lenet5_relu",
+        "lenet5_28_tanh",
+        "mnist_example",
+        "mnist_example_2018",
+        "mnist_example_2017",
+        "small_cnn",
+        "efficientnet_pytorch_b0",
+    ),
 )
 PARAMETERS = {
     "cifar_resnet20_a": 269_722,

@@ -1,4 +1,4 @@
-"""Networks for small images that the field's checkpoints use and neither timm nor torchvision has.
+"""Networks that the field's checkpoints use and neither timm nor torchvision has, nearly all for small images.
 
 Each is built by ``(classes, channels)`` and carries the state-dict names found in the wild.
 """
@@ -22,6 +22,7 @@ from sau_adapters.cifar_networks.cifar_resnext import cifar_resnext29
 from sau_adapters.cifar_networks.cifar_senet import cifar_senet18
 from sau_adapters.cifar_networks.cifar_shufflenet import GROUPED, SPLIT, CifarShuffleNetV2, cifar_shufflenet
 from sau_adapters.cifar_networks.cifar_vgg import CONVOLUTIONS, CifarVGG
+from sau_adapters.cifar_networks.efficientnet_pytorch import SCALES, NamedEfficientNet
 from sau_adapters.cifar_networks.lenet import ACTIVATIONS, UNPADDED, EarlierMnistExample, LeNet5, MnistExample
 from sau_adapters.cifar_networks.narrow_resnet import NARROW_RESNETS
 from sau_adapters.cifar_networks.preact_resnet import PreActResNet
@@ -58,6 +59,7 @@ CIFAR_NETWORKS: dict[str, Callable[[int, int], nn.Module]] = {
     "cifar_mobilenet": CifarMobileNet,
     "cifar_mobilenetv2": CifarMobileNetV2,
     "cifar_efficientnet_b0": CifarEfficientNet,
+    **{f"efficientnet_pytorch_{name}": partial(NamedEfficientNet, scale=scale) for name, scale in SCALES.items()},
     **{f"lenet5_{activation}": partial(LeNet5, activation=activation) for activation in ACTIVATIONS},
     **{
         f"lenet5_{UNPADDED}_{activation}": partial(LeNet5, activation=activation, pixels=UNPADDED)
@@ -69,5 +71,8 @@ CIFAR_NETWORKS: dict[str, Callable[[int, int], nn.Module]] = {
     "small_cnn": small_cnn,
 }
 
-PIXELS = {name: UNPADDED for name in CIFAR_NETWORKS if name.startswith((f"lenet5_{UNPADDED}_", "mnist_example"))}
+PIXELS = {
+    **{name: UNPADDED for name in CIFAR_NETWORKS if name.startswith((f"lenet5_{UNPADDED}_", "mnist_example"))},
+    **{f"efficientnet_pytorch_{name}": scale.pixels for name, scale in SCALES.items()},
+}
 """On a side, of the images that a network is made for, where these are not 32."""
