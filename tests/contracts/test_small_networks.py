@@ -13,7 +13,15 @@ LARGE = 1202
 """Layers of a network that takes seconds even without memory: one form of it stands for all."""
 NAMES = [name for name in CIFAR_NETWORKS if str(LARGE) not in name] + [f"cifar_resnet{LARGE}_a"]
 FAMILIES = (
-    *("preact_resnet34", "preact_resnet50", "preact_resnet18_bn", "cifar_resnet18", "cifar_resnet50", "cifar_vgg11_bn"),
+    *(
+        "preact_resnet34",
+        "preact_resnet50",
+        "preact_resnet18_bn",
+        "cifar_resnet18",
+        "cifar_resnet50",
+        "cifar_vgg11_bn",
+        "cifar_vgg11_bn_hidden",
+    ),
     *("cifar_resnet20_a", "cifar_resnet32_b", "cifar_resnet44_b_fc", "wrn_16_1", "cifar_densenet"),
     *("cifar_resnext29_32x4d", "cifar_regnetx_200mf", "cifar_regnety_400mf", "cifar_dpn26", "cifar_shufflenet_g2"),
     *("cifar_shufflenet_g3", "cifar_shufflenetv2_x0_5", "cifar_shufflenetv2_x1_5", "cifar_dla", "cifar_simple_dla"),
@@ -37,6 +45,7 @@ PARAMETERS = {
     "cifar_resnet1202_a": 19_421_274,
     "cifar_resnet20_b_fc": 272_474,
     "cifar_resnet56_b_fc": 855_770,
+    "cifar_vgg16_bn_hidden": 15_253_578,
     "cifar_resnet50": 23_520_842,
     "cifar_resnet101": 42_512_970,
     "cifar_resnet152": 58_156_618,

@@ -38,6 +38,7 @@ CIFAR_NETWORKS: dict[str, Callable[[int, int], nn.Module]] = {
     **{f"cifar_resnet{depth}": partial(cifar_resnet, depth=depth) for depth in (*BASIC, *BOTTLENECK)},
     **NARROW_RESNETS,
     **{f"cifar_vgg{depth}_bn": partial(CifarVGG, depth=depth) for depth in CONVOLUTIONS},
+    **{f"cifar_vgg{depth}_bn_hidden": partial(CifarVGG, depth=depth, hidden=True) for depth in CONVOLUTIONS},
     **{
         f"wrn_{depth}_{width}": partial(WideResNet, depth=depth, width=width)
         for depth in (10, 16, 22, 28, 34, 40)
