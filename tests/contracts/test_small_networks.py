@@ -26,6 +26,7 @@ FAMILIES = (
     *("cifar_resnext29_32x4d", "cifar_regnetx_200mf", "cifar_regnety_400mf", "cifar_dpn26", "cifar_shufflenet_g2"),
     *("cifar_shufflenet_g3", "cifar_shufflenetv2_x0_5", "cifar_shufflenetv2_x1_5", "cifar_dla", "cifar_simple_dla"),
     *("cifar_senet18", "cifar_googlenet", "cifar_mobilenet", "cifar_mobilenetv2", "cifar_efficientnet_b0"),
+    *("cifar_torchvision_mobilenetv2_x0_5", "cifar_torchvision_shufflenetv2_x0_5"),
     *(
         "lenet5_relu",
         "lenet5_28_tanh",
@@ -36,7 +37,17 @@ FAMILIES = (
         "efficientnet_pytorch_b0",
     ),
 )
+TWINS = {
+    "cifar_torchvision_mobilenetv2_x1_0": "torchvision:mobilenet_v2",
+    **{
+        f"cifar_torchvision_shufflenetv2_{size}": f"torchvision:shufflenet_v2_{size}"
+        for size in ("x0_5", "x1_0", "x1_5", "x2_0")
+    },
+}
+"""Networks whose tensors are those of another that computes something else."""
 PARAMETERS = {
+    "cifar_torchvision_mobilenetv2_x1_0": 2_236_682,
+    "cifar_torchvision_shufflenetv2_x0_5": 352_042,
     "cifar_resnet20_a": 269_722,
     "cifar_resnet32_a": 464_154,
     "cifar_resnet44_a": 658_586,
@@ -78,6 +89,8 @@ def test_the_tensors_tell_the_network_behind_a_prefix(name):
     alike = {name}
     if name.startswith("lenet5_"):  # the activation is in no tensor
         alike = {f"{name.rpartition('_')[0]}_{activation}" for activation in ACTIVATIONS}
+    if name in TWINS:
+        alike |= {TWINS[name]}
     assert found.prefix == ("module.",)
     assert {one.name for one in found.fitting} == alike
     assert {(one.classes, one.channels) for one in found.fitting} == {(10, 3)}

@@ -21,6 +21,12 @@ from sau_adapters.cifar_networks.cifar_resnet import BASIC, BOTTLENECK, cifar_re
 from sau_adapters.cifar_networks.cifar_resnext import cifar_resnext29
 from sau_adapters.cifar_networks.cifar_senet import cifar_senet18
 from sau_adapters.cifar_networks.cifar_shufflenet import GROUPED, SPLIT, CifarShuffleNetV2, cifar_shufflenet
+from sau_adapters.cifar_networks.cifar_torchvision import (
+    MOBILENETS,
+    SHUFFLENETS,
+    cifar_torchvision_mobilenetv2,
+    cifar_torchvision_shufflenetv2,
+)
 from sau_adapters.cifar_networks.cifar_vgg import CONVOLUTIONS, CifarVGG
 from sau_adapters.cifar_networks.efficientnet_pytorch import SCALES, NamedEfficientNet
 from sau_adapters.cifar_networks.lenet import ACTIVATIONS, UNPADDED, EarlierMnistExample, LeNet5, MnistExample
@@ -53,6 +59,14 @@ CIFAR_NETWORKS: dict[str, Callable[[int, int], nn.Module]] = {
     **{f"cifar_dpn{depth}": partial(cifar_dpn, depth=depth) for depth in DPNS},
     **{f"cifar_shufflenet_g{groups}": partial(cifar_shufflenet, groups=groups) for groups in GROUPED},
     **{f"cifar_shufflenetv2_{size}": partial(CifarShuffleNetV2, size=size) for size in SPLIT},
+    **{
+        f"cifar_torchvision_mobilenetv2_{size}": partial(cifar_torchvision_mobilenetv2, size=size)
+        for size in MOBILENETS
+    },
+    **{
+        f"cifar_torchvision_shufflenetv2_{size}": partial(cifar_torchvision_shufflenetv2, size=size)
+        for size in SHUFFLENETS
+    },
     "cifar_dla": partial(CifarDLA, tree=Tree),
     "cifar_simple_dla": partial(CifarDLA, tree=SimpleTree),
     "cifar_senet18": cifar_senet18,

@@ -85,6 +85,32 @@ def test_an_activation_that_no_tensor_tells_is_asked_for(tmp_path):
         assert torch.equal(network(pad(small, (2, 2, 2, 2))), network(small)), "a border makes 28 pixels 32"
 
 
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ("cifar_torchvision_shufflenetv2_x0_5", "torchvision:shufflenet_v2_x0_5"),
+        ("cifar_torchvision_mobilenetv2_x1_0", "torchvision:mobilenet_v2"),
+    ],
+)
+def test_strides_that_no_tensor_tells_are_asked_for(tmp_path, ours, theirs):
+    torch.manual_seed(0)
+    network = CIFAR_NETWORKS[ours](10, 3)
+    for norm in (one for one in network.modules() if isinstance(one, torch.nn.BatchNorm2d)):
+        norm.momentum = 1.0  # fresh statistics let nothing of the images through a deep network
+    with torch.no_grad():
+        network(torch.rand(8, 3, 64, 64))
+    network.eval()
+    path = tmp_path / "model.safetensors"
+    save_file(network.state_dict(), path)
+    with pytest.raises(NotEvaluable, match=f"fit {ours}, {theirs}, which compute different things"):
+        as_classifier(read_checkpoint(path), **PLAIN)
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = network(images)
+        assert torch.equal(as_classifier(read_checkpoint(path), architecture=ours, **PLAIN)(images), expected)
+        assert not torch.allclose(as_classifier(read_checkpoint(path), architecture=theirs, **PLAIN)(images), expected)
+
+
 def test_a_file_that_we_wrote_names_what_its_tensors_do_not_tell(tmp_path):
     torch.manual_seed(0)
     network = CIFAR_NETWORKS["lenet5_sigmoid"](10, 1).eval()
