@@ -22,7 +22,7 @@ from torchvision import models
 
 from sau_adapters.architecture_index import INDEX, body_hash, names_hash, relevant, sketch
 from sau_adapters.architectures import build
-from sau_adapters.cifar_networks import CIFAR_NETWORKS
+from sau_adapters.cifar_networks import CIFAR_NETWORKS, PIXELS
 from sau_adapters.state_names import Shapes
 from sau_cli.description import InputSpec
 
@@ -30,7 +30,7 @@ from sau_cli.description import InputSpec
 def every_name() -> Iterator[tuple[str, int]]:
     """Canonical names, and the pixels on a side that each is made for."""
     for name in CIFAR_NETWORKS:
-        yield name, 32
+        yield name, PIXELS.get(name, 32)
     for name in timm.list_models():
         told = timm.get_pretrained_cfg(name)
         yield f"timm:{name}", told.input_size[-1] if told else 224

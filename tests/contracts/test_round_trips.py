@@ -14,7 +14,7 @@ from torchvision import models
 from sau_adapters.architecture_index import recognised
 from sau_adapters.architectures import build
 from sau_adapters.checkpoints import as_classifier, read_checkpoint, save_classifier
-from sau_adapters.cifar_networks import CIFAR_NETWORKS
+from sau_adapters.cifar_networks import CIFAR_NETWORKS, PIXELS
 from sau_cli.classifier import Classifier
 from sau_cli.description import Description
 from tests.support.toys import names, spec
@@ -60,7 +60,7 @@ def test_every_one_comes_back_bit_for_bit(tmp_path, name):
 
 def check_round_trip(folder, name):
     zoo, _, bare = name.rpartition(":")
-    size = 32 if not zoo else 224
+    size = PIXELS.get(bare, 32) if not zoo else 224
     if zoo == "timm":
         size = timm.get_pretrained_cfg(bare).input_size[-1]
     elif bare == "inception_v3":

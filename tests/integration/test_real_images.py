@@ -50,6 +50,24 @@ def test_a_published_backdoored_checkpoint_is_found_without_its_trigger(sau, cif
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("depth", "accuracy"), [(20, 0.917), (44, 0.931)])
+def test_a_published_clean_resnet_is_as_accurate_as_its_author_says(sau, cifar10, tmp_path, depth, accuracy):
+    """No architecture is named: the tensors tell it, behind the prefix of several devices."""
+    published = SHARED / "checkpoints" / f"akamaster-resnet{depth}-clean.th"
+    if not published.is_file():
+        pytest.skip("the published checkpoint is not beside this checkout")
+    done = sau(
+        *("evaluate", published, "--normalisation", "imagenet", "--data", "cifar10", "--data-root", cifar10),
+        *("--json", "r.json", "--device", "cpu"),
+        cwd=tmp_path,
+    )
+    assert done.code == 0, done.err
+    assert f"is a cifar_resnet{depth}_a, whose tensors' names begin with module. in the file" in done.err
+    found = {check["id"]: check["value"] for check in json.loads((tmp_path / "r.json").read_text())["checks"]}
+    assert found["acc"] == pytest.approx(accuracy, abs=0.0005)
+
+
+@pytest.mark.slow
 def test_the_whole_job_on_gtsrb(sau, gtsrb, tmp_path):
     """A few short epochs: that 43 classes of road signs go through every command, not how well."""
     with np.load(gtsrb) as archive:

@@ -1,4 +1,4 @@
-"""VGG with batch norm and one linear layer, for 32x32 images, with the key names of checkpoints in the wild.
+"""VGG with batch norm and one linear layer or three, for 32x32 images, with the key names of checkpoints in the wild.
 
 Architecture: Simonyan, Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", ICLR 2015,
 without the large fully connected layers.
@@ -15,9 +15,13 @@ WIDTHS = (64, 128, 256, 512, 512)
 
 
 class CifarVGG(nn.Module):
-    """(N, C, H, W) to logits (N, K); H and W of 32 or more."""
+    """(N, C, H, W) to logits (N, K); H and W of 32 or more.
 
-    def __init__(self, classes: int, channels: int, *, depth: int) -> None:
+    Args:
+        hidden: whether there are two layers as wide as the last stage before the last one, as in the original.
+    """
+
+    def __init__(self, classes: int, channels: int, *, depth: int, hidden: bool = False) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for count, width in zip(CONVOLUTIONS[depth], WIDTHS, strict=True):
@@ -26,7 +30,10 @@ class CifarVGG(nn.Module):
                 channels = width
             layers.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*layers)
-        self.classifier = nn.Linear(WIDTHS[-1], classes)
+        last = nn.Linear(WIDTHS[-1], classes)
+        before = [nn.Linear(WIDTHS[-1], WIDTHS[-1]), nn.ReLU(), nn.Dropout()]
+        again = [nn.Linear(WIDTHS[-1], WIDTHS[-1]), nn.ReLU(), nn.Dropout()]
+        self.classifier = nn.Sequential(*before, *again, last) if hidden else last
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.classifier(adaptive_avg_pool2d(self.features(x), 1).flatten(1))

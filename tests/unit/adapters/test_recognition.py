@@ -10,14 +10,18 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from torch.nn.functional import pad
 from torchvision import models
 
 from sau_adapters.architecture_index import recognised
-from sau_adapters.checkpoints import as_classifier, file_facts, read_checkpoint
+from sau_adapters.checkpoints import as_classifier, file_facts, read_checkpoint, save_classifier
 from sau_adapters.cifar_networks import CIFAR_NETWORKS
 from sau_adapters.state_names import prefixes
+from sau_cli.classifier import Classifier
+from sau_cli.description import Description
 from sau_cli.errors import NotEvaluable
 from tests.conftest import ROOT
+from tests.support.toys import names, spec
 
 PLAIN = {"normalisation": ((0.0,), (1.0,)), "image_shape": (3, 64, 64)}
 
@@ -47,8 +51,8 @@ def test_a_twin_in_another_zoo_that_computes_the_same_is_no_question(tmp_path):
     network = models.resnext50_32x4d(num_classes=4)
     path = tmp_path / "plain.safetensors"
     save_file(network.state_dict(), path)
-    names = [one.name for one in file_facts(path).recognition.fitting]
-    assert {"timm:resnext50_32x4d", "torchvision:resnext50_32x4d"} <= set(names)
+    fitting = [one.name for one in file_facts(path).recognition.fitting]
+    assert {"timm:resnext50_32x4d", "torchvision:resnext50_32x4d"} <= set(fitting)
     loaded = as_classifier(read_checkpoint(path), **PLAIN)
     assert loaded.description.classes == 4
     images = torch.rand(2, 3, 64, 64)
@@ -65,6 +69,58 @@ def test_tensors_that_fit_networks_which_compute_otherwise_are_asked_about(tmp_p
         assert "--arch timm:" in str(error)
     else:
         assert loaded.description.architecture.startswith("timm:vit_tiny_patch16")
+
+
+def test_an_activation_that_no_tensor_tells_is_asked_for(tmp_path):
+    torch.manual_seed(0)
+    network = CIFAR_NETWORKS["lenet5_tanh"](10, 1).eval()
+    path = tmp_path / "lenet.safetensors"
+    save_file(network.state_dict(), path)
+    grey = {"normalisation": ((0.0,), (1.0,)), "image_shape": (1, 28, 28)}
+    with pytest.raises(NotEvaluable, match="fit lenet5_relu, lenet5_sigmoid, lenet5_tanh, which compute different"):
+        as_classifier(read_checkpoint(path), **grey)
+    loaded = as_classifier(read_checkpoint(path), architecture="lenet5_tanh", **grey)
+    small = torch.rand(2, 1, 28, 28)
+    with torch.no_grad():
+        assert torch.equal(loaded(small), network(small))
+        assert torch.equal(network(pad(small, (2, 2, 2, 2))), network(small)), "a border makes 28 pixels 32"
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ("cifar_torchvision_shufflenetv2_x0_5", "torchvision:shufflenet_v2_x0_5"),
+        ("cifar_torchvision_mobilenetv2_x1_0", "torchvision:mobilenet_v2"),
+    ],
+)
+def test_strides_that_no_tensor_tells_are_asked_for(tmp_path, ours, theirs):
+    torch.manual_seed(0)
+    network = CIFAR_NETWORKS[ours](10, 3)
+    for norm in (one for one in network.modules() if isinstance(one, torch.nn.BatchNorm2d)):
+        norm.momentum = 1.0  # fresh statistics let nothing of the images through a deep network
+    with torch.no_grad():
+        network(torch.rand(8, 3, 64, 64))
+    network.eval()
+    path = tmp_path / "model.safetensors"
+    save_file(network.state_dict(), path)
+    with pytest.raises(NotEvaluable, match=f"fit {ours}, {theirs}, which compute different things"):
+        as_classifier(read_checkpoint(path), **PLAIN)
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = network(images)
+        assert torch.equal(as_classifier(read_checkpoint(path), architecture=ours, **PLAIN)(images), expected)
+        assert not torch.allclose(as_classifier(read_checkpoint(path), architecture=theirs, **PLAIN)(images), expected)
+
+
+def test_a_file_that_we_wrote_names_what_its_tensors_do_not_tell(tmp_path):
+    torch.manual_seed(0)
+    network = CIFAR_NETWORKS["lenet5_sigmoid"](10, 1).eval()
+    description = Description(architecture="lenet5_sigmoid", class_names=names(10), input=spec(size=28))
+    path = tmp_path / "lenet.safetensors"
+    save_classifier(path, Classifier(network, description), description, force=False)
+    again = as_classifier(read_checkpoint(path))
+    assert again.description == description
+    assert set(read_checkpoint(path).state) == set(network.state_dict())
 
 
 def test_of_strangers_the_nearest_are_named(tmp_path):
