@@ -12,10 +12,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from sau_cli.classifier import Classifier, check_finite_weights
 from sau_cli.errors import NotEvaluable
 from sau_cli.images import LabelledImages, as_pixels, check_fits
+from sau_cli.inspection import first_pass
 from sau_cli.inspection.behaviour_test import BehaviourTest, Finding, Subject
 from sau_cli.inspection.behaviour_tests import TESTS
 from sau_cli.inspection.channel_bounds import ChannelBounds, channel_bounds
 from sau_cli.inspection.effort import Effort
+from sau_cli.inspection.first_pass import worth_examining
 from sau_cli.inspection.standard_logits import standard_logits
 from sau_cli.inspection.universal_triggers import typical_margin
 from sau_cli.model_state import evaluating, frozen
@@ -25,7 +27,7 @@ from sau_cli.seeding import random_stream
 FEWEST_CLASSES = 4
 """With fewer classes, none can be told to stand out."""
 MOST_CLASSES = 50
-"""So many are examined: the number of classes decides the time."""
+"""So many are examined by every test, as their number decides the time; a first pass over all tells which."""
 SUSPECTS = 4
 """The classes that seeds after the first examine: the most suspicious. The others keep the scores of the first."""
 AFFORDABLE = 3e13
@@ -51,7 +53,7 @@ class Behaviour:
     """What the tests found.
 
     Attributes:
-        classes: (E,) int64, those that were examined.
+        classes: (E,) int64, those that every test examined; see :mod:`~sau_cli.inspection.first_pass`.
         of: how many the classifier has.
         bounds: None where the network's channels could not be examined.
         tests: that were run, in the order of each seed's findings.
@@ -103,7 +105,6 @@ def examine_behaviour(
         check_fits(images, known)
         if len(images) < FEWEST_IMAGES:
             raise NotEvaluable(f"{len(images)} clean images are too few for behaviour tests; give {FEWEST_IMAGES}")
-    classes = _examined(known.classes, seed)
     runnable = tuple(test for test in tests if images is not None or not test.needs_data)
     if not runnable:
         raise NotEvaluable(f"without clean images {' and '.join(test.id for test in tests)} cannot be run; add --data")
@@ -118,7 +119,9 @@ def examine_behaviour(
     found: list[SeedEvidence] = []
     with evaluating(classifier), frozen(classifier):
         classifier.to(memory_format=fast_layout(Precision.FP32, classifier.mean.device))
-        alike = standard_logits(classifier, _looked_at(classifier, images, seed))
+        looked_at = _looked_at(classifier, images, seed)
+        alike = standard_logits(classifier, looked_at)
+        classes = worth_examining(alike, looked_at, most=MOST_CLASSES, seed=seed)
         for number in range(seed, seed + effort.seeds):
             places = most_suspicious(found[0]) if found else torch.arange(len(classes))
             one = _from_seed(runnable, alike, images, classes[places], number, next_part)
@@ -189,12 +192,6 @@ def _filled_up(one: SeedEvidence, first: SeedEvidence, places: Tensor) -> SeedEv
     return SeedEvidence(seed=one.seed, findings=tuple(findings))
 
 
-def _examined(classes: int, seed: int) -> Tensor:
-    """All classes; a random choice where there are too many. (E,) ascending."""
-    order = torch.randperm(classes, generator=random_stream(seed, "classes whose behaviour is tested"))
-    return order[:MOST_CLASSES].sort().values
-
-
 def cost(classifier: Classifier, *, with_data: bool, effort: Effort, tests: Sequence[BehaviourTest] = TESTS) -> float:
     """How many floating-point operations the tests will take, give or take a tenth."""
     spec = classifier.description.input
@@ -208,4 +205,5 @@ def cost(classifier: Classifier, *, with_data: bool, effort: Effort, tests: Sequ
         if with_data or not test.needs_data
     )
     operations = float(counter.get_total_flops())
-    return 2 * operations * passes  # as much again for the way back to the pixels
+    # As much again for the way back to the pixels, which a first pass does not take.
+    return operations * (2 * passes + first_pass.passes(classifier, most=MOST_CLASSES))

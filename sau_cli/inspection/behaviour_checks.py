@@ -80,9 +80,12 @@ def _score_check(found: Behaviour, verdict: BehaviourVerdict, class_names: Seque
         f"Of {measured['clean_models']} clean models not calibrated on, {measured['called_backdoored']} were called "
         f"backdoored, and of {measured['backdoored_models']} backdoored ones {measured['found']}"
     )
-    examined = (
-        "" if len(found.classes) == found.of else f" Only {len(found.classes)} of {found.of} classes were examined."
-    )
+    examined = ""
+    if len(found.classes) < found.of:
+        examined = (
+            f" Of {found.of} classes, all were looked at briefly, and {len(found.classes)} by every test: the easiest "
+            "to lead to, and some others to compare with."
+        )
     smallest, largest = verdict.calibration.pixels
     uncovered = (
         ""
