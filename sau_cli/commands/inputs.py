@@ -164,12 +164,15 @@ def open_data(asked: Request, description: Description | None) -> ImageData:
     source = data_source(asked, description)
     root = asked.data_root or (Path(asked.settings.data_root) if asked.settings.data_root else None)
     images = open_images(source, root=root, image_size=asked.pixels)
-    if description is None:
-        return images
+    return images if description is None else _in_order_of(images, description.class_names)
+
+
+def _in_order_of(images: ImageData, class_names: tuple[str, ...]) -> ImageData:
+    """Data with its classes in the order of the model's."""
     return replace(
         images,
-        train=images.train.in_order_of(description.class_names),
-        test=None if images.test is None else images.test.in_order_of(description.class_names),
+        train=images.train.in_order_of(class_names),
+        test=None if images.test is None else images.test.in_order_of(class_names),
     )
 
 
@@ -204,7 +207,8 @@ def open_model_and_data(
     channels, height, width = data.train.images.shape[1:]
     # A file that sau wrote for a user's own class cannot say where its code is.
     named = told is not None and not told.architecture.startswith("user:")
-    unknown = told is None and normalisation is None
+    told_beside = checkpoint.network is not None and checkpoint.network.normalisation is not None
+    unknown = told is None and normalisation is None and not told_beside
     classifier = as_classifier(
         checkpoint,
         architecture=asked.arch or (None if named else asked.settings.arch),
@@ -215,6 +219,7 @@ def open_model_and_data(
     )
     prefix = checkpoint.prefix(classifier.network)
     if told is None:
+        data = _in_order_of(data, classifier.description.class_names)  # which a folder may tell without the rest
         beside = f", whose tensors' names begin with {' or '.join(prefix)} in the file" if prefix else ""
         session.show(f"{path} is a {classifier.description.architecture}{beside}")
     for note in checkpoint.notes:
