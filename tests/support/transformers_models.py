@@ -86,6 +86,7 @@ def network(family: str, *, ending: str = "ForImageClassification", **settings: 
         for layer in norms:
             layer.reset_running_stats()
             layer.momentum = None
+            nn.init.ones_(layer.weight)
         for weights in made.parameters() if not norms else ():
             if weights.ndim > 1:
                 nn.init.normal_(weights, std=0.15)
