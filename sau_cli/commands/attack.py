@@ -89,7 +89,13 @@ def attack(
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="OUT.safetensors", help="Where the weights go.")
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="OUT.safetensors",
+            help="Where the weights go; a folder, where MODEL is one of transformers and the name has no ending.",
+        ),
     ] = None,
     data: DataOption = None,
     target: Annotated[

@@ -79,7 +79,10 @@ def purify(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", "-o", metavar="OUT.safetensors", help="[default: MODEL.purified.safetensors; .onnx of ONNX]"
+            "--out",
+            "-o",
+            metavar="OUT.safetensors",
+            help="[default: MODEL.purified.safetensors; .onnx of ONNX; a folder MODEL.purified of one of transformers]",
         ),
     ] = None,
     method: Annotated[
