@@ -76,6 +76,7 @@ class Description:
         class_names: one a class, in the order of the logits.
         data: the name of the data set it was trained on, if known.
         history: oldest step first.
+        config: settings that the architecture is built with, where its name alone does not tell; plain JSON.
     """
 
     architecture: str
@@ -83,6 +84,7 @@ class Description:
     input: InputSpec
     data: str | None = None
     history: tuple[HistoryStep, ...] = field(default=())
+    config: Mapping[str, Any] | None = None
 
     @property
     def classes(self) -> int:

@@ -203,17 +203,30 @@ def _differences(own: Mapping[str, tuple[int, ...]], told: Mapping[str, tuple[in
     """What of a file's tensors does not fit a network's, in words; nothing where all do."""
     missing = [key for key in own if key not in told and not is_irrelevant(key)]
     extra = [key for key in told if key not in own and not is_irrelevant(key)]
-    unlike = [key for key in own if key in told and own[key] != told[key]]
+    unlike = [(key, told[key], own[key]) for key in own if key in told and own[key] != told[key]]
+    return differences(missing=missing, extra=extra, unlike=unlike)
+
+
+def differences(
+    *,
+    missing: Sequence[str],
+    extra: Sequence[str],
+    unlike: Sequence[tuple[str, tuple[int, ...], tuple[int, ...]]],
+) -> str:
+    """What does not fit, in words; nothing where all does.
+
+    Args:
+        unlike: a tensor, its shape in the file and that in the network.
+    """
     parts = []
     if missing:
         parts.append(f"{len(missing)} tensors are missing ({_some(missing)})")
     if extra:
         parts.append(f"{len(extra)} have no place ({_some(extra)})")
     if unlike:
-        key = unlike[0]
+        key, told, own = unlike[0]
         parts.append(
-            f"{len(unlike)} have another shape (first {key[:100]!r}: {told[key]} in the file, "
-            f"{own[key]} in the network)"
+            f"{len(unlike)} have another shape (first {key[:100]!r}: {told} in the file, {own} in the network)"
         )
     return "; ".join(parts)
 

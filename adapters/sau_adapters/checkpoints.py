@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
@@ -17,12 +19,13 @@ from sau_adapters import (
     weights_sharded,
 )
 from sau_adapters.architecture_index import recognised
-from sau_adapters.files import Watch, check_readable, sha256_of, written_whole
+from sau_adapters.files import Watch, check_readable, folder_written_whole, sha256_of, written_whole
 from sau_adapters.metadata import from_metadata, to_metadata
-from sau_adapters.model_folders import described_beside
+from sau_adapters.model_folders import SUFFIXES, described_beside
 from sau_adapters.model_zoos import described_by_zoo, source_of, weights_of
-from sau_adapters.state_names import Naming, naming_for
+from sau_adapters.state_names import Naming, Prefix, is_irrelevant, naming_for
 from sau_adapters.tables import NORMALISATIONS, Normalisation, WeightsFormat
+from sau_adapters.transformers_folders import FILES, ToldNetwork, is_of_transformers, network_beside
 from sau_cli.description import Description, InputSpec
 from sau_cli.errors import NotEvaluable, SauError, UnsafeFile, UsageError
 from sau_cli.inspection.file_facts import FileFacts, Finding, NonFinite, Recognition, TensorFacts
@@ -54,6 +57,7 @@ class Checkpoint:
         notes: sentences on how the weights were found in the file.
         metadata: as written in the file by whoever made it; not to be trusted.
         source: where on the hub it comes from, with the commit; None where it comes from elsewhere.
+        network: of transformers, as the folder tells, where the description does not come from the file itself.
     """
 
     path: Path
@@ -64,6 +68,7 @@ class Checkpoint:
     notes: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
     source: str | None = None
+    network: ToldNetwork | None = None
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -73,6 +78,18 @@ class Checkpoint:
     def naming(self, network: nn.Module) -> Naming:
         """How the weights are read for a network: what begins their names, what is left out."""
         return naming_for(network.state_dict(), self.shapes)
+
+    def read_as(self, classifier: Classifier) -> tuple[Prefix, str]:
+        """What begins the names of the weights beside the network's own; and what else it took to read them."""
+        architecture = classifier.description.architecture
+        if not self.state or is_of_transformers(architecture):  # which reads its own
+            return (), ""
+        naming = self.naming(classifier.network)
+        given = set(naming.names.values())
+        foreign = architecture.startswith("timm:") and any(
+            name not in given for name in classifier.network.state_dict() if not is_irrelevant(name)
+        )
+        return naming.prefix, "its tensors are read as the loader of timm reads them" if foreign else naming.told
 
 
 def recognised_format(path: Path) -> WeightsFormat:
@@ -102,13 +119,27 @@ def recognised_format(path: Path) -> WeightsFormat:
     )
 
 
-def suffix_of_result(path: Path) -> str:
-    """How the file is named that :func:`save_like` writes for what is made of this one.
+def suffix_of_result(path: Path, out: Path | None = None) -> str:
+    """How the name ends of what :func:`save_like` writes for what is made of this model.
+
+    Nothing for a folder as transformers loads it: that is what a model of transformers becomes, unless a file is named.
+
+    Args:
+        out: the name that was asked for.
 
     Raises:
         UsageError, NotEvaluable: as :func:`recognised_format`.
     """
-    return ".onnx" if recognised_format(weights_of(path)) is WeightsFormat.ONNX else ".safetensors"
+    weights = weights_of(path)
+    if recognised_format(weights) is WeightsFormat.ONNX:
+        return ".onnx"
+    folder = path.is_dir() if out is None else out.suffix not in SUFFIXES
+    return "" if folder and network_beside(weights) is not None else ".safetensors"
+
+
+def written_result(path: Path, *, folder: bool) -> AbstractContextManager[Path]:
+    """A temporary name for :func:`save_like` to write to, a folder or a file, renamed when the block ends well."""
+    return folder_written_whole(path, files=FILES) if folder else written_whole(path)
 
 
 def file_facts(model: Path, *, watch: Watch | None = None) -> FileFacts:
@@ -163,9 +194,9 @@ def file_facts(model: Path, *, watch: Watch | None = None) -> FileFacts:
     except UnsafeFile as error:
         findings = (Finding(id=error.finding, severity=Severity.HIGH, sentence=str(error)),)
     trainable = weights_format in {WeightsFormat.SAFETENSORS, WeightsFormat.SHARDED, WeightsFormat.PYTORCH}
-    description = None
+    description, network = None, None
     try:
-        description = from_metadata(metadata) or described_beside(path) or described_by_zoo(model)
+        description, network = _told(metadata, path, model)
     except SauError:
         if not findings:  # which no damage beside them hides
             raise
@@ -179,11 +210,24 @@ def file_facts(model: Path, *, watch: Watch | None = None) -> FileFacts:
         description=description,
         findings=findings,
         recognition=_looked_into({one.name: one.shape for one in tensors}) if tensors and trainable else None,
-        notes=notes,
+        notes=(*notes, *(network.notes if network else ())),
         non_finite=non_finite,
         unread=unread,
         beside=beside,
     )
+
+
+def _told(metadata: Mapping[str, str], path: Path, model: Path) -> tuple[Description | None, ToldNetwork | None]:
+    """What describes a classifier: its file, what lies beside it, or its zoo; and what a folder of transformers tells.
+
+    Raises:
+        NotEvaluable: one of them is damaged, or describes no image classifier.
+    """
+    described = from_metadata(metadata) or described_beside(path)
+    network = None if described else network_beside(path)
+    if network is not None:
+        return network.description, network
+    return described or described_by_zoo(model), None
 
 
 def _looked_into(shapes: Mapping[str, tuple[int, ...]]) -> Recognition:
@@ -228,7 +272,7 @@ def read_checkpoint(model: Path, *, watch: Watch | None = None) -> Checkpoint:
             weights_keras.refuse(path, weights_format)
         case _ as never:
             assert_never(never)
-    description = from_metadata(metadata) or described_beside(path) or described_by_zoo(model)
+    description, network = _told(metadata, path, model)
     if description is not None and description.classes == 1:  # one output, which tells two apart
         description = replace(description, class_names=("0", "1"))
     if description is not None and weights_onnx.normalises(metadata):
@@ -239,9 +283,10 @@ def read_checkpoint(model: Path, *, watch: Watch | None = None) -> Checkpoint:
         sha256=sha256 or sha256_of(path, watch=watch),
         state=state,
         description=description,
-        notes=notes,
+        notes=(*notes, *(network.remarks if network else ())),
         metadata=metadata,
         source=source_of(model, path),
+        network=network,
     )
 
 
@@ -281,6 +326,10 @@ def as_classifier(
             raise UsageError(f"{checkpoint.path} is ONNX, which holds its own network; leave --arch out")
         return _of_graph(checkpoint, normalisation, image_shape, class_names, untold=untold, to_learn=to_learn)
     known = checkpoint.description
+    if known is None and checkpoint.network is not None:
+        known = _completed(checkpoint.network, checkpoint.path, normalisation or untold, image_shape)
+    if known is not None and is_of_transformers(known.architecture) and architecture in {None, known.architecture}:
+        return _of_transformers(checkpoint, known, normalisation)
     name = architecture or (known.architecture if known else None) or _recognised(checkpoint, image_shape)
     if name.startswith("user:"):
         raise NotEvaluable(
@@ -298,7 +347,7 @@ def as_classifier(
         known = _told_by_weights(checkpoint, name, normalisation or untold, image_shape, class_names)
     elif normalisation is not None:
         _check_same_normalisation(checkpoint.path, known.input, _with_normalisation(known.input, normalisation))
-    known = replace(known, architecture=architectures.stored_name(name))
+    known = replace(known, architecture=architectures.stored_name(name), config=None)
     outputs = known.classes
     if known.classes == BINARY:
         told, _ = architectures.told_sizes(name, checkpoint.state, height=known.input.height, width=known.input.width)
@@ -312,6 +361,33 @@ def as_classifier(
         raise NotEvaluable(f"{checkpoint.path} says of itself what cannot be true: {error}") from error
     architectures.load_state(network, checkpoint.state, architecture=name)
     classifier = Classifier(network, known)
+    classifier.eval()
+    check_runs(classifier)
+    return classifier
+
+
+def _completed(
+    told: ToldNetwork, path: Path, normalisation: Normalisation | None, image_shape: tuple[int, int, int] | None
+) -> Description:
+    """The description of a folder of transformers that lacks a part of it, which flags and images tell.
+
+    Raises:
+        NotEvaluable: as :func:`_described`.
+    """
+    height, width = told.size or (image_shape or (None, None, None))[1:]
+    shape, given = (told.channels, height, width), told.normalisation or normalisation
+    known = _described(path, told.architecture, shape, len(told.class_names), given, told.class_names)
+    return replace(known, config=told.config)
+
+
+def _of_transformers(checkpoint: Checkpoint, known: Description, normalisation: Normalisation | None) -> Classifier:
+    """A network of transformers as a classifier. See :func:`as_classifier`."""
+    from sau_adapters.transformers_networks import network_of
+    from sau_cli.classifier import Classifier, check_runs
+
+    if normalisation is not None:
+        _check_same_normalisation(checkpoint.path, known.input, _with_normalisation(known.input, normalisation))
+    classifier = Classifier(network_of(known, checkpoint.state, path=checkpoint.path), known)
     classifier.eval()
     check_runs(classifier)
     return classifier
@@ -543,7 +619,7 @@ def save_like(
     written only if it computes in onnxruntime what the classifier computes.
 
     Args:
-        path: replaced if it is there.
+        path: a file, replaced if it is there; or a folder, for what came from a folder of transformers.
         proof: images to compare on.
 
     Raises:
@@ -551,11 +627,22 @@ def save_like(
         ExportRejected: the graph computes something else.
     """
     if checkpoint.format is not WeightsFormat.ONNX:
-        received = checkpoint.naming(classifier.network).applied(checkpoint.state)
+        if is_of_transformers(description.architecture):
+            from sau_adapters.transformers_networks import as_saved
+
+            received, learned = checkpoint.state, as_saved(classifier.network)
+        else:
+            received = checkpoint.naming(classifier.network).applied(checkpoint.state)
+            learned = classifier.network.state_dict()
         state = {
-            name: tensor.to(received[name].dtype) if name in received else tensor
-            for name, tensor in classifier.network.state_dict().items()
+            name: tensor.to(received[name].dtype) if name in received else tensor for name, tensor in learned.items()
         }
+        if path.is_dir():
+            weights, *beside = FILES
+            for name in beside:
+                if checkpoint.path.with_name(name).is_file():
+                    shutil.copyfile(checkpoint.path.with_name(name), path / name)
+            path = path / weights
         weights_safetensors.write_weights(path, state, to_metadata(description), force=True)
         return
     from sau_adapters.export_onnx import GraphWriter

@@ -8,7 +8,7 @@ import re
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -188,6 +188,61 @@ def written_whole(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def check_folder_writable(path: Path, *, force: bool, files: Collection[str], flag: str = "-o") -> None:
+    """The same as :func:`check_writable` of a folder that is to be written.
+
+    Args:
+        files: all that may lie in a folder that ``force`` replaces.
+    """
+    if path.is_dir() and not path.is_symlink():
+        other = next((one.name for one in sorted(path.iterdir()) if one.name not in files or not one.is_file()), None)
+        if other is not None:
+            raise UsageError(f"{path} is a folder with {other[:100]!r} in it; give another name with {flag}")
+        if not force:
+            raise UsageError(f"{path} exists; give another name with {flag}, or add --force to overwrite it")
+        path = path / next(iter(files))
+    elif path.exists():
+        raise UsageError(f"{path} is no folder, and a folder is to be written; give another name with {flag}")
+    check_writable(path, force=force, flag=flag)
+
+
+@contextmanager
+def folder_written_whole(path: Path, *, files: Collection[str]) -> Iterator[Path]:
+    """A folder of a temporary name beside ``path``, renamed to it when the block ends well, removed otherwise.
+
+    Args:
+        files: what is written; a folder that is there is replaced if it has nothing else.
+
+    Raises:
+        UsageError: the file system refuses, or something else is there.
+    """
+    check_folder_writable(path, force=True, files=files)
+    target = Path(os.path.realpath(path))
+    temporary, former = _temporary(target), _temporary(target.with_name(f"{target.name}.former"))
+    try:
+        temporary.mkdir()
+        yield temporary
+        for file in temporary.iterdir():
+            file.chmod(0o666 & ~_umask())
+            with file.open("rb+") as opened:
+                os.fsync(opened.fileno())
+        if target.is_dir():
+            target.replace(former)
+        try:
+            temporary.replace(target)
+        except OSError:
+            if former.is_dir():
+                former.replace(target)
+            raise
+    except OSError as error:
+        raise UsageError(
+            f"{shortened(path)} could not be written ({error.strerror or error}); nothing was left there"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(former, ignore_errors=True)
 
 
 @contextmanager

@@ -17,11 +17,12 @@ from sau_cli.errors import NotEvaluable, UsageError, reason_of
 
 SCHEMA = "1"
 DEEPEST = 20
-_DESCRIBED = ("schema", "architecture", "classes", "input", "mean", "std", "data", "history")
+_DESCRIBED = ("schema", "architecture", "classes", "input", "mean", "std", "data", "history", "config")
 KEYS = frozenset(["format", *(f"sau.{key}" for key in _DESCRIBED)])
 """What :func:`to_metadata` writes."""
 _NAME = re.compile(
-    r"(?:timm:|torchvision:)?[A-Za-z0-9_.]{1,128}(?:\?[A-Za-z0-9_.=&%~-]{1,400})?|user:[A-Za-z0-9_]{1,128}"
+    r"(?:timm:|torchvision:|transformers:)?[A-Za-z0-9_.]{1,128}(?:\?[A-Za-z0-9_.=&%~-]{1,400})?"
+    r"|user:[A-Za-z0-9_]{1,128}"
 )
 
 
@@ -40,6 +41,8 @@ def to_metadata(description: Description) -> dict[str, str]:
     }
     if description.data is not None:
         metadata["sau.data"] = description.data
+    if description.config is not None:
+        metadata["sau.config"] = json.dumps(description.config, sort_keys=True)
     return metadata
 
 
@@ -75,6 +78,7 @@ def from_metadata(metadata: Mapping[str, str]) -> Description | None:
             ),
             data=metadata.get("sau.data"),
             history=tuple(_step(step) for step in _json(metadata, "sau.history", list)),
+            config=_config(metadata),
         )
     except (KeyError, ValueError, TypeError, AttributeError, RecursionError, OverflowError, UsageError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else reason_of(error)
@@ -87,6 +91,13 @@ def _json(metadata: Mapping[str, str], key: str, kind: type) -> Any:
     if not isinstance(value, kind):
         raise TypeError(f"{key} is not a {kind.__name__}")
     return value
+
+
+def _config(metadata: Mapping[str, str]) -> dict[str, Any] | None:
+    config: dict[str, Any] | None = _json(metadata, "sau.config", dict) if "sau.config" in metadata else None
+    if _depth(config) > DEEPEST:
+        raise ValueError("sau.config is nested too deep")
+    return config
 
 
 def _whole(value: object) -> int:

@@ -13,7 +13,8 @@ from rich.console import Console
 
 from sau_adapters.attack_choices import chosen_attack, name_of_attack
 from sau_adapters.checkpoints import suffix_of_result
-from sau_adapters.files import written_whole
+from sau_adapters.model_folders import SUFFIXES, weights_in
+from sau_adapters.transformers_folders import FILES
 from sau_cli import __version__
 from sau_cli.attacks.table import ATTACKS, attack_class
 from sau_cli.commands.attack_flags import shown
@@ -90,7 +91,13 @@ def attack(
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="OUT.safetensors", help="Where the weights go.")
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="OUT.safetensors",
+            help="Where the weights go; a folder, where MODEL is one of transformers and the name has no ending.",
+        ),
     ] = None,
     data: DataOption = None,
     target: Annotated[
@@ -187,7 +194,7 @@ def attack(
         )
         planned = _planned(names, target or ["0"], poison_rate, settings)
 
-        from sau_adapters.checkpoints import save_classifier, save_like
+        from sau_adapters.checkpoints import save_classifier, save_like, written_result
         from sau_adapters.image_sources import name_of
         from sau_adapters.pictures import write_preview
         from sau_adapters.run_states import read_attack_state, write_state
@@ -279,14 +286,14 @@ def attack(
             tool_version=__version__,
         )
         described = replace(known, data=name_of(data_source(asked, known)), history=(*known.history, step))
-        with written_whole(out) as weights_part:
+        with written_result(out, folder=out.suffix not in SUFFIXES) as weights_part:
             if received is None:
                 save_classifier(weights_part, planted.classifier, described, force=True)
             else:
                 save_like(received.checkpoint, weights_part, planted.classifier, described, proof=images.for_testing)
             for trigger, measured, path in zip(planted.triggers, seen, triggers_go_to, strict=True):
                 write_trigger(path, trigger, visibility=asdict(measured), force=True)
-        session.wrote("weights", out)
+        session.wrote("weights", weights_in(out))
         for place, path in enumerate(triggers_go_to):
             session.wrote("trigger" if place == 0 else f"trigger-{place + 1}", path)
         if preview is not None:
@@ -321,11 +328,13 @@ def _reserved(
     """Where the triggers go, after a look at whether everything can be written."""
     if out is None:
         return ()
-    check_weights_name(out, suffix=".safetensors" if model is None else suffix_of_result(model))
+    suffix = ".safetensors" if model is None else suffix_of_result(model, out)
+    check_weights_name(out, suffix=suffix)
     if model is not None:
         check_not_input(model, out)
     paths = trigger_paths(out, attacks)
-    for path in (out, *paths):
+    session.reserve(out, folder_of=() if suffix else FILES)
+    for path in paths:
         session.reserve(path)
     session.claim(out, state_path(out))
     check_state_place(state_path(out), resume=resume, force=session.force)

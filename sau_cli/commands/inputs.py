@@ -228,14 +228,7 @@ def open_model_and_data(
     Args:
         like: what was made of this model, if it says so; it knows what the file of this one may not.
     """
-    from sau_adapters.checkpoints import (
-        MOST_COMPARED,
-        as_classifier,
-        check_learns_the_same,
-        fitting_architectures,
-        normalises_itself,
-        notes_of,
-    )
+    from sau_adapters.checkpoints import check_learns_the_same, normalises_itself
     from sau_cli.images import check_fits
 
     role = "model" if data is None else "reference"  # which takes the data of the model
@@ -243,79 +236,100 @@ def open_model_and_data(
     if like is not None and checkpoint.description is None and _came_from(like, checkpoint):
         checkpoint = replace(checkpoint, description=replace(like, history=()))
     told = checkpoint.description
-    nameless = unnamed(checkpoint)
-    normalisation = asked.normalised(told=told is not None)
-    strangers = False
     if data is None:
         data = open_data(session, asked, told)
-        strangers = nameless or told is None or not data.train.names_common_with(told.class_names)
-        if asked.class_order is not None and not strangers:
-            raise UsageError("the model names its classes, which settles their order; leave --class-order out")
-        data = _matched(session, data, told, by_order=strangers)
-    elif told is not None and not nameless:
+        data = data if told is None else _matched(session, asked, checkpoint, told, data)
+    elif told is not None and not unnamed(checkpoint, told):
         _check_same_order(path, told, data)
     if told is not None:
         check_fits(data.train, told)  # before a network of whatever size the file names is built
-    channels, height, width = data.train.images.shape[1:]
-    # A file that sau wrote for a user's own class cannot say where its code is.
-    named = told is not None and not told.architecture.startswith("user:")
-    build = partial(
-        as_classifier,
-        checkpoint,
-        normalisation=normalisation,
-        image_shape=(channels, height, width),
-        class_names=data.train.class_names,
-        untold=NORMALISATIONS["none"],
-        to_learn=to_learn,
-    )
-    architecture = asked.arch or (None if named else asked.settings.arch)
-    if told is not None or architecture is not None or checkpoint.format is WeightsFormat.ONNX:
-        classifier = build(architecture=architecture)
-    else:
-        names = fitting_architectures(checkpoint, (channels, height, width))
-        ways = [build(architecture=name) for name in names[:MOST_COMPARED]]
-        classifier = one_architecture(session, f"{role}.architecture", path, ways, data)
-    unknown = told is None and normalisation is None and not normalises_itself(classifier)
-    naming = checkpoint.naming(classifier.network)
-    if told is None:
-        beside = f", whose tensors' names begin with {' or '.join(naming.prefix)} in the file" if naming.prefix else ""
-        session.show(f"{path} is a {classifier.description.architecture}{beside}")
-    own = classifier.network.state_dict().keys()
-    foreign = checkpoint.state and not set(naming.names.values()) >= set(own)
-    if naming.told or foreign:
-        how = naming.told or "its tensors are read as the loader of timm reads them"
-        session.note(f"{role}.names", f"{path}: {how}")
-    for note in checkpoint.notes:
-        session.show(f"{path}: {note}")
-    if notes_of(classifier):
-        session.note(f"{role}.reading", f"{path}: {'; '.join(notes_of(classifier))}")
-    data = in_channels_of(session, data, classifier.description.input.channels)
-    if unknown:
+    classifier = _built(session, role, path, asked, checkpoint, data, to_learn=to_learn)
+    known = classifier.description
+    if (
+        told is None and role == "model" and checkpoint.network is not None
+    ):  # whose folder names classes without the rest
+        data = _matched(session, asked, checkpoint, known, data)
+    data = in_channels_of(session, data, known.input.channels)
+    told_beside = checkpoint.network is not None and checkpoint.network.normalisation is not None
+    if told is None and asked.normalised(told=False) is None and not (told_beside or normalises_itself(classifier)):
         ask_for_normalisation(session, path, classifier, data)
     if told is None:
         classifier = with_inner_transform(session, role, classifier, data.for_testing)
-    if role == "model" and strangers:
-        classifier, data = in_order_of_model(
-            session, classifier, data, named=not nameless, class_order=asked.class_order
-        )
+    if role == "model" and not _named_alike(checkpoint, known, data):
+        named = not unnamed(checkpoint, known)
+        classifier, data = in_order_of_model(session, classifier, data, named=named, class_order=asked.class_order)
     if to_learn:
         check_learns_the_same(checkpoint, classifier, data.for_testing)
     return OpenedModel(checkpoint=checkpoint, classifier=classifier), data
 
 
-def _matched(session: Session, data: ImageData, told: Description | None, *, by_order: bool) -> ImageData:
-    """The data in the channels that the model's file tells, and in the order of its classes where names settle that."""
+def _built(
+    session: Session,
+    role: str,
+    path: Path,
+    asked: Request,
+    checkpoint: Checkpoint,
+    data: ImageData,
+    *,
+    to_learn: bool,
+) -> Classifier:
+    """The classifier, whose normalisation is none where nothing tells it; and what is to be said of how it is read."""
+    from sau_adapters.checkpoints import MOST_COMPARED, as_classifier, fitting_architectures, notes_of
+
+    told = checkpoint.description
+    channels, height, width = data.train.images.shape[1:]
+    build = partial(
+        as_classifier,
+        checkpoint,
+        normalisation=asked.normalised(told=told is not None),
+        image_shape=(channels, height, width),
+        class_names=data.train.class_names,
+        untold=NORMALISATIONS["none"],
+        to_learn=to_learn,
+    )
+    # A file that sau wrote for a user's own class cannot say where its code is.
+    named = told is not None and not told.architecture.startswith("user:")
+    architecture = asked.arch or (None if named else asked.settings.arch)
+    tells_architecture = told is not None or checkpoint.network is not None or checkpoint.format is WeightsFormat.ONNX
+    if tells_architecture or architecture is not None:
+        classifier = build(architecture=architecture)
+    else:
+        names = fitting_architectures(checkpoint, (channels, height, width))
+        ways = [build(architecture=name) for name in names[:MOST_COMPARED]]
+        classifier = one_architecture(session, f"{role}.architecture", path, ways, data)
+    prefix, how = checkpoint.read_as(classifier)
     if told is None:
-        return data
-    data = in_channels_of(session, data, told.input.channels)
-    if by_order and not data.train.names_common_with(told.class_names):
+        beside = f", whose tensors' names begin with {' or '.join(prefix)} in the file" if prefix else ""
+        session.show(f"{path} is a {classifier.description.architecture}{beside}")
+    if how:
+        session.note(f"{role}.names", f"{path}: {how}")
+    for note in checkpoint.notes:
+        session.show(f"{path}: {note}")
+    if notes_of(classifier):
+        session.note(f"{role}.reading", f"{path}: {'; '.join(notes_of(classifier))}")
+    return classifier
+
+
+def _named_alike(checkpoint: Checkpoint, known: Description, data: ImageData) -> bool:
+    """Whether the names of its classes settle in which order the model counts those of the data."""
+    return not unnamed(checkpoint, known) and data.train.names_common_with(known.class_names)
+
+
+def _matched(
+    session: Session, asked: Request, checkpoint: Checkpoint, known: Description, data: ImageData
+) -> ImageData:
+    """The data in the channels that the model's file tells, and in the order of its classes where names settle that."""
+    data = in_channels_of(session, data, known.input.channels)
+    if _named_alike(checkpoint, known, data):
+        if asked.class_order is not None:
+            raise UsageError("the model names its classes, which settles their order; leave --class-order out")
+        shown = data.train.classes
+        if shown < known.classes:
+            session.note("data.classes", f"the data shows {shown} of the {known.classes} classes of the model")
+        return data.mapped(lambda part: part.in_order_of(known.class_names))
+    if not data.train.names_common_with(known.class_names):
         session.show("the data names its classes otherwise than the model does, so they are matched by their order")
-    if by_order:
-        return data
-    shown = data.train.classes
-    if shown < told.classes:
-        session.note("data.classes", f"the data shows {shown} of the {told.classes} classes of the model")
-    return data.mapped(lambda part: part.in_order_of(told.class_names))
+    return data
 
 
 def _came_from(made: Description, checkpoint: Checkpoint) -> bool:

@@ -14,6 +14,7 @@ from sau_cli.reporting.terminal import percent, table
 if TYPE_CHECKING:
     from sau_adapters.checkpoints import Checkpoint
     from sau_cli.classifier import Classifier
+    from sau_cli.description import Description
     from sau_cli.images import ImageData, LabelledImages
 
 ENOUGH = 500
@@ -36,10 +37,9 @@ class Way:
     images: LabelledImages
 
 
-def unnamed(checkpoint: Checkpoint) -> bool:
-    """Whether a model's file leaves its classes unnamed: numbers stand there for want of names."""
-    known = checkpoint.description
-    if known is None:
+def unnamed(checkpoint: Checkpoint, known: Description) -> bool:
+    """Whether a model's file leaves its classes unnamed: numbers, or the data's own names, stand there for want of any."""
+    if checkpoint.description is None and checkpoint.network is None:
         return True
     counted = tuple(str(number) for number in range(known.classes))
     return known.class_names == counted and "sau.schema" not in checkpoint.metadata

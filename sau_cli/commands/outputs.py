@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sau_adapters.model_folders import SUFFIXES
 from sau_adapters.model_zoos import bare_name, is_zoo_name
 from sau_cli.errors import UsageError
 
 
 def check_weights_name(path: Path, *, suffix: str = ".safetensors") -> None:
-    """Raises UsageError unless ``path`` is named as safetensors are, or as what else is to be written."""
-    if path.suffix != suffix:
+    """Raises UsageError unless ``path`` is named as safetensors are, or as what else is to be written.
+
+    Args:
+        suffix: nothing for a folder, which may have any name.
+    """
+    if suffix and path.suffix != suffix:
         form = "ONNX" if suffix == ".onnx" else "safetensors"
         raise UsageError(f"-o {path}: this is written as {form}; give a name that ends in {suffix}")
 
@@ -18,12 +23,14 @@ def check_weights_name(path: Path, *, suffix: str = ".safetensors") -> None:
 def purified_name(model: Path, *, suffix: str = ".safetensors") -> Path:
     """``model.purified.safetensors`` beside ``model.safetensors`` (or ``model.pt``, ``model.pth.tar``, ...).
 
-    In the working folder for a model that has a name in a zoo.
+    In the working folder for a model that has a name in a zoo. A folder for one, where there is no suffix.
     """
     if is_zoo_name(model):
         return Path(f"{bare_name(model)}.purified{suffix}")
     if model.name in {"", ".."}:  # the folder that one is in, or above
         model = model.resolve()
+    if not suffix:
+        return model.with_name(f"{model.name}.purified")
     stem = Path(model.name.removesuffix(".tar").removesuffix(".index.json")).stem
     return model.with_name(f"{stem}.purified{suffix}")
 
@@ -33,7 +40,7 @@ def trigger_paths(weights: Path, count: int) -> tuple[Path, ...]:
 
     ``NAME.trigger.safetensors``; ``NAME.1.trigger.safetensors`` and so on where there are several.
     """
-    stem = weights.stem
+    stem = _stem(weights)
     if count == 1:
         return (weights.with_name(f"{stem}.trigger.safetensors"),)
     return tuple(weights.with_name(f"{stem}.{number}.trigger.safetensors") for number in range(1, count + 1))
@@ -41,7 +48,12 @@ def trigger_paths(weights: Path, count: int) -> tuple[Path, ...]:
 
 def state_path(weights: Path) -> Path:
     """Where the run that is to write ``NAME.safetensors`` keeps its state: ``NAME.resume.safetensors``."""
-    return weights.with_name(f"{weights.stem}.resume.safetensors")
+    return weights.with_name(f"{_stem(weights)}.resume.safetensors")
+
+
+def _stem(weights: Path) -> str:
+    """Of a file its name without the end; of a folder all of it."""
+    return weights.stem if weights.suffix in SUFFIXES else weights.name
 
 
 def check_state_place(state_file: Path, *, resume: bool, force: bool) -> None:

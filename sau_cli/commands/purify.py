@@ -13,6 +13,8 @@ import typer
 from rich.console import Group
 
 from sau_adapters.checkpoints import suffix_of_result
+from sau_adapters.model_folders import weights_in
+from sau_adapters.transformers_folders import FILES
 from sau_cli import __version__
 from sau_cli.commands.inputs import data_source, fetch, from_hub, open_model_and_data, request
 from sau_cli.commands.options import (
@@ -79,7 +81,10 @@ def purify(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", "-o", metavar="OUT.safetensors", help="[default: MODEL.purified.safetensors; .onnx of ONNX]"
+            "--out",
+            "-o",
+            metavar="OUT.safetensors",
+            help="[default: MODEL.purified.safetensors; .onnx of ONNX; a folder MODEL.purified of one of transformers]",
         ),
     ] = None,
     method: Annotated[
@@ -194,14 +199,14 @@ def purify(
         team = team_of_environment()
         session.join(team)
         fetch(session, model, download=download)
-        suffix = suffix_of_result(model)
+        suffix = suffix_of_result(model, out)
         destination = out or purified_name(model, suffix=suffix)
         check_weights_name(destination, suffix=suffix)
         check_not_input(model, destination)
         state_file = state_path(destination)
         goes_on = resume and state_file.exists()
         if not (goes_on and destination.exists()):
-            session.reserve(destination)
+            session.reserve(destination, folder_of=() if suffix else FILES)
         session.claim(destination, state_file)
         check_state_place(state_file, resume=resume, force=force)
         budget = None if time_budget is None else parse_duration(time_budget)
@@ -235,7 +240,7 @@ def purify(
         if share is not None and not 0 < share <= 1:
             raise UsageError(f"--clean-frac {share:g} is impossible; give a share above 0 and at most 1, such as 0.05")
 
-        from sau_adapters.checkpoints import save_like
+        from sau_adapters.checkpoints import save_like, written_result
         from sau_adapters.image_sources import name_of
         from sau_adapters.run_states import read_state, write_state
         from sau_cli.devices import chosen_device
@@ -385,8 +390,9 @@ def purify(
         )
         named = known.data or name_of(data_source(asked, known))
         described = replace(known, data=named, history=(*known.history, history))
-        save_like(opened.checkpoint, destination, purified.classifier, described, proof=images.for_testing)
-        session.wrote("weights", destination)
+        with written_result(destination, folder=not suffix) as part:
+            save_like(opened.checkpoint, part, purified.classifier, described, proof=images.for_testing)
+        session.wrote("weights", weights_in(destination))
         session.show(_summary(purified))
         if not purified.finished:
             raise Inconclusive(

@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from sau_adapters.files import check_writable, claimed, sha256_of, write_text_whole
+from sau_adapters.files import check_folder_writable, check_writable, claimed, sha256_of, write_text_whole
 from sau_cli import __version__
 from sau_cli.errors import ExitCode, SauError, UsageError, reason_of
 from sau_cli.reporting.formats import ReportFormat, format_of, rendered
@@ -40,7 +40,7 @@ _VERDICTS = {
     ExitCode.INTERRUPTED: Verdict.INTERRUPTED,
 }
 LONGEST_SENTENCE = 600
-_PACKAGES = ("torch", "torchvision", "timm", "safetensors", "onnx", "onnxruntime", "numpy")
+_PACKAGES = ("torch", "torchvision", "timm", "transformers", "safetensors", "onnx", "onnxruntime", "numpy")
 
 
 class Session:
@@ -115,13 +115,19 @@ class Session:
         if not team.leads:
             self.quiet, self._json, self._reports = True, None, {}
 
-    def reserve(self, path: Path, *, flag: str = "-o") -> None:
+    def reserve(self, path: Path, *, flag: str = "-o", folder_of: Collection[str] = ()) -> None:
         """Say before the work starts that a result could not be written to this place, which ``flag`` names.
+
+        Args:
+            folder_of: these files, in a folder; else the result is a file.
 
         Raises:
             UsageError: it is taken and there is no --force, it cannot be written to, or the report goes there.
         """
-        check_writable(path, force=self.force, flag=flag)
+        if folder_of:
+            check_folder_writable(path, force=self.force, files=folder_of, flag=flag)
+        else:
+            check_writable(path, force=self.force, flag=flag)
         if self._json not in {None, "-"} and os.path.realpath(str(self._json)) == os.path.realpath(path):
             self._json = None  # nor does a report of this error go there
             raise UsageError(f"-o and --json both name {path}; give the report a name of its own")

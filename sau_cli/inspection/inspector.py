@@ -76,8 +76,9 @@ def _architecture(facts: FileFacts) -> Check:
     fitting = [one.name for one in found.fitting] if found else []
     if facts.description:
         told = facts.description.architecture
-        evidence = "named by the file's own metadata"
-        if found and not told.startswith("user:"):
+        own = "sau.schema" in facts.metadata
+        evidence = "named by the file's own metadata" if own else "named by the configuration that came with it"
+        if found and not told.startswith(("user:", "transformers:")):
             fits = told in fitting
             evidence += ", and its tensors fit" if fits else ", which its tensors do not fit"
         return Check(id=check_id, status=CheckStatus.MEASURED, value=told, evidence=evidence)
