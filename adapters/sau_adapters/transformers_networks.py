@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_file
 
-from sau_adapters.architecture_index import is_irrelevant
 from sau_adapters.architectures import differences
 from sau_adapters.silence import silenced
+from sau_adapters.state_names import is_irrelevant
 from sau_adapters.transformers_folders import BGR, CHANNEL_ORDER, ZOO
 from sau_cli.description import Description
 from sau_cli.errors import NotEvaluable, reason_of

@@ -38,7 +38,7 @@ class Way:
 
 
 def unnamed(checkpoint: Checkpoint, known: Description) -> bool:
-    """Whether a model's file leaves its classes unnamed: numbers, or the data's own names, stand there for want of any."""
+    """Whether a model's file leaves its classes unnamed: numbers, or the data's names, stand there for want of any."""
     if checkpoint.description is None and checkpoint.network is None:
         return True
     counted = tuple(str(number) for number in range(known.classes))

@@ -11,7 +11,7 @@ from torch import Tensor
 from sau_cli.classifier import Classifier
 from sau_cli.errors import NotEvaluable
 from sau_cli.evaluation.predictions import predicted_labels
-from sau_cli.images import LabelledImages
+from sau_cli.images import LabelledImages, check_fits
 
 LEAST_GAIN, LEAST_IMAGES_GAINED = 0.2, 10
 """Of accuracy and of images, by other names of the classes, that no chance explains."""
@@ -50,6 +50,7 @@ def check_label_order(classifier: Classifier, images: LabelledImages) -> Tensor:
     Raises:
         NotEvaluable: the images would fit far better with their classes renamed.
     """
+    check_fits(images, classifier.description)
     labels, said = images.labels.cpu(), predicted_labels(classifier, images.images).cpu()
     right, renamed = float((said == labels).float().mean()), _renamed(said, labels, images.classes)
     if renamed - right > LEAST_GAIN and (renamed - right) * len(labels) > LEAST_IMAGES_GAINED:
