@@ -20,7 +20,7 @@ from sau_cli.commands.options import ClassOrder
 from sau_cli.commands.progress import ReadingView
 from sau_cli.commands.session import Session
 from sau_cli.commands.settings import Settings, read_settings
-from sau_cli.errors import NotEvaluable, UsageError
+from sau_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from sau_adapters.checkpoints import Checkpoint
@@ -239,8 +239,6 @@ def open_model_and_data(
     if data is None:
         data = open_data(session, asked, told)
         data = data if told is None else _matched(session, asked, checkpoint, told, data)
-    elif told is not None and not unnamed(checkpoint, told):
-        _check_same_order(path, told, data)
     if told is not None:
         check_fits(data.train, told)  # before a network of whatever size the file names is built
     classifier = _built(session, role, path, asked, checkpoint, data, to_learn=to_learn)
@@ -295,7 +293,7 @@ def _built(
         classifier = build(architecture=architecture)
     else:
         names = fitting_architectures(checkpoint, (channels, height, width))
-        ways = [build(architecture=name) for name in names[:MOST_COMPARED]]
+        ways = [build(architecture=name) for name in (names if len(names) <= MOST_COMPARED else (None,))]
         classifier = one_architecture(session, f"{role}.architecture", path, ways, data)
     prefix, how = checkpoint.read_as(classifier)
     if told is None:
@@ -335,14 +333,3 @@ def _matched(
 def _came_from(made: Description, checkpoint: Checkpoint) -> bool:
     """Whether something says of itself that it was made of this file."""
     return any(step.input_sha256 == checkpoint.sha256 for step in made.history)
-
-
-def _check_same_order(path: Path, told: Description, data: ImageData) -> None:
-    """Raises NotEvaluable where a reference has the classes of the data in another order than the model."""
-    names = data.train.class_names
-    if told.class_names != names and set(told.class_names) == set(names):
-        raise NotEvaluable(
-            f"{path} has the classes of the model in another order ({', '.join(told.class_names[:3])}, ... where the "
-            f"model has {', '.join(names[:3])}, ...), so their answers cannot be compared; give the model that this "
-            "one was made from"
-        )

@@ -188,6 +188,11 @@ def check_comparable(models: Sequence[Classifier]) -> None:
                 f"the reference takes images of {other.input.channels}x{other.input.size} but the model of "
                 f"{first.input.channels}x{first.input.size}; give the model that it was purified from"
             )
+        if other.class_names != first.class_names and set(other.class_names) == set(first.class_names):
+            raise NotEvaluable(
+                "the reference has the classes of the model in another order, so one cannot be held against the other; "
+                "give the model that it was purified from"
+            )
 
 
 def standing_out(likelihood: Tensor, success: Tensor) -> tuple[float, int]:

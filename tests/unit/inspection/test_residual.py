@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import log
 
 import pytest
@@ -190,6 +191,13 @@ TEN = random_images(40)
 def test_what_cannot_be_tested_is_never_passed(models, data, gist):
     with pytest.raises(NotEvaluable, match=gist):
         residual_test(models, data, settings=FAST)
+
+
+def test_a_reference_with_its_classes_in_another_order_is_never_held_against_the_model():
+    model, other = describe(BrightnessNet(10)), describe(BrightnessNet(10))
+    other.description = replace(other.description, class_names=other.description.class_names[::-1])
+    with pytest.raises(NotEvaluable, match="in another order"):
+        residual_test([model, other], TEN, settings=FAST)
 
 
 def test_as_few_classes_and_images_as_are_allowed_do():
