@@ -428,10 +428,12 @@ def _of_first_steps(path: Path, graph: OnnxNetwork, given: Normalisation | None)
         UsageError: another is given.
     """
     reading = graph.reading
-    if reading is None or not (reading.normalises or reading.rescales):
+    if reading is None or not (reading.normalises or reading.rescales or graph.takes_bytes):
         return given
     scaled = reading.rescales and not graph.takes_bytes
     own = NORMALISATIONS["bytes" if scaled else "none"]
+    if graph.takes_bytes and given == NORMALISATIONS["bytes"]:  # which it is given in any case
+        return own
     if given is not None:
         pairs = [(value, ours) for values, (ours,) in zip(given, own, strict=True) for value in values]
         if any(abs(value - ours) > NEARLY for value, ours in pairs):
@@ -449,8 +451,8 @@ def notes_of(classifier: Classifier) -> tuple[str, ...]:
 
 def normalises_itself(classifier: Classifier) -> bool:
     """Whether a network is a graph whose first steps normalise its input."""
-    reading = getattr(classifier.network, "reading", None)
-    return reading is not None and (reading.normalises or reading.rescales)
+    reading, takes_bytes = (getattr(classifier.network, name, None) for name in ("reading", "takes_bytes"))
+    return reading is not None and bool(reading.normalises or reading.rescales or takes_bytes)
 
 
 def check_learns_the_same(checkpoint: Checkpoint, classifier: Classifier, images: LabelledImages) -> None:

@@ -140,6 +140,7 @@ def open_folder(folder: Path, *, image_size: tuple[int, int] | None = None) -> I
     root = _unwrapped(folder, left_out)
     parts = _parts(root, left_out)
     if not parts:
+        _check_no_hidden_parts(root)
         everything = _read(root, image_size, left_out)
         orders = orders_of(everything.class_names)
         return ImageData(name=folder.name, train=everything, test=None, notes=left_out.notes, orders=orders)
@@ -227,6 +228,29 @@ def _parts(root: Path, left_out: LeftOut) -> dict[Path, Part]:
     if without:
         left_out.said.append(f"parts of {root.name} without a picture: {_some(without)}")
     return {entry: part for entry, part in known.items() if entry in holding}
+
+
+def _check_no_hidden_parts(root: Path) -> None:
+    """Raises NotEvaluable for folders that all hold the same folders, as parts do and classes do not."""
+    inside: list[frozenset[str]] = []
+    folders = [entry for entry in _folders(root) if _holds_pictures(entry)]
+    for entry in folders:
+        place = entry
+        while len(_folders(place)) == 1 and not _pictures_in(place):
+            (place,) = _folders(place)
+        below = frozenset(folder.name for folder in _folders(place) if _holds_pictures(folder))
+        inside.append(frozenset() if _pictures_in(place) else below)
+    if len(inside) > 1 and len(set(inside)) == 1 and len(inside[0]) > 1:
+        raise NotEvaluable(
+            f"{root} has folders ({_some([entry.name for entry in folders])}) that all hold the same folders "
+            f"({_some(sorted(inside[0]))}), so it is not plain which are the classes; give one of them, or name "
+            "parts train and test"
+        )
+
+
+def _pictures_in(folder: Path) -> bool:
+    """Whether pictures lie in a folder itself."""
+    return any(not path.is_dir() and path.name[0] != "." and _begins_as_picture(path) for path in folder.iterdir())
 
 
 def _chosen(root: Path, parts: Mapping[Path, Part], left_out: LeftOut) -> tuple[Path, Path | None]:

@@ -190,8 +190,13 @@ class ConvertedOnnx(nn.Module):
                 delattr(layer, own)
                 layer.register_buffer(own, parameter.detach())
 
+    @property
+    def takes_bytes(self) -> bool:
+        """Whether the input of the graph is whole numbers from 0 to 255."""
+        return self.input.dtype is np.uint8
+
     def forward(self, images: Tensor) -> Tensor:
-        if self.input.dtype is np.uint8:
+        if self.takes_bytes:
             images = images * 255
         if self.input.channels_last:
             images = images.permute(0, 2, 3, 1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import pickle
 import pickletools
 import re
+import tarfile
 import warnings
 import zipfile
 import zlib
@@ -38,6 +39,8 @@ DEEPEST = 10
 """Wrappers inside wrappers."""
 LOCAL_HEADER, ENCRYPTED = 30, 1
 """Bytes before the name of a member of an archive, and a flag of one."""
+LARGEST_PICKLE = 64_000_000
+"""Bytes of a member of an old archive that are looked at."""
 MOST_OPCODES = 1_000_000
 """Of a pickle; one with a state dict has some twenty for each tensor."""
 ARCHIVE, CODE = "file.archive", "file.pickle-code"
@@ -106,15 +109,34 @@ _FILLED = {"collections.deque": _a_list, "collections.defaultdict": _a_dict}
 
 
 def recognises(head: bytes, path: Path) -> bool:
-    """A zip archive with a pickle or TorchScript code in it, or a bare pickle."""
+    """A zip archive with a pickle or TorchScript code in it, a bare pickle, or the tar archive of torch's first format.
+
+    Letter case plays no part in names of members, as it does not for torch.
+    """
     if head[:4] == b"PK\x03\x04":
         try:
             with zipfile.ZipFile(path) as archive:
-                return any(name.endswith(("data.pkl", "constants.pkl")) for name in archive.namelist())
+                return any(name.lower().endswith(("data.pkl", "constants.pkl")) for name in archive.namelist())
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
             # Cut short before the directory at the end: torch writes data.pkl first, so its name is in the head.
-            return b"data.pkl" in head
-    return _is_pickle(head, path)
+            return b"data.pkl" in head.lower()
+    return _is_pickle(head, path) or bool(_old_members(path))
+
+
+_OLDEST = ("pickle", "storages", "tensors", "sys_info")
+"""Members of the tar archives that torch wrote before its version 0.1.10, and still reads."""
+
+
+def _old_members(path: Path) -> dict[str, bytes]:
+    """The pickles in a tar archive of torch's first format, by name; none of any other file."""
+    found: dict[str, bytes] = {}
+    with suppress(Exception), tarfile.open(path, "r:") as archive:  # no packed one, and whatever damage raises
+        for member in archive:
+            name = member.name.removeprefix("./")
+            inside = archive.extractfile(member) if member.isfile() and name in _OLDEST else None
+            if inside is not None:
+                found[name] = inside.read(LARGEST_PICKLE)
+    return found if found.keys() & {"pickle", "storages", "tensors"} else {}
 
 
 def _is_pickle(head: bytes, path: Path) -> bool:
@@ -180,6 +202,16 @@ def _list_globals(path: Path, named: list[str]) -> None:
     begins_as_archive = _head(path) == b"PK\x03\x04"
     if begins_as_archive and not archived:
         raise NotEvaluable(f"{path} is cut short: the archive has no directory; get the file again")
+    old = {} if begins_as_archive else _old_members(path)
+    for content in old.values():  # each a few pickles in a row, then numbers
+        stream = BytesIO(content)
+        with suppress(Exception):
+            while stream.tell() < len(content):
+                named.extend(_globals_of(stream, path))
+    if old:
+        if all(_is_harmless(name) for name in named):
+            raise NotEvaluable(f"{path} is of torch's format before 0.1.10, a tar archive; save it anew with torch")
+        return
     if not begins_as_archive:
         with path.open("rb") as file, suppress(Exception) if archived else nullcontext():
             named.extend(_globals_of(file, path))
@@ -194,10 +226,12 @@ def _list_globals(path: Path, named: list[str]) -> None:
     with zipfile.ZipFile(path) as archive:
         members = archive.namelist()
         check_members(path, members)
-        if any(name.endswith("constants.pkl") or "/code/" in name for name in members):
+        if any(name.lower().endswith("constants.pkl") or "/code/" in name.lower() for name in members):
             raise UnsafeFile(_TORCHSCRIPT, finding="file.torchscript")
         infos = archive.infolist()
-        pickles = {info.filename: _as_torch_reads(path, info) for info in infos if info.filename.endswith(".pkl")}
+        pickles = {
+            info.filename: _as_torch_reads(path, info) for info in infos if info.filename.lower().endswith(".pkl")
+        }
         for content in pickles.values():
             named.extend(_globals_of(BytesIO(content), path))
         if any(not _is_harmless(name) for name in named):
@@ -374,7 +408,7 @@ def check_members(path: Path, members: list[str]) -> None:
                 f"{path} is an archive with {member[:100]!r} in it, which is a place outside of it; do not unpack it",
                 finding=ESCAPE,
             )
-    counts = Counter(members)
+    counts = Counter(member.lower() for member in members)  # torch looks for a member in any letter case
     if len(counts) < len(members):
         twice = counts.most_common(1)[0][0]
         raise UnsafeFile(

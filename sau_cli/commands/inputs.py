@@ -325,7 +325,9 @@ def _matched(
         if shown < known.classes:
             session.note("data.classes", f"the data shows {shown} of the {known.classes} classes of the model")
         return data.mapped(lambda part: part.in_order_of(known.class_names))
-    if not data.train.names_common_with(known.class_names):
+    if unnamed(checkpoint, known):
+        session.show("the model does not name its classes, so they are matched by their order")
+    elif not data.train.names_common_with(known.class_names):
         session.show("the data names its classes otherwise than the model does, so they are matched by their order")
     return data
 

@@ -165,3 +165,15 @@ def test_unknown_normalisations_are_refused(text):
 def test_normalisations_by_name_and_number():
     assert parse_normalisation("mnist") == ((0.5,), (0.5,))
     assert parse_normalisation(".5,.4,.3/.2,.2,.2") == ((0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("train_images", "train_labels", "val_images", "val_labels"), ("x_train", "y_train", "x_test", "y_test")],
+)
+def test_archives_of_two_parts_by_other_names(tmp_path, names):
+    images, labels = np.zeros((6, 4, 4, 3), np.uint8), np.arange(6) % 3
+    arrays = dict(zip(names, (images, labels, images[:3], labels[:3, None]), strict=True))
+    np.savez(tmp_path / "d.npz", **arrays)
+    data = open_images(str(tmp_path / "d.npz"))
+    assert (len(data.train), len(data.for_testing)) == (6, 3)

@@ -213,3 +213,25 @@ def test_numbered_folders_leave_two_orders(tmp_path):
 @pytest.mark.parametrize("name", ["trains", "cat", "testament", "train_a_b", "2020", "set", "évaluation"])
 def test_other_names_are_no_parts(name):
     assert part_of(name) is None
+
+
+@pytest.mark.parametrize("parts", [("seg_a", "seg_b"), ("left", "right")])
+@pytest.mark.parametrize("nested", [True, False])
+def test_folders_that_all_hold_the_same_folders_are_a_question(tmp_path, parts, nested):
+    for part in parts:
+        classes(tmp_path / part / part if nested else tmp_path / part, "cat", "dog")
+    with pytest.raises(NotEvaluable, match="all hold the same folders"):
+        open_folder(tmp_path)
+
+
+def test_classes_that_hold_parts_are_a_question(tmp_path):
+    for name in ("cat", "dog"):
+        classes(tmp_path / name, "train", "test")
+    with pytest.raises(NotEvaluable, match="all hold the same folders"):
+        open_folder(tmp_path)
+
+
+def test_classes_with_folders_of_their_own_are_no_question(tmp_path):
+    classes(tmp_path / "cat", "siamese", "tabby")
+    classes(tmp_path / "dog", "poodle")
+    assert open_folder(tmp_path).train.class_names == ("cat", "dog")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import collections
 import datetime as dt
+import io
 import pathlib
 import pickle
+import tarfile
 import uuid
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -152,3 +155,53 @@ def test_a_class_by_its_name_alone_is_code(tmp_path):
     (tmp_path / "m.pkl").write_bytes(pickle.dumps({"state_dict": {}, "x": getattr}, protocol=2))
     (finding,) = file_facts(tmp_path / "m.pkl").findings
     assert "getattr" in finding.sentence
+
+
+def recased(path: Path, *names: str, content: object) -> Path:
+    """An archive of torch's with its pickle under these names, one after another."""
+    torch.save(content, path)
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    (pickled,) = (name for name in members if name.endswith("data.pkl"))
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in names:
+            archive.writestr(pickled.replace("data.pkl", name), members[pickled])
+        for name, data in members.items():
+            if name != pickled:
+                archive.writestr(name, data)
+    return path
+
+
+@pytest.mark.parametrize("name", ["DATA.PKL", "Data.Pkl"])
+def test_letter_case_hides_no_code(tmp_path, name):
+    """torch looks for a member in any letter case."""
+    path = recased(tmp_path / "m.pt", name, content={"x": Code()})
+    (finding,) = file_facts(path).findings
+    assert "print" in finding.sentence
+
+
+@pytest.mark.parametrize("names", [("DATA.PKL", "data.pkl"), ("data.pkl", "DATA.PKL")])
+def test_two_members_that_torch_takes_for_one(tmp_path, names):
+    (finding,) = file_facts(recased(tmp_path / "m.pt", *names, content=STATE)).findings
+    assert finding.id == "file.archive"
+
+
+def oldest(path: Path, storages: bytes) -> Path:
+    """The tar archive that torch wrote first."""
+    members = {"sys_info": pickle.dumps({}, 2), "pickle": b"", "tensors": b"", "storages": storages}
+    with tarfile.open(path, "w") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+def test_code_in_the_oldest_format_is_found(tmp_path):
+    (finding,) = file_facts(oldest(tmp_path / "m.tar", pickle.dumps(Code(), 2))).findings
+    assert "print" in finding.sentence
+
+
+def test_the_oldest_format_is_named(tmp_path):
+    with pytest.raises(NotEvaluable, match="save it anew"):
+        file_facts(oldest(tmp_path / "m.tar", pickle.dumps(0, 2)))

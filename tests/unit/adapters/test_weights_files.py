@@ -43,7 +43,11 @@ def classifier():
 def test_metadata_round_trip():
     assert from_metadata(to_metadata(described())) == described()
     assert from_metadata({"format": "pt"}) is None
-    assert set(to_metadata(described())) == KEYS
+    whole = described(
+        architecture="transformers:ViTForImageClassification", config={"hidden_size": 8, "depths": [1, 2]}
+    )
+    assert from_metadata(to_metadata(whole)) == whole
+    assert set(to_metadata(whole)) == KEYS
 
 
 @pytest.mark.parametrize(
