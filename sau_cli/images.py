@@ -14,6 +14,9 @@ from sau_cli.description import Description
 from sau_cli.errors import NotEvaluable, UsageError
 from sau_cli.seeding import random_stream
 
+COLOURS = 3
+"""Channels of a picture in colour."""
+
 
 def as_pixels(images_uint8: Tensor) -> Tensor:
     """8-bit images to float in [0, 1], same shape."""
@@ -79,7 +82,7 @@ class LabelledImages:
         torch.Size([1, 3, 2, 2])
         """
         images = self.images
-        if images.shape[1] == 1 < channels:
+        if images.shape[1] == 1 and channels == COLOURS:
             images = images.expand(-1, channels, -1, -1).contiguous()
         elif images.shape[1] > channels == 1 and bool((images == images[:, :1]).all()):
             images = images[:, :1].contiguous()
