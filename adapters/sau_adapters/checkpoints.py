@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from sau_adapters.files import Watch, check_readable, folder_written_whole, sha2
 from sau_adapters.metadata import from_metadata, to_metadata
 from sau_adapters.model_folders import SUFFIXES, described_beside
 from sau_adapters.model_zoos import described_by_zoo, source_of, weights_of
-from sau_adapters.state_names import Naming, Prefix, is_irrelevant, naming_for
+from sau_adapters.state_names import Naming, Prefix, is_irrelevant, naming_for, normalisation_of
 from sau_adapters.tables import NORMALISATIONS, Normalisation, WeightsFormat
 from sau_adapters.transformers_folders import FILES, ToldNetwork, is_of_transformers, network_beside
 from sau_cli.description import Description, InputSpec
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from sau_cli.images import LabelledImages
 
 HEAD_BYTES = 4096
+BRIGHTEST = 2.0
+"""A mean above this is none of pixels in [0, 1]."""
 NEARLY = 1e-5
 """Between numbers that mean the same."""
 PIXELS, NEAR = 224, 0.3
@@ -78,6 +80,22 @@ class Checkpoint:
     def naming(self, network: nn.Module) -> Naming:
         """How the weights are read for a network: what begins their names, what is left out."""
         return naming_for(network.state_dict(), self.shapes)
+
+    def normalisation_before(self, network: Iterable[str]) -> Normalisation | None:
+        """That of a layer which the file has in front of a network; None where it has none, or the network has it.
+
+        Args:
+            network: the names of its tensors.
+        """
+        pair = normalisation_of(self.shapes)
+        if pair is None or any(name.rpartition(".")[2] == pair[0].rpartition(".")[2] for name in network):
+            return None
+        mean, std = (tuple(self.state[name].flatten().double().tolist()) for name in pair)
+        if min(std) <= 0 or len(mean) != len(std):
+            return None
+        if max(mean) > BRIGHTEST:  # of pixels from 0 to 255
+            mean, std = (tuple(value / 255 for value in values) for values in (mean, std))
+        return mean, std
 
     def read_as(self, classifier: Classifier) -> tuple[Prefix, str]:
         """What begins the names of the weights beside the network's own; and what else it took to read them."""
@@ -342,8 +360,11 @@ def as_classifier(
             raise
         raise NotEvaluable(f"{checkpoint.path} says of itself what cannot be true: {error}") from error
     _, height, width = image_shape or (3, PIXELS, PIXELS)
-    checkpoint = replace(checkpoint, state=architectures.as_named(name, checkpoint.state, height=height, width=width))
+    state = architectures.as_named(name, checkpoint.state, height=height, width=width)
+    before = checkpoint.normalisation_before(state)
+    checkpoint = replace(checkpoint, state=state)
     if known is None:
+        normalisation = _given_or_before(checkpoint.path, normalisation, before)
         known = _told_by_weights(checkpoint, name, normalisation or untold, image_shape, class_names)
     elif normalisation is not None:
         _check_same_normalisation(checkpoint.path, known.input, _with_normalisation(known.input, normalisation))
@@ -441,6 +462,19 @@ def _of_first_steps(path: Path, graph: OnnxNetwork, given: Normalisation | None)
                 f"{path} normalises its input itself, in the first steps of its graph; leave --normalisation out"
             )
     return own
+
+
+def _given_or_before(path: Path, given: Normalisation | None, before: Normalisation | None) -> Normalisation | None:
+    """The normalisation of a layer in front of the network, where there is one; else what is given.
+
+    Raises:
+        UsageError: there are both.
+    """
+    if before is None:
+        return given
+    if given not in {None, NORMALISATIONS["none"]}:
+        raise UsageError(f"{path} keeps its own normalisation; leave --normalisation out")
+    return before
 
 
 def notes_of(classifier: Classifier) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import TypeVar
 
 DEEPEST_PREFIX = 5
@@ -81,7 +82,7 @@ def naming_for(own: Iterable[str], shapes: Shapes) -> Naming:
 
 def _others(naming: Naming, shapes: Shapes) -> Iterator[Naming]:
     """Ways to read what is beside the network, and names of old, in every combination that changes something."""
-    for cleaned in (naming, _without_training(naming)):
+    for cleaned in (naming, _without_training(naming), _without_normalisation(naming, shapes)):
         for renamed in (cleaned, *(_renamed(cleaned, *rule) for rule in RENAMINGS)):
             yield renamed
             yield from _with_usual_head(renamed, shapes)
@@ -106,6 +107,36 @@ def _without_training(naming: Naming) -> Naming:
     left = ", ".join(beside[:3]) + f" and {len(beside) - 3} more" * (len(beside) > 3)
     names = {name: own for name, own in naming.names.items() if name not in beside}
     return Naming(names=names, prefix=naming.prefix, told=_and(naming.told, f"{left} left out, of a loss or a metric"))
+
+
+_DEVIATION = {"mean": "std", "mu": "sigma"}
+
+
+def normalisation_of(shapes: Shapes) -> tuple[str, str] | None:
+    """The names of the mean and the deviation of a layer that normalises images; None where there is no such one pair.
+
+    >>> normalisation_of({"normalize.mean": (3,), "normalize.std": (1, 3, 1, 1), "net.fc.weight": (10, 64)})
+    ('normalize.mean', 'normalize.std')
+    """
+    found = []
+    for name in shapes:
+        inside, _, last = name.rpartition(".")
+        if last not in _DEVIATION:
+            continue
+        other = f"{inside}.{_DEVIATION[last]}" if inside else _DEVIATION[last]
+        if other in shapes and all(prod(shapes[one]) in {1, 3} for one in (name, other)):
+            found.append((name, other))
+    return found[0] if len(found) == 1 else None
+
+
+def _without_normalisation(naming: Naming, shapes: Shapes) -> Naming:
+    """The buffers of a layer in front of the network left out, which are read as its normalisation."""
+    pair = normalisation_of(shapes)
+    if pair is None:
+        return naming
+    names = {name: own for name, own in naming.names.items() if name not in pair}
+    told = _and(naming.told, f"{' and '.join(pair)} read as its normalisation")
+    return Naming(names=names, prefix=naming.prefix, told=told)
 
 
 _SWIN_LATER = re.compile(r"^layers\.(\d)\.downsample\.")

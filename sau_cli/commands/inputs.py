@@ -249,6 +249,7 @@ def open_model_and_data(
         data = _matched(session, asked, checkpoint, known, data)
     data = in_channels_of(session, data, known.input.channels)
     told_beside = checkpoint.network is not None and checkpoint.network.normalisation is not None
+    told_beside |= checkpoint.normalisation_before(classifier.network.state_dict()) is not None
     if told is None and asked.normalised(told=False) is None and not (told_beside or normalises_itself(classifier)):
         ask_for_normalisation(session, path, classifier, data)
     if told is None:

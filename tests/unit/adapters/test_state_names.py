@@ -14,7 +14,7 @@ from torchvision import models
 from sau_adapters.architecture_index import recognised
 from sau_adapters.checkpoints import as_classifier, read_checkpoint
 from sau_adapters.state_names import namings
-from sau_cli.errors import NotEvaluable
+from sau_cli.errors import NotEvaluable, UsageError
 
 NORMALISATION = ((0.0,), (1.0,))
 
@@ -134,3 +134,22 @@ def test_a_network_that_holds_the_one_of_the_file(tmp_path):
     images = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
         assert torch.allclose(classifier(images), case.network(images), atol=1e-5)
+
+
+@pytest.mark.parametrize("names", [("normalize.mean", "normalize.std"), ("0.mean", "0.std"), ("mu", "sigma")])
+@pytest.mark.parametrize("scale", [1.0, 255.0])
+def test_a_layer_that_normalises_in_front_of_the_network(tmp_path, names, scale):
+    mean, std = torch.tensor([0.48, 0.46, 0.41]), torch.tensor([0.23, 0.22, 0.225])
+    case = resnet(prefix="1." if names[0].startswith("0") else "net.")
+    layer = {names[0]: mean.view(1, 3, 1, 1) * scale, names[1]: std.view(1, 3, 1, 1) * scale}
+    torch.save(layer | case.state, tmp_path / "m.pth")
+    checkpoint = read_checkpoint(tmp_path / "m.pth")
+    images = torch.rand(2, 3, 64, 64)
+    theirs = case.network((images - mean.view(3, 1, 1)) / std.view(3, 1, 1))
+    for given in (None, NORMALISATION):
+        classifier = as_classifier(checkpoint, normalisation=given, image_shape=(3, 64, 64))
+        with torch.no_grad():
+            assert torch.allclose(classifier(images), theirs, atol=1e-4)
+    assert "read as its normalisation" in checkpoint.read_as(classifier)[1]
+    with pytest.raises(UsageError, match="leave --normalisation out"):
+        as_classifier(checkpoint, normalisation=((0.5,), (0.5,)), image_shape=(3, 64, 64))
