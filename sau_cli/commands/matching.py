@@ -106,20 +106,22 @@ def one_architecture(
     Raises:
         NotEvaluable: they do not tell.
     """
+    from sau_cli.evaluation.predictions import predicted_labels
+
     names = [classifier.description.architecture for classifier in ways]
     if len(ways) == 1:
         return ways[0]
     listed = f"the tensors of {path} fit {', '.join(names[:-1])} and {names[-1]}, which compute different things"
-    best, told = None, "the images are of other classes or channels"
-    some = _some(images.for_testing)
-    for order in images.orders.values() or [some.class_names]:
-        counted = some.counted_in(order).in_channels(ways[0].description.input.channels)
-        if counted.classes == ways[0].description.classes:
-            tried = [
-                Way(name=f"by {name}", classifier=way, images=counted) for name, way in zip(names, ways, strict=True)
-            ]
-            found, shown = _better(tried)
-            best, told = (found or best, shown if found or best is None else told)
+    some = _some(images.for_testing).in_channels(ways[0].description.input.channels)
+    if some.classes != ways[0].description.classes or some.images.shape[1] != ways[0].description.input.channels:
+        best, told = None, "images of other classes or channels"
+    else:
+        # In the order in which any of them knows the images best: another would tell by chance.
+        orders = [some.counted_in(order) for order in images.orders.values()] or [some]
+        said = [predicted_labels(way, some.images).cpu() for way in ways]
+        counted = max(orders, key=lambda one: max(float((labels == one.labels).float().mean()) for labels in said))
+        tried = zip(names, ways, strict=True)
+        best, told = _better([Way(name=f"by {name}", classifier=way, images=counted) for name, way in tried])
     if best is None:
         raise NotEvaluable(f"{listed}, and {told} do not tell which it is; add --arch, such as --arch {names[0]}")
     session.note(check_id, f"{listed}; it is {best.name.removeprefix('by ')}, as {told} tell")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,12 @@ from PIL import Image
 from safetensors.torch import load_file
 from timm.models import save_for_hf
 
+from sau_adapters.image_sources import open_images
+from sau_cli.commands.matching import one_architecture
+from sau_cli.commands.session import Session
 from tests.cli.conftest import one_sentence
 from tests.conftest import Finished
+from tests.support.toys import describe
 
 SIZE = 32
 PLAIN = {"input_size": (3, SIZE, SIZE), "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
@@ -177,3 +182,29 @@ def test_labels_in_another_order_are_no_accuracy(call, tmp_path):
     model = greys(tmp_path, [2, 0, 1])
     pictures(tmp_path / "data", ["a", "b", "c"], each=12)
     one_sentence(call("evaluate", model, "--data", "data", *FLAGS), 3, "label order looks wrong")
+
+
+def test_an_architecture_is_told_in_the_order_in_which_the_images_are_known(tmp_path):
+    """Of two networks that fit, the one that is right by text is taken, though the other is ahead by number."""
+    right, other = (describe(_Said(order), 12) for order in (sorted(TWELVE), TWELVE))
+    with torch.no_grad():
+        other.network.levels[::2] = 9.0  # half of what it knows is lost
+    right.description, other.description = (
+        replace(one.description, architecture=name) for one, name in ((right, "right"), (other, "other"))
+    )
+    images = open_images(str(pictures(tmp_path / "data", TWELVE, each=8, colour=False)))
+    session = Session("evaluate", json=None, quiet=True, verbose=False, force=False)
+    assert one_architecture(session, "model.architecture", "m.pth", [other, right], images) is right
+    (told,) = session.checks
+    assert "it is right, as accuracies of" in told.evidence
+
+
+class _Said(torch.nn.Module):
+    """Knows levels of grey, in an order of its own."""
+
+    def __init__(self, order: list[str]) -> None:
+        super().__init__()
+        self.levels = torch.nn.Parameter(torch.tensor([(TWELVE.index(name) + 0.5) / len(order) for name in order]))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return -100 * (images.mean(dim=(1, 2, 3))[:, None] - self.levels).square()

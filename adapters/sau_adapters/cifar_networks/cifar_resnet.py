@@ -24,17 +24,19 @@ def shortcut(channels_in: int, channels_out: int, stride: int) -> nn.Sequential:
 class BasicBlock(nn.Module):
     """Conv, BN, ReLU, conv, BN, plus the shortcut, ReLU."""
 
+    shortcut_name = "shortcut"
+
     def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels_in, channels_out, 3, stride=stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels_out)
         self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels_out)
-        self.shortcut: nn.Module = shortcut(channels_in, channels_out, stride)
+        self.add_module(self.shortcut_name, shortcut(channels_in, channels_out, stride))
 
     def forward(self, x: Tensor) -> Tensor:
         out = relu(self.bn1(self.conv1(x)))
-        summed: Tensor = relu(self.bn2(self.conv2(out)) + self.shortcut(x))
+        summed: Tensor = relu(self.bn2(self.conv2(out)) + self.get_submodule(self.shortcut_name)(x))
         return summed
 
 

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from functools import partial
 
 from torch import Tensor, nn
-from torch.nn.functional import pad, relu
+from torch.nn.functional import pad
 
-from sau_adapters.cifar_networks.cifar_resnet import BasicBlock, shortcut
+from sau_adapters.cifar_networks.cifar_resnet import BasicBlock
 from sau_adapters.cifar_networks.staged import StagedNetwork
 
 DEPTHS = (20, 32, 44, 56, 110, 1202)
@@ -41,21 +41,10 @@ class PaddedBlock(BasicBlock):
         self.shortcut = PaddedShortcut((channels_out - channels_in) // 2, stride)
 
 
-class DownsampleBlock(nn.Module):
+class DownsampleBlock(BasicBlock):
     """A basic block whose shortcut has form B and is called ``downsample``."""
 
-    def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, stride=stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(channels_out)
-        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(channels_out)
-        self.downsample = shortcut(channels_in, channels_out, stride)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = relu(self.bn1(self.conv1(x)))
-        summed: Tensor = relu(self.bn2(self.conv2(out)) + self.downsample(x))
-        return summed
+    shortcut_name = "downsample"
 
 
 def narrow_resnet(
