@@ -36,7 +36,7 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out = relu(self.bn1(self.conv1(x)))
-        summed: Tensor = relu(self.bn2(self.conv2(out)) + self.get_submodule(self.shortcut_name)(x))
+        summed: Tensor = relu(self.bn2(self.conv2(out)) + getattr(self, self.shortcut_name)(x))
         return summed
 
 
