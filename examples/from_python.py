@@ -8,8 +8,8 @@ About 30 seconds on 2 cores. Expected last line: ``ASR 100.0 % -> ...``, below 5
 from __future__ import annotations
 
 import sau_cli
-from sau_adapters.architectures import build
-from sau_adapters.image_sources import open_images
+from sau_adapters.architectures.networks import build
+from sau_adapters.images.sources import open_images
 from sau_cli.attacks.badnets import BadNets
 from sau_cli.attacks.targets import TargetKind, TargetRule
 from sau_cli.attacks.training import TrainingSettings

@@ -7,10 +7,11 @@ From a file to a purified model::
 
     from pathlib import Path
     import sau_cli
-    from sau_adapters.checkpoints import as_classifier, read_checkpoint
-    from sau_adapters.image_sources import open_images
+    from sau_adapters.classifiers.building import as_classifier
+    from sau_adapters.images.sources import open_images
+    from sau_adapters.models import locate, open_model
 
-    received = as_classifier(read_checkpoint(Path("model.safetensors")))
+    received = as_classifier(open_model(locate(Path("model.safetensors"))))
     digits = open_images("digits")
     clean = sau_cli.draw_clean(digits.train, 0.1, balanced=True, augmentation=digits.augmentation, seed=0)
     recipe = sau_cli.recipe_for(sau_cli.RecipeName.DEFAULT, learning=clean.learning)

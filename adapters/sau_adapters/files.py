@@ -23,8 +23,8 @@ Watch = Callable[[int, int], None]
 """Told how many bytes are read, and of how many."""
 
 
-def check_readable(path: Path, *, what: str = "a model file") -> None:
-    """Raises UsageError when there is no such file, or NotEvaluable when it cannot be read or is empty."""
+def check_regular(path: Path, *, what: str = "a model file") -> None:
+    """Raises UsageError when there is no such file, or it is a folder, a device or a pipe."""
     try:
         str(path).encode()
         if path.is_dir():
@@ -37,6 +37,11 @@ def check_readable(path: Path, *, what: str = "a model file") -> None:
         raise UsageError(f"the name {str(path)!r} is not UTF-8; rename the file") from error
     except OSError as error:
         raise UsageError(f"{shortened(path)} cannot be opened ({error.strerror}); give the path of {what}") from error
+
+
+def check_readable(path: Path, *, what: str = "a model file") -> None:
+    """Raises UsageError when there is no such file, or NotEvaluable when it cannot be read or is empty."""
+    check_regular(path, what=what)
     try:
         with path.open("rb") as file:
             empty = not file.read(1)
@@ -58,17 +63,18 @@ def is_blob_of(folder: Path, target: Path) -> bool:
     return snapshots is not None and target.parent == (snapshots.parent / "blobs").resolve()
 
 
-def check_unpacked_size(path: Path, *, times: int = 200) -> None:
+def check_unpacked_size(path: Path, archive: zipfile.ZipFile, *, size: int, times: int = 200) -> None:
     """Raises UnsafeFile for a zip archive that unpacks to far more than its size: a zip bomb.
 
     Args:
+        path: of the archive, for the sentence.
+        size: of the archive in bytes.
         times: how many times the archive's size is still believed, beside a first 64 MB.
     """
-    with zipfile.ZipFile(path) as archive:
-        unpacked = sum(member.file_size for member in archive.infolist())
-    if unpacked > times * path.stat().st_size + 64_000_000:
+    unpacked = sum(member.file_size for member in archive.infolist())
+    if unpacked > times * size + 64_000_000:
         raise UnsafeFile(
-            f"{path} unpacks from {path.stat().st_size:,} to {unpacked:,} bytes, as a zip bomb does; do not open it",
+            f"{path} unpacks from {size:,} to {unpacked:,} bytes, as a zip bomb does; do not open it",
             finding="file.zip-bomb",
         )
 

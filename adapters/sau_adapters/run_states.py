@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sau_adapters.weights_safetensors import read_described, read_header, write_described
+from sau_adapters.weights.safetensors import metadata_of, read_described, write_described
 from sau_cli.attacks.attack_state import AttackState, attack_state_from_parts
 from sau_cli.errors import SauError, UnsafeFile
 from sau_cli.unlearning.run_state import RunState, state_from_parts
@@ -29,7 +29,7 @@ def write_state(path: Path, state: RunState | AttackState) -> None:
 def may_be_state(path: Path) -> bool:
     """Whether a file is the state of a run, or too damaged to tell. Reads its header alone."""
     try:
-        _, metadata = read_header(path)
+        metadata = metadata_of(path)
     except SauError:
         return True
     return any(f"{key}.schema" in metadata for key in (_PURIFICATION, _ATTACK))

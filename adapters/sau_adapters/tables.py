@@ -3,23 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, Literal
 
 from sau_cli.errors import UsageError
-
-
-class WeightsFormat(StrEnum):
-    """Model files, recognised by content."""
-
-    SAFETENSORS = "safetensors"
-    SHARDED = "sharded safetensors"
-    PYTORCH = "pytorch"
-    ONNX = "onnx"
-    KERAS = "keras"
-    HDF5 = "hdf5"
-    SAVED_MODEL = "tensorflow savedmodel"
-
 
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 """Means and standard deviations, one a channel or one for all, on pixels in [0, 1]."""

@@ -19,8 +19,8 @@ from PIL import Image
 from torch import Tensor
 
 from sau_adapters.files import check_readable
-from sau_adapters.images_folder import GREY_MODES, PICTURES, eight_bit
-from sau_adapters.weights_safetensors import read_described, write_described
+from sau_adapters.images.folder import GREY_MODES, PICTURES, eight_bit
+from sau_adapters.weights.safetensors import read_described, write_described
 from sau_cli.attacks.stamps import AddStamp, BlendStamp, PatchStamp, Stamp
 from sau_cli.attacks.targets import TargetRule
 from sau_cli.attacks.triggers import Trigger, trigger_from_parts

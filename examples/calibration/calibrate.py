@@ -23,7 +23,8 @@ from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 from zoo import HERE, ZooModel, zoo_data, zoo_models
 
-from sau_adapters.checkpoints import as_classifier, read_checkpoint
+from sau_adapters.classifiers.building import as_classifier
+from sau_adapters.models import locate, open_model
 from sau_adapters.triggers import open_trigger
 from sau_cli.evaluation.metrics import evaluate, rate
 from sau_cli.images import ImageData
@@ -42,7 +43,7 @@ PENALTY = 0.02
 
 def examined(model: ZooModel, path: Path, data: ImageData) -> dict[str, Any]:
     """What the tests find on one model: by seed and test, what speaks for each class."""
-    classifier = as_classifier(read_checkpoint(path))
+    classifier = as_classifier(open_model(locate(path)))
     trigger_file = path.with_name(f"{model.name}.trigger.safetensors")
     triggers = () if model.attack is None else (open_trigger(str(trigger_file), None),)
     quality = evaluate(classifier, data.for_testing, triggers=triggers)

@@ -16,11 +16,11 @@ from typing import Any
 
 import torch
 
-from sau_adapters.architectures import build, stored_name
+from sau_adapters.architectures.networks import build, stored_name
 from sau_adapters.attack_choices import chosen_attack
-from sau_adapters.checkpoints import save_classifier
+from sau_adapters.classifiers.saving import save_classifier
 from sau_adapters.files import written_whole
-from sau_adapters.image_sources import open_images
+from sau_adapters.images.sources import open_images
 from sau_adapters.tables import parse_normalisation
 from sau_adapters.triggers import write_trigger
 from sau_cli.attacks.planting import PlannedAttack

@@ -16,8 +16,9 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from sau_adapters.checkpoints import as_classifier, read_checkpoint
-from sau_adapters.image_sources import open_images
+from sau_adapters.classifiers.building import as_classifier
+from sau_adapters.images.sources import open_images
+from sau_adapters.models import locate, open_model
 from sau_adapters.triggers import open_trigger
 from sau_cli.devices import chosen_device
 from sau_cli.evaluation.metrics import Evaluation, evaluate
@@ -85,7 +86,7 @@ def plot(series: dict[str, list[dict[str, Any]]], path: Path) -> None:
 def main() -> None:
     given = arguments()
     device = chosen_device(given.device)
-    received = as_classifier(read_checkpoint(given.model)).to(device)
+    received = as_classifier(open_model(locate(given.model))).to(device)
     data = open_images(given.data, root=given.data_root)
     test = data.for_testing
     if len(test) > given.images:

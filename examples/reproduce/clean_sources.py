@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
-from sau_adapters.image_sources import open_images
+from sau_adapters.images.sources import open_images
 from sau_cli.errors import SauError
 from sau_cli.images import ImageData
 

@@ -12,14 +12,23 @@ import typer
 from rich.console import Console
 
 from sau_adapters.attack_choices import chosen_attack, name_of_attack
-from sau_adapters.checkpoints import suffix_of_result
-from sau_adapters.model_folders import SUFFIXES, weights_in
-from sau_adapters.transformers_folders import FILES
+from sau_adapters.classifiers.saving import suffix_of_result
+from sau_adapters.zoos.folders import SUFFIXES, weights_in
+from sau_adapters.zoos.transformers_folders import FILES
 from sau_cli import __version__
 from sau_cli.attacks.table import ATTACKS, attack_class
 from sau_cli.commands.attack_flags import shown
 from sau_cli.commands.evaluation_view import evaluation_checks, evaluation_table, parts_check, trigger_ids
-from sau_cli.commands.inputs import Request, data_source, fetch, from_hub, open_data, open_model_and_data, request
+from sau_cli.commands.inputs import (
+    Request,
+    data_source,
+    fetch,
+    from_hub,
+    open_data,
+    open_model_and_data,
+    received,
+    request,
+)
 from sau_cli.commands.options import (
     ArchOption,
     ClassOrderOption,
@@ -54,6 +63,7 @@ from sau_cli.reporting.json_document import plain
 from sau_cli.reporting.terminal import percent, table
 
 if TYPE_CHECKING:
+    from sau_adapters.models import OpenedModel
     from sau_cli.attacks.planting import PlannedAttack, PlantedBackdoor
     from sau_cli.attacks.training import TrainingProgress
     from sau_cli.attacks.triggers import Trigger
@@ -179,7 +189,8 @@ def attack(
         if resume and out is None:
             raise UsageError("--resume goes on with what -o names; add -o OUT.safetensors")
         fetch(session, model, download=download)
-        triggers_go_to = _reserved(session, model, out, len(names), resume=resume)
+        opened = None if model is None else received(session, model)
+        triggers_go_to = _reserved(session, opened, out, len(names), resume=resume)
         if preview is not None:
             others = (model, None if data is None else Path(data), out, None if out is None else state_path(out))
             _check_preview(preview, [one for one in (*others, *triggers_go_to) if one is not None])
@@ -194,9 +205,9 @@ def attack(
         )
         planned = _planned(names, target or ["0"], poison_rate, settings)
 
-        from sau_adapters.checkpoints import save_classifier, save_like, written_result
-        from sau_adapters.image_sources import name_of
-        from sau_adapters.pictures import write_preview
+        from sau_adapters.classifiers.saving import save_classifier, save_like, written_result
+        from sau_adapters.images.pictures import write_preview
+        from sau_adapters.images.sources import name_of
         from sau_adapters.run_states import read_attack_state, write_state
         from sau_adapters.triggers import write_trigger
         from sau_cli.attacks.planting import attack as plant
@@ -207,18 +218,18 @@ def attack(
         from sau_cli.evaluation.metrics import evaluate
 
         chosen = chosen_device(device)
-        received = None
+        implanted = None
         if model is None:
             classifier, images = _fresh(session, asked, seed)
         else:
-            received, images = open_model_and_data(session, model, asked, to_learn=True)
-            classifier = received.classifier
+            implanted, images = open_model_and_data(session, model, asked, checkpoint=opened, to_learn=True)
+            classifier = implanted.classifier
         known = classifier.description
         for one in planned:
             one.rule.check(known.classes)
         training = TrainingSettings(
-            epochs=epochs if epochs is not None else (SCRATCH_EPOCHS if received is None else IMPLANT_EPOCHS),
-            peak_lr=lr if lr is not None else (SCRATCH_LR if received is None else IMPLANT_LR),
+            epochs=epochs if epochs is not None else (SCRATCH_EPOCHS if implanted is None else IMPLANT_EPOCHS),
+            peak_lr=lr if lr is not None else (SCRATCH_LR if implanted is None else IMPLANT_LR),
             batch_size=batch_size,
             augmentation=images.augmentation if augment else Augmentation(),
             precision=chosen_precision(precision, chosen, classifier),
@@ -257,7 +268,7 @@ def attack(
                 planned=planned,
                 training=training,
                 seed=seed,
-                received=None if received is None else received.classifier,
+                received=None if implanted is None else implanted.classifier,
                 say=session.show,
                 watch=watch,
                 save=lambda state: write_state(state_file, state),
@@ -276,21 +287,21 @@ def attack(
             "attacks": _told(planned, planted.triggers, seen, planted),
             "training": plain(training),
             "rounds": planted.rounds,
-            **({} if received is None else from_hub(received.checkpoint)),
+            **({} if implanted is None else from_hub(implanted.checkpoint)),
         }
         step = HistoryStep(
             step="attack",
             settings=told,
             seed=seed,
-            input_sha256=None if received is None else received.checkpoint.sha256,
+            input_sha256=None if implanted is None else implanted.checkpoint.sha256,
             tool_version=__version__,
         )
         described = replace(known, data=name_of(data_source(asked, known)), history=(*known.history, step))
         with written_result(out, folder=out.suffix not in SUFFIXES) as weights_part:
-            if received is None:
+            if implanted is None:
                 save_classifier(weights_part, planted.classifier, described, force=True)
             else:
-                save_like(received.checkpoint, weights_part, planted.classifier, described, proof=images.for_testing)
+                save_like(implanted.checkpoint, weights_part, planted.classifier, described, proof=images.for_testing)
             for trigger, measured, path in zip(planted.triggers, seen, triggers_go_to, strict=True):
                 write_trigger(path, trigger, visibility=asdict(measured), force=True)
         session.wrote("weights", weights_in(out))
@@ -323,7 +334,7 @@ def attack(
 
 
 def _reserved(
-    session: Session, model: Path | None, out: Path | None, attacks: int, *, resume: bool
+    session: Session, model: OpenedModel | None, out: Path | None, attacks: int, *, resume: bool
 ) -> tuple[Path, ...]:
     """Where the triggers go, after a look at whether everything can be written."""
     if out is None:
@@ -331,7 +342,7 @@ def _reserved(
     suffix = ".safetensors" if model is None else suffix_of_result(model, out)
     check_weights_name(out, suffix=suffix)
     if model is not None:
-        check_not_input(model, out)
+        check_not_input(model.located.spec, out)
     paths = trigger_paths(out, attacks)
     session.reserve(out, folder_of=() if suffix else FILES)
     for path in paths:
@@ -460,8 +471,8 @@ def _show_attacks(session: Session, *, to_stdout: bool) -> None:
 
 def _fresh(session: Session, asked: Request, seed: int) -> tuple[Classifier, ImageData]:
     """A network with fresh weights, for the data."""
-    from sau_adapters.architectures import build, canonical_name, stored_name
-    from sau_adapters.image_sources import usual_normalisation
+    from sau_adapters.architectures.networks import build, canonical_name, stored_name
+    from sau_adapters.images.sources import usual_normalisation
     from sau_cli.classifier import Classifier, check_runs
     from sau_cli.description import Description, InputSpec
     from sau_cli.seeding import seeded

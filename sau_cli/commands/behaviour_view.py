@@ -15,9 +15,9 @@ from sau_cli.inspection.effort import ALL_TESTS, EASIEST_CHANGE, AskedTests, Eff
 from sau_cli.results import Check, CheckStatus
 
 if TYPE_CHECKING:
+    from sau_adapters.models import OpenedModel
     from sau_cli.classifier import Classifier
     from sau_cli.images import ImageData, LabelledImages
-    from sau_cli.inspection.file_facts import FileFacts
 
 ENOUGH = 1000
 """Images that tell an accuracy which nothing depends on."""
@@ -26,9 +26,8 @@ ENOUGH = 1000
 
 def examine(
     session: Session,
-    model: Path,
+    model: OpenedModel,
     asked: Request,
-    facts: FileFacts,
     *,
     effort: Effort | None,
     tests: AskedTests,
@@ -62,7 +61,6 @@ def examine(
             session,
             model,
             asked,
-            facts,
             needs_data=needs_data,
             gradients=wanted is not Effort.QUICK or reference is not None,
         )
@@ -81,7 +79,7 @@ def examine(
     classifier = opened.to(chosen)
     checks = () if images is None else (_accuracy(classifier, images, judged=accuracy or wanted is Effort.QUICK),)
     if reference is not None and images is not None:
-        checks = (*checks, _residual(session, facts, reference, asked, classifier, images, seed))
+        checks = (*checks, _residual(session, model, reference, asked, classifier, images, seed))
     if wanted is Effort.QUICK:
         return *checks, _not_examined("--effort quick looks at the file and the accuracy alone")
     session.checks.extend(checks)  # not to be lost if what follows fails
@@ -99,7 +97,7 @@ def examine(
 
 def _residual(
     session: Session,
-    facts: FileFacts,
+    model: OpenedModel,
     reference: Path,
     asked: Request,
     classifier: Classifier,
@@ -112,9 +110,9 @@ def _residual(
         UsageError: both are the same file.
     """
     checkpoint = received(session, reference)
-    if checkpoint.sha256 == facts.sha256:
+    if checkpoint.sha256 == model.sha256:
         raise UsageError(
-            f"--reference {reference} holds the same bytes as {facts.path}; give the model before purification"
+            f"--reference {reference} holds the same bytes as {model.path}; give the model before purification"
         )
     before, _ = open_model_and_data(
         session, reference, asked, data=images, checkpoint=checkpoint, like=classifier.description, to_learn=True
@@ -143,19 +141,21 @@ def _not_examined(why: str) -> Check:
 
 
 def _opened(
-    session: Session, model: Path, asked: Request, facts: FileFacts, *, needs_data: bool, gradients: bool
+    session: Session, model: OpenedModel, asked: Request, *, needs_data: bool, gradients: bool
 ) -> tuple[Classifier, ImageData | None]:
     """The model, with data where some is named and can be opened."""
-    if needs_data or names_data(asked, facts.description):
+    if needs_data or names_data(asked, model.facts.description):
         try:
-            opened, images = open_model_and_data(session, model, asked, to_learn=gradients)
+            opened, images = open_model_and_data(
+                session, model.located.spec, asked, checkpoint=model, to_learn=gradients
+            )
         except UsageError as error:
             if needs_data:
                 raise
             session.show(f"going on without data: {error}")
         else:
             return opened.classifier, images
-    return open_model_alone(asked, received(session, model), to_learn=gradients).classifier, None
+    return open_model_alone(asked, model, to_learn=gradients).classifier, None
 
 
 def _accuracy(classifier: Classifier, images: ImageData, *, judged: bool) -> Check:
@@ -178,7 +178,7 @@ def _behaviour(
     tests: AskedTests,
     seed: int,
 ) -> tuple[Check, ...]:
-    from sau_adapters.pictures import recovered_trigger
+    from sau_adapters.images.pictures import recovered_trigger
     from sau_cli.devices import out_of_memory
     from sau_cli.inspection.behaviour import AFFORDABLE, cost, examine_behaviour
     from sau_cli.inspection.behaviour_checks import behaviour_checks, behaviour_details

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sau_cli.inspection.file_facts import FileFacts
 
 
-def check_chain(session: Session, model: Path, facts: FileFacts, *, public_key: Path | None) -> tuple[Check, ...]:
+def check_chain(session: Session, path: Path, facts: FileFacts, *, public_key: Path | None) -> tuple[Check, ...]:
     """Show where an ONNX file comes from, and check every link; nothing of other formats, or where nothing is told.
 
     Raises:
@@ -27,13 +27,11 @@ def check_chain(session: Session, model: Path, facts: FileFacts, *, public_key: 
         sentence = f"the file is {facts.format}, which sau export does not sign, and --public-key asks for a signature"
         return (Check(id="chain.signature", status=CheckStatus.FAILED, evidence=sentence),)
 
-    from sau_adapters.model_zoos import weights_of
-    from sau_adapters.onnx_files import hashes_of
-    from sau_adapters.provenance_files import bill_hashes, hashes_beside, read_statement
-    from sau_adapters.signatures import signature_path
+    from sau_adapters.onnx.onnx_files import hashes_of
+    from sau_adapters.provenance.provenance_files import bill_hashes, hashes_beside, read_statement
+    from sau_adapters.provenance.signatures import signature_path
     from sau_cli.exporting.provenance import chain_checks, chain_links, origins_of
 
-    path = weights_of(model)
     try:
         told, billed = read_statement(path), bill_hashes(path)
     except NotEvaluable as error:
@@ -42,8 +40,8 @@ def check_chain(session: Session, model: Path, facts: FileFacts, *, public_key: 
     nothing_told = told is None and billed is None and not signed and "sau.history" not in facts.metadata
     if nothing_told and public_key is None:
         return ()
-    files = hashes_of(path, known=facts.sha256)
-    files |= {name: sha256 for name, sha256 in facts.beside.items() if sha256 is not None}
+    known = {path.name: facts.sha256} | {name: sha256 for name, sha256 in facts.beside.items() if sha256 is not None}
+    files = hashes_of(path, known=known) | known
     rows = chain_links(files=files, told=told, description=facts.description)
     session.show(table("Chain", ("", "SHA-256", "told by"), [(one.what, one.sha256[:20], one.told_by) for one in rows]))
     checks = chain_checks(
@@ -63,7 +61,7 @@ def check_chain(session: Session, model: Path, facts: FileFacts, *, public_key: 
 
 
 def _signature(path: Path, files: Collection[str], *, signed: bool, public_key: Path | None) -> Check:
-    from sau_adapters.signatures import broken_signature
+    from sau_adapters.provenance.signatures import broken_signature
 
     name = "chain.signature"
     if public_key is None:

@@ -41,7 +41,7 @@ from sau_cli.reporting.terminal import checks_table
 from sau_cli.results import Check, CheckStatus
 
 if TYPE_CHECKING:
-    from sau_adapters.checkpoints import Checkpoint
+    from sau_adapters.models import OpenedModel
     from sau_cli.attacks.triggers import Trigger
     from sau_cli.classifier import Classifier
     from sau_cli.evaluation.metrics import Evaluation
@@ -334,18 +334,17 @@ def _check_no_looser(limits: dict[str, float | None], rules: Policy | None) -> N
             )
 
 
-def _judged_file(checkpoint: Checkpoint, rules: Policy) -> tuple[Check, ...]:
+def _judged_file(checkpoint: OpenedModel, rules: Policy) -> tuple[Check, ...]:
     """Each rule about the file as a check; one that nothing here tells of is skipped, with its reason."""
-    from sau_adapters.weights_onnx import hashes_beside
     from sau_cli.inspection.policy import JudgedFile, judge_file
 
     file = JudgedFile(
-        format=checkpoint.format.value,
+        format=checkpoint.format,
         sha256=checkpoint.sha256,
         metadata=checkpoint.metadata,
         description=checkpoint.description,
         worst=None,
-        beside=hashes_beside(checkpoint.path) if checkpoint.format.value == "onnx" else {},
+        beside=checkpoint.beside,
     )
     return judge_file(file, rules)
 

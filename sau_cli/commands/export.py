@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sau_adapters.checkpoints import suffix_of_result
 from sau_adapters.files import written_together
 from sau_cli import __version__
 from sau_cli.commands.inputs import (
-    OpenedModel,
+    ReadyModel,
     Request,
     fetch,
     names_data,
@@ -49,7 +48,8 @@ from sau_cli.reporting.terminal import checks_table, table
 from sau_cli.results import Check, CheckStatus
 
 if TYPE_CHECKING:
-    from sau_adapters.export_onnx import OnnxExporter
+    from sau_adapters.models import OpenedModel
+    from sau_adapters.onnx.export import OnnxExporter
     from sau_cli.classifier import Classifier
     from sau_cli.exporting.exporter import ProvenExport
     from sau_cli.exporting.provenance import Origin
@@ -171,7 +171,8 @@ def export(
         if largest_size is not None and not dynamic_size:
             raise UsageError("--largest-size is of a dynamic size; add --dynamic-size")
         fetch(session, model, download=download)
-        if suffix_of_result(model) == ".onnx":
+        checkpoint = received(session, model)
+        if checkpoint.graph is not None:
             raise UsageError(f"{model} is ONNX already; measure it with sau evaluate")
         asked = request(
             data=data,
@@ -182,8 +183,9 @@ def export(
             class_order=class_order,
         )
 
-        from sau_adapters import onnx_files, provenance_files, signatures
-        from sau_adapters.export_onnx import OnnxExporter, Smaller, give_memory_back
+        from sau_adapters.onnx import onnx_files
+        from sau_adapters.onnx.export import OnnxExporter, Smaller, give_memory_back
+        from sau_adapters.provenance import provenance_files, signatures
         from sau_adapters.triggers import file_of, open_trigger
         from sau_cli.attacks.targets import parse_target
         from sau_cli.exporting.exporter import ExportRejected
@@ -202,7 +204,7 @@ def export(
         limits = VerificationLimits(atol=atol, rtol=rtol)
         rule = None if target is None else parse_target(target)
         triggers = tuple(open_trigger(source, rule) for source in trigger or ())
-        opened, images, name, learning = _opened(session, model, asked)
+        opened, images, name, learning = _opened(session, model, asked, checkpoint)
         if images is None and (triggers or quantize is not None):
             what = "--trigger" if triggers else "--quantize"
             raise UsageError(f"{what} needs clean images, and no data is named anywhere; add --data")
@@ -210,7 +212,7 @@ def export(
             session.took(file_of(source))
         classifier, sha256 = opened.classifier, opened.checkpoint.sha256
         triggers = tuple(one.for_classes(classifier.description.class_names) for one in triggers)
-        del opened  # the weights of the file are a second copy
+        del opened, checkpoint  # the weights of the file are a second copy
         exporter = OnnxExporter(
             opset=opset,
             metadata={"sau.source_sha256": sha256},
@@ -295,10 +297,9 @@ def _smaller(precision: ExportPrecision, quantize: Quantisation | None) -> str |
 
 
 def _opened(
-    session: Session, model: Path, asked: Request
-) -> tuple[OpenedModel, LabelledImages | None, str, LabelledImages | None]:
+    session: Session, model: Path, asked: Request, checkpoint: OpenedModel
+) -> tuple[ReadyModel, LabelledImages | None, str, LabelledImages | None]:
     """The model, its test images, the name of the data, and its training images; None for images that are not there."""
-    checkpoint = received(session, model)
     if not names_data(asked, checkpoint.description):
         session.show("no data is named by the command, the model's metadata or sau.toml: random images will have to do")
         return open_model_alone(asked, checkpoint), None, "random images", None
@@ -381,11 +382,12 @@ def _write_sidecars(
     """The statement and the bill of materials of a file that is whole."""
     from importlib.metadata import version
 
-    from sau_adapters import onnx_files, provenance_files
+    from sau_adapters.onnx import onnx_files
+    from sau_adapters.provenance import provenance_files
     from sau_cli.exporting.bill_of_materials import bill_of_materials
     from sau_cli.exporting.provenance import statement
 
-    exported = onnx_files.hashes_of(staged)
+    exported = onnx_files.hashes_of(staged, known={})
     described = exporter.described(classifier.description, proven.way, proven.form)
     versions = {"sau": __version__} | {name: version(name) for name in ("torch", "onnx", "onnxruntime", "onnxscript")}
     told = statement(

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sau_adapters.tables import NORMALISATIONS, Normalisation, WeightsFormat, parse_normalisation
+from sau_adapters.tables import NORMALISATIONS, Normalisation, parse_normalisation
 from sau_cli.commands.matching import (
     ask_for_normalisation,
     in_channels_of,
@@ -23,7 +23,7 @@ from sau_cli.commands.settings import Settings, read_settings
 from sau_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from sau_adapters.checkpoints import Checkpoint
+    from sau_adapters.models import LocatedModel, OpenedModel
     from sau_cli.classifier import Classifier
     from sau_cli.description import Description
     from sau_cli.images import ImageData
@@ -54,10 +54,10 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class OpenedModel:
-    """A model and where it came from."""
+class ReadyModel:
+    """A model that is ready to be run, and the files that it came from."""
 
-    checkpoint: Checkpoint
+    checkpoint: OpenedModel
     classifier: Classifier
 
 
@@ -106,7 +106,7 @@ def data_source(asked: Request, description: Description | None) -> str:
     Raises:
         UsageError: none is named.
     """
-    from sau_adapters.image_sources import is_named
+    from sau_adapters.images.sources import is_named
 
     told = description.data if description and description.data and is_named(description.data) else None
     source = asked.data or told or asked.settings.data
@@ -137,9 +137,9 @@ def fetch(session: Session, *models: Path | None, download: bool) -> None:
         return
     from rich.filesize import decimal
 
-    from sau_adapters.hub_downloads import fetch as fetch_files
-    from sau_adapters.hub_downloads import files_on_hub
-    from sau_adapters.model_zoos import is_on_hub
+    from sau_adapters.zoos.hub_downloads import fetch as fetch_files
+    from sau_adapters.zoos.hub_downloads import files_on_hub
+    from sau_adapters.zoos.names import is_on_hub
 
     on_hub = [model for model in models if model is not None and is_on_hub(model)]
     if not on_hub:
@@ -152,34 +152,39 @@ def fetch(session: Session, *models: Path | None, download: bool) -> None:
         fetch_files(files, progress=session.console.is_terminal and not session.quiet)
 
 
-def from_hub(checkpoint: Checkpoint) -> dict[str, str]:
+def from_hub(checkpoint: OpenedModel) -> dict[str, str]:
     """What history tells of where a received model comes from; nothing of one that is not from the hub."""
     return {} if checkpoint.source is None else {"received_from": checkpoint.source}
 
 
-def received(session: Session, path: Path) -> Checkpoint:
-    """Read a model file, and record it as an input."""
-    from sau_adapters.checkpoints import read_checkpoint
-    from sau_adapters.model_folders import weights_in
-    from sau_adapters.model_zoos import is_zoo_name
+def received(session: Session, path: Path) -> OpenedModel:
+    """Read a model's files, once, and record it as an input."""
+    from sau_adapters.models import locate
+    from sau_adapters.zoos.names import is_zoo_name
 
-    found = path if is_zoo_name(path) else weights_in(path)
-    if found != path:
-        session.show(f"the model is {found}")
-    path = found
-    with ReadingView(session) as reading:
-        checkpoint = read_checkpoint(path, watch=reading.update)
-    session.took(Path(checkpoint.source or path), checkpoint.sha256)
+    located = locate(path)
+    if located.path != path and not is_zoo_name(path):
+        session.show(f"the model is {located.path}")
+    checkpoint = opened_once(session, located)
+    session.took(Path(checkpoint.source or (path if is_zoo_name(path) else located.path)), checkpoint.sha256)
     return checkpoint
 
 
-def open_model_alone(asked: Request, checkpoint: Checkpoint, *, to_learn: bool = False) -> OpenedModel:
+def opened_once(session: Session, located: LocatedModel) -> OpenedModel:
+    """Read a model's files, and show how far that is."""
+    from sau_adapters.models import open_model
+
+    with ReadingView(session) as reading:
+        return open_model(located, watch=reading.update)
+
+
+def open_model_alone(asked: Request, checkpoint: OpenedModel, *, to_learn: bool = False) -> ReadyModel:
     """Open a model without any data: what the file does not tell must come from flags. See `open_model_and_data`.
 
     Raises:
         NotEvaluable: the architecture, the input size or the normalisation is not known.
     """
-    from sau_adapters.checkpoints import as_classifier
+    from sau_adapters.classifiers.building import as_classifier
 
     told = checkpoint.description
     named = told is not None and not told.architecture.startswith("user:")
@@ -190,7 +195,7 @@ def open_model_alone(asked: Request, checkpoint: Checkpoint, *, to_learn: bool =
         image_shape=None if asked.pixels is None else (3, *asked.pixels),
         to_learn=to_learn,
     )
-    return OpenedModel(checkpoint=checkpoint, classifier=classifier)
+    return ReadyModel(checkpoint=checkpoint, classifier=classifier)
 
 
 def open_data(session: Session, asked: Request, description: Description | None) -> ImageData:
@@ -199,7 +204,7 @@ def open_data(session: Session, asked: Request, description: Description | None)
     Raises:
         UsageError: none is named, or it is unknown or missing.
     """
-    from sau_adapters.image_sources import open_images
+    from sau_adapters.images.sources import open_images
 
     source = data_source(asked, description)
     root = asked.data_root or (Path(asked.settings.data_root) if asked.settings.data_root else None)
@@ -217,10 +222,10 @@ def open_model_and_data(
     asked: Request,
     *,
     data: ImageData | None = None,
-    checkpoint: Checkpoint | None = None,
+    checkpoint: OpenedModel | None = None,
     like: Description | None = None,
     to_learn: bool = False,
-) -> tuple[OpenedModel, ImageData]:
+) -> tuple[ReadyModel, ImageData]:
     """Open a model, and the data that goes with it, unless they are open already.
 
     The data tells the input size where the file does not. With ``to_learn``, gradients are wanted.
@@ -228,13 +233,13 @@ def open_model_and_data(
     Args:
         like: what was made of this model, if it says so; it knows what the file of this one may not.
     """
-    from sau_adapters.checkpoints import check_learns_the_same, normalises_itself
+    from sau_adapters.classifiers.building import check_learns_the_same, normalises_itself
     from sau_cli.images import check_fits
 
     role = "model" if data is None else "reference"  # which takes the data of the model
     checkpoint = checkpoint or received(session, path)
     if like is not None and checkpoint.description is None and _came_from(like, checkpoint):
-        checkpoint = replace(checkpoint, description=replace(like, history=()))
+        checkpoint = checkpoint.described_as(replace(like, history=()))
     told = checkpoint.description
     if data is None:
         data = open_data(session, asked, told)
@@ -259,7 +264,7 @@ def open_model_and_data(
         classifier, data = in_order_of_model(session, classifier, data, named=named, class_order=asked.class_order)
     if to_learn:
         check_learns_the_same(checkpoint, classifier, data.for_testing)
-    return OpenedModel(checkpoint=checkpoint, classifier=classifier), data
+    return ReadyModel(checkpoint=checkpoint, classifier=classifier), data
 
 
 def _built(
@@ -267,13 +272,14 @@ def _built(
     role: str,
     path: Path,
     asked: Request,
-    checkpoint: Checkpoint,
+    checkpoint: OpenedModel,
     data: ImageData,
     *,
     to_learn: bool,
 ) -> Classifier:
     """The classifier, whose normalisation is none where nothing tells it; and what is to be said of how it is read."""
-    from sau_adapters.checkpoints import MOST_COMPARED, as_classifier, fitting_architectures, notes_of
+    from sau_adapters.classifiers.building import as_classifier, notes_of, read_as
+    from sau_adapters.classifiers.recognition import MOST_COMPARED, fitting_architectures
 
     told = checkpoint.description
     channels, height, width = data.train.images.shape[1:]
@@ -289,14 +295,14 @@ def _built(
     # A file that sau wrote for a user's own class cannot say where its code is.
     named = told is not None and not told.architecture.startswith("user:")
     architecture = asked.arch or (None if named else asked.settings.arch)
-    tells_architecture = told is not None or checkpoint.network is not None or checkpoint.format is WeightsFormat.ONNX
+    tells_architecture = told is not None or checkpoint.network is not None or checkpoint.graph is not None
     if tells_architecture or architecture is not None:
         classifier = build(architecture=architecture)
     else:
         names = fitting_architectures(checkpoint, (channels, height, width))
         ways = [build(architecture=name) for name in (names if len(names) <= MOST_COMPARED else (None,))]
         classifier = one_architecture(session, f"{role}.architecture", path, ways, data)
-    prefix, how = checkpoint.read_as(classifier)
+    prefix, how = read_as(checkpoint, classifier)
     if told is None:
         beside = f", whose tensors' names begin with {' or '.join(prefix)} in the file" if prefix else ""
         session.show(f"{path} is a {classifier.description.architecture}{beside}")
@@ -309,13 +315,13 @@ def _built(
     return classifier
 
 
-def _named_alike(checkpoint: Checkpoint, known: Description, data: ImageData) -> bool:
+def _named_alike(checkpoint: OpenedModel, known: Description, data: ImageData) -> bool:
     """Whether the names of its classes settle in which order the model counts those of the data."""
     return not unnamed(checkpoint, known) and data.train.names_common_with(known.class_names)
 
 
 def _matched(
-    session: Session, asked: Request, checkpoint: Checkpoint, known: Description, data: ImageData
+    session: Session, asked: Request, checkpoint: OpenedModel, known: Description, data: ImageData
 ) -> ImageData:
     """The data in the channels that the model's file tells, and in the order of its classes where names settle that."""
     data = in_channels_of(session, data, known.input.channels)
@@ -333,6 +339,6 @@ def _matched(
     return data
 
 
-def _came_from(made: Description, checkpoint: Checkpoint) -> bool:
+def _came_from(made: Description, checkpoint: OpenedModel) -> bool:
     """Whether something says of itself that it was made of this file."""
     return any(step.input_sha256 == checkpoint.sha256 for step in made.history)

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Group
 
-from sau_adapters.metadata import KEYS
+from sau_adapters.classifiers.metadata import KEYS
 from sau_cli.commands.behaviour_view import examine
 from sau_cli.commands.chain_view import check_chain
-from sau_cli.commands.inputs import Request, fetch, request
+from sau_cli.commands.inputs import Request, fetch, opened_once, request
 from sau_cli.commands.options import (
     ArchOption,
     ClassOrderOption,
@@ -32,7 +32,6 @@ from sau_cli.commands.options import (
     SeedOption,
     VerboseOption,
 )
-from sau_cli.commands.progress import ReadingView
 from sau_cli.commands.session import Session
 from sau_cli.commands.settings import read_policy
 from sau_cli.errors import ExitCode, UsageError
@@ -166,7 +165,7 @@ def inspect(
             inspect_one(session, models[0], every_tensor=all_tensors or verbose)
             return
 
-        from sau_adapters.model_search import models_at
+        from sau_adapters.zoos.search import models_at
         from sau_cli.commands.inspect_folder import inspect_folder
 
         found = models_at(models)
@@ -203,16 +202,15 @@ def inspect_model(
         reference: the model that it was purified from, to look at both together.
         every_tensor: list all, not the first few.
     """
-    from sau_adapters.checkpoints import file_facts
-    from sau_adapters.model_zoos import source_of
+    from sau_adapters.models import locate
     from sau_cli.inspection.inspector import inspect as inspect_file
     from sau_cli.inspection.inspector import inspection_verdict
     from sau_cli.inspection.policy import judge_measures
 
     session.details = {"path": str(model)}
-    with ReadingView(session) as reading:
-        facts = file_facts(model, watch=reading.update)
-    session.took(Path(source_of(model, Path(facts.path)) or model), facts.sha256)
+    opened = opened_once(session, locate(model))
+    facts = opened.facts
+    session.took(Path(opened.source or model), facts.sha256)
     for name, sha256 in facts.beside.items():
         if sha256 is not None:
             session.took(Path(facts.path).parent / name, sha256)
@@ -224,14 +222,13 @@ def inspect_model(
     for shown in _tables(facts, every_tensor=every_tensor):
         session.show(shown)
     try:
-        session.checks.extend(check_chain(session, model, facts, public_key=public_key))
+        session.checks.extend(check_chain(session, opened.path, facts, public_key=public_key))
         if facts.safe and not facts.non_finite:
             accuracy = rules is not None and rules.min_acc is not None
             found = examine(
                 session,
-                model,
+                opened,
                 asked,
-                facts,
                 effort=effort,
                 tests=tests,
                 accuracy=accuracy,

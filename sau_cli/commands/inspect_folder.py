@@ -25,7 +25,7 @@ from sau_cli.reporting.terminal import VERDICT_STYLES, printable, table
 from sau_cli.results import Check, CheckStatus, Report, Verdict, counted, first_finding
 
 if TYPE_CHECKING:
-    from sau_adapters.model_search import FoundModels, PassedBy
+    from sau_adapters.zoos.search import FoundModels, PassedBy
 
 Inspect = Callable[[Session, Path], None]
 """What is done with one model: its checks and its verdict go into the session."""

@@ -12,7 +12,7 @@ from sau_cli.errors import NotEvaluable
 from sau_cli.reporting.terminal import percent, table
 
 if TYPE_CHECKING:
-    from sau_adapters.checkpoints import Checkpoint
+    from sau_adapters.models import OpenedModel
     from sau_cli.classifier import Classifier
     from sau_cli.description import Description
     from sau_cli.images import ImageData, LabelledImages
@@ -37,7 +37,7 @@ class Way:
     images: LabelledImages
 
 
-def unnamed(checkpoint: Checkpoint, known: Description) -> bool:
+def unnamed(checkpoint: OpenedModel, known: Description) -> bool:
     """Whether a model's file leaves its classes unnamed: numbers, or the data's names, stand there for want of any."""
     if checkpoint.description is None and checkpoint.network is None:
         return True
@@ -134,7 +134,7 @@ def with_inner_transform(session: Session, role: str, classifier: Classifier, im
     Args:
         role: ``model`` or ``reference``.
     """
-    from sau_adapters.checkpoints import renormalised
+    from sau_adapters.classifiers.building import renormalised
 
     known = classifier.description
     if known.architecture not in INNER_TRANSFORM or known.input.channels != 3 or known.classes != images.classes:
@@ -157,7 +157,7 @@ def ask_for_normalisation(session: Session, path: object, classifier: Classifier
     Raises:
         NotEvaluable: always.
     """
-    from sau_adapters.checkpoints import renormalised
+    from sau_adapters.classifiers.building import renormalised
     from sau_cli.evaluation.metrics import evaluate
     from sau_cli.images import check_fits
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sau_adapters.model_folders import SUFFIXES
-from sau_adapters.model_zoos import bare_name, is_zoo_name
+from sau_adapters.zoos.folders import SUFFIXES
+from sau_adapters.zoos.names import bare_name, is_zoo_name
 from sau_cli.errors import UsageError
 
 

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Group
 
-from sau_adapters.checkpoints import suffix_of_result
-from sau_adapters.model_folders import weights_in
-from sau_adapters.transformers_folders import FILES
+from sau_adapters.classifiers.saving import suffix_of_result
+from sau_adapters.zoos.folders import weights_in
+from sau_adapters.zoos.transformers_folders import FILES
 from sau_cli import __version__
-from sau_cli.commands.inputs import data_source, fetch, from_hub, open_model_and_data, request
+from sau_cli.commands.inputs import data_source, fetch, from_hub, open_model_and_data, received, request
 from sau_cli.commands.options import (
     ArchOption,
     ClassOrderOption,
@@ -199,7 +199,8 @@ def purify(
         team = team_of_environment()
         session.join(team)
         fetch(session, model, download=download)
-        suffix = suffix_of_result(model, out)
+        received_model = received(session, model)
+        suffix = suffix_of_result(received_model, out)
         destination = out or purified_name(model, suffix=suffix)
         check_weights_name(destination, suffix=suffix)
         check_not_input(model, destination)
@@ -240,8 +241,8 @@ def purify(
         if share is not None and not 0 < share <= 1:
             raise UsageError(f"--clean-frac {share:g} is impossible; give a share above 0 and at most 1, such as 0.05")
 
-        from sau_adapters.checkpoints import save_like, written_result
-        from sau_adapters.image_sources import name_of
+        from sau_adapters.classifiers.saving import save_like, written_result
+        from sau_adapters.images.sources import name_of
         from sau_adapters.run_states import read_state, write_state
         from sau_cli.devices import chosen_device
         from sau_cli.images import draw_clean
@@ -255,7 +256,7 @@ def purify(
         from sau_cli.unlearning.purifier import purify as remove
 
         chosen = chosen_device(own_device(device))
-        opened, images = open_model_and_data(session, model, asked, to_learn=True)
+        opened, images = open_model_and_data(session, model, asked, checkpoint=received_model, to_learn=True)
         if goes_on and destination.exists() and not (force or _came_from(destination, opened.checkpoint.sha256)):
             raise UsageError(f"{destination} is not of this run; give another name with -o, or add --force")
         if share is None and images.test is not None:
@@ -416,10 +417,10 @@ def _unseen(clean: CleanData) -> LabelledImages:
 
 def _came_from(weights: Path, sha256: str) -> bool:
     """Whether a file says that it was purified from the model with this SHA-256."""
-    from sau_adapters.checkpoints import file_facts
+    from sau_adapters.models import locate, open_model
 
     try:
-        told = file_facts(weights).description
+        told = open_model(locate(weights)).facts.description
     except SauError:
         return False
     last = told.history[-1] if told and told.history else None

@@ -36,7 +36,7 @@ def residual_of(
         shared: whether there are two.
         unlearned: classes whose triggers were inverted and unlearned; None where that is not known.
     """
-    from sau_adapters.pictures import change_shown
+    from sau_adapters.images.pictures import change_shown
     from sau_cli.devices import out_of_memory
     from sau_cli.inspection.residual import overlooked, residual_test
     from sau_cli.inspection.residual_checks import (

@@ -8,11 +8,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from sau_adapters.tables import WeightsFormat
+from sau_adapters.weights.formats import FORMATS
 from sau_cli.errors import UsageError, reason_of
 from sau_cli.inspection.policy import Policy, parse_policy
-
-FORMATS = tuple(one.value for one in WeightsFormat)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

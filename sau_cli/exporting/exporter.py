@@ -63,7 +63,7 @@ class ExportRejected(VerificationFailed):
 
 
 class Exporter(Protocol):
-    """Writes a classifier in another format; ``sau_adapters.export_onnx.OnnxExporter`` is one.
+    """Writes a classifier in another format; ``sau_adapters.onnx.export.OnnxExporter`` is one.
 
     Attributes:
         forms: of a proven graph, smaller or of another input; tried in turn. Empty where the graph is what is wanted.

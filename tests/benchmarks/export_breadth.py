@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from sau_adapters.architectures import build, canonical_name
-from sau_adapters.export_onnx import OnnxExporter
+from sau_adapters.architectures.networks import build, canonical_name
+from sau_adapters.onnx.export import OnnxExporter
 from sau_cli.classifier import Classifier
 from sau_cli.description import Description, InputSpec
 from sau_cli.errors import SauError

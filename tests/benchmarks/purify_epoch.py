@@ -23,9 +23,9 @@ from pathlib import Path
 import torch
 from torch.nn.functional import cross_entropy
 
-from sau_adapters.checkpoints import as_classifier, read_checkpoint
-from sau_adapters.cifar_networks import CIFAR_NETWORKS
-from sau_adapters.image_sources import open_images
+from sau_adapters.architectures.cifar_networks import CIFAR_NETWORKS
+from sau_adapters.classifiers.building import as_classifier
+from sau_adapters.images.sources import open_images
 from sau_cli.attacks.training import TrainingSettings, train
 from sau_cli.classifier import Classifier
 from sau_cli.devices import chosen_device
@@ -37,6 +37,7 @@ from sau_cli.unlearning.purifier import purify
 from sau_cli.unlearning.recipes import Recipe
 from sau_cli.unlearning.run_state import RunState
 from sau_cli.unlearning.search_space import ball
+from tests.support.models import read_checkpoint
 from tests.support.naive_sau import naive_sau
 from tests.support.toys import describe, random_images
 

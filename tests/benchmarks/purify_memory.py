@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch.nn.functional import cross_entropy
 
-from sau_adapters.cifar_networks import CIFAR_NETWORKS
+from sau_adapters.architectures.cifar_networks import CIFAR_NETWORKS
 from sau_cli.devices import chosen_device
 from sau_cli.images import CleanData, as_pixels
 from sau_cli.precision import Precision, fast_layout, running_in

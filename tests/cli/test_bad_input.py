@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from sau_adapters.checkpoints import save_classifier
-from sau_adapters.cifar_networks import CIFAR_NETWORKS
+from sau_adapters.architectures.cifar_networks import CIFAR_NETWORKS
+from sau_adapters.classifiers.saving import save_classifier
 from sau_adapters.files import claimed
-from sau_adapters.image_sources import open_images
+from sau_adapters.images.sources import open_images
 from tests.cli.conftest import one_sentence
 from tests.support.files import hostile_pickle, hostile_zip
 from tests.support.toys import describe
@@ -462,12 +462,12 @@ def test_a_report_never_takes_the_place_of_a_model(call, bad):
 
 
 def test_weights_that_cannot_be_written_leave_no_trigger(call, monkeypatch):
-    from sau_adapters import checkpoints
+    from sau_adapters.classifiers import saving
 
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoints, "save_classifier", full)
+    monkeypatch.setattr(saving, "save_classifier", full)
     one_sentence(call(*TRAIN, "--data", "digits"), 2, "No space left")
 
 
@@ -484,7 +484,7 @@ def test_an_interruption_leaves_nothing(call, bad, monkeypatch, tmp_path):
 
 
 def test_an_export_that_computes_something_else_is_not_written(call, bad, monkeypatch, tmp_path):
-    from sau_adapters.export_onnx import OnnxExporter
+    from sau_adapters.onnx.export import OnnxExporter
 
     open_as_written = OnnxExporter.open
 

@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from sau_adapters.image_sources import open_images
+from sau_adapters.images.sources import open_images
 from sau_adapters.triggers import open_trigger, write_trigger
 from sau_cli.attacks.targets import parse_target
 from sau_cli.unlearning.recipes import REVISION
@@ -53,7 +53,7 @@ def test_attack_writes_weights_and_a_trigger_that_works(planted):
 
 def test_the_asr_recomputed_by_hand_from_the_files(planted):
     """Without a line of the product but the network: stamp by the trigger's tensors, normalise, count."""
-    from sau_adapters.cifar_networks.small_cnn import SmallCNN
+    from sau_adapters.architectures.cifar_networks.small_cnn import SmallCNN
 
     network = SmallCNN(10, 1)
     network.load_state_dict(load_file(planted / "bad.safetensors"))
@@ -248,7 +248,7 @@ def test_export_is_run_by_bare_onnxruntime(call, bad):
 
 def test_a_users_own_network(call, bad):
     Path("mine.py").write_text(
-        "from sau_adapters.cifar_networks.small_cnn import SmallCNN\n"
+        "from sau_adapters.architectures.cifar_networks.small_cnn import SmallCNN\n"
         "class Mine(SmallCNN):\n"
         "    def __init__(self, num_classes):\n"
         "        super().__init__(num_classes, 1)\n"

@@ -19,9 +19,9 @@ from onnx import numpy_helper
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from sau_adapters import onnx_files
-from sau_adapters.export_onnx import OnnxExporter
-from sau_adapters.image_sources import open_images
+from sau_adapters.images.sources import open_images
+from sau_adapters.onnx import onnx_files
+from sau_adapters.onnx.export import OnnxExporter
 from sau_cli.exporting.verification import provider_id
 from tests.cli.conftest import one_sentence
 from tests.conftest import ROOT, Finished
@@ -133,8 +133,8 @@ def test_smaller_forms_have_limits_of_their_own(call, bad, exported, flags, form
 
 def test_a_backdoor_that_quantising_wakes_is_caught(call, bad, monkeypatch):
     """An 8-bit file that sends every image of the trigger to its target, of a model that does not."""
-    from sau_adapters import onnx_forms
-    from sau_adapters.export_onnx import onnx_forms as used
+    from sau_adapters.onnx import onnx_forms
+    from sau_adapters.onnx.export import onnx_forms as used
 
     done = call("purify", bad, "--clean-frac", "0.2", "--recipe", "paper", "--lr", "2e-3", "--epochs", "20", "-q")
     assert done.code == 0
@@ -444,7 +444,7 @@ def test_signing(call, bad, monkeypatch):
     Path("no.pem").write_text("no key")
     one_sentence(call("export", bad, "-o", "n.onnx", "--sign-key", "no.pem"), 2, "no key that signs")
     one_sentence(call("inspect", "--effort", "quick", "m.onnx", "--public-key", "no.pem"), 2, "no public key")
-    monkeypatch.setattr("sau_adapters.signatures.find_spec", lambda name: None)
+    monkeypatch.setattr("sau_adapters.provenance.signatures.find_spec", lambda name: None)
     one_sentence(call("export", bad, "-o", "n.onnx", "--sign-key", "key.pem"), 2, "pip install model-signing pyopenssl")
     nothing_at("n.onnx")
 

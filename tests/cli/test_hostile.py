@@ -64,7 +64,7 @@ def test_a_users_network_that_misbehaves(call, text, code):
 
 def test_what_a_network_prints_does_not_reach_standard_output(sau, tmp_path):
     (tmp_path / "net.py").write_text(
-        "import torch\nfrom sau_adapters.cifar_networks.small_cnn import SmallCNN\nprint('reading')\n"
+        "import torch\nfrom sau_adapters.architectures.cifar_networks.small_cnn import SmallCNN\nprint('reading')\n"
         "def Net(num_classes, in_channels):\n    print('building')\n    return SmallCNN(num_classes, in_channels)\n"
     )
     words = ("--attack", "badnets", "--arch", "net.py:Net", "--data", "digits", "--epochs", "1")
@@ -215,7 +215,7 @@ def test_members_of_an_npz_that_are_no_arrays(call, bad):
 
 
 def test_pictures_of_16_bits_are_scaled_and_of_32_refused(tmp_path):
-    from sau_adapters.image_sources import open_images
+    from sau_adapters.images.sources import open_images
     from sau_cli.errors import NotEvaluable
 
     for name in ("a", "b"):

@@ -13,9 +13,9 @@ import torch
 from junitparser import JUnitXml
 from safetensors.torch import load_file, save_file
 
-from sau_adapters.checkpoints import save_classifier
-from sau_adapters.cifar_networks import CIFAR_NETWORKS
-from sau_adapters.model_search import models_under
+from sau_adapters.architectures.cifar_networks import CIFAR_NETWORKS
+from sau_adapters.classifiers.saving import save_classifier
+from sau_adapters.zoos.search import models_under
 from sau_cli.commands import inspect_folder
 from sau_cli.commands.session import Session
 from tests.cli.conftest import one_sentence

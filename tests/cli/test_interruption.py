@@ -173,13 +173,13 @@ def test_starting_over_forgets_the_run_before(call, bad, monkeypatch):
 
 
 def test_interrupted_while_the_result_is_written(call, bad, monkeypatch):
-    from sau_adapters import checkpoints
+    from sau_adapters.classifiers import saving
 
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     words = ("purify", bad, *WORDS, "--epochs", "2", "-o", "out.safetensors")
     with monkeypatch.context() as patched:
-        patched.setattr(checkpoints, "save_like", interrupted)
+        patched.setattr(saving, "save_like", interrupted)
         one_sentence(call(*words), 130, "--resume", "out.resume.safetensors")
     assert call(*words, "--resume").code == 0

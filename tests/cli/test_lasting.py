@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sau_adapters.image_sources import open_images
+from sau_adapters.images.sources import open_images
 from tests.cli.conftest import one_sentence
 
 TRIGGER = ("--trigger", "bad.trigger.safetensors")

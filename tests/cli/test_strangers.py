@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from timm.models import save_for_hf
 
-from sau_adapters.image_sources import open_images
+from sau_adapters.images.sources import open_images
 from sau_cli.commands.matching import one_architecture
 from sau_cli.commands.session import Session
 from tests.cli.conftest import one_sentence

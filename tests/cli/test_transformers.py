@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from safetensors import safe_open
 
-from sau_adapters import transformers_networks
+from sau_adapters.architectures import transformers_networks
 from sau_adapters.silence import silenced
 from tests.cli.conftest import one_sentence
 from tests.support.transformers_models import NAMES, answers, lessons, network, saved, taught

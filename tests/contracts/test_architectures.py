@@ -9,14 +9,16 @@ import timm
 import torch
 from safetensors.torch import load_file
 
-from sau_adapters.architecture_index import known_architectures, recognised
-from sau_adapters.architectures import build, canonical_name, load_state, told_sizes
-from sau_adapters.checkpoints import as_classifier, read_checkpoint, save_classifier
-from sau_adapters.cifar_networks import CIFAR_NETWORKS
+from sau_adapters.architectures.cifar_networks import CIFAR_NETWORKS
+from sau_adapters.architectures.index import known_architectures, recognised
+from sau_adapters.architectures.networks import build, canonical_name, load_state, told_sizes
+from sau_adapters.classifiers.building import as_classifier
+from sau_adapters.classifiers.saving import save_classifier
 from sau_cli.classifier import Classifier
 from sau_cli.description import Description
 from sau_cli.errors import NotEvaluable, UsageError
 from sau_cli.evaluation.predictions import predicted_logits
+from tests.support.models import read_checkpoint
 from tests.support.toys import names, random_images, spec
 
 OURS = ["preact_resnet18", "cifar_resnet18", "cifar_vgg19_bn", "wrn_16_1", "wrn_10_2", "small_cnn"]
@@ -52,7 +54,7 @@ def test_round_trip_through_a_file(tmp_path, name):
 
 def test_every_network_of_ours_is_in_the_index():
     assert set(CIFAR_NETWORKS) <= set(known_architectures())
-    assert len(known_architectures()) > 1000, "run python -m sau_adapters.build_architecture_index"
+    assert len(known_architectures()) > 1000, "run python -m sau_adapters.architectures.build_index"
 
 
 def test_timm_loads_what_we_write(tmp_path):

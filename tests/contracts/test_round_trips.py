@@ -11,12 +11,14 @@ import torch
 from safetensors.torch import load_file
 from torchvision import models
 
-from sau_adapters.architecture_index import recognised
-from sau_adapters.architectures import build
-from sau_adapters.checkpoints import as_classifier, read_checkpoint, save_classifier
-from sau_adapters.cifar_networks import CIFAR_NETWORKS, PIXELS
+from sau_adapters.architectures.cifar_networks import CIFAR_NETWORKS, PIXELS
+from sau_adapters.architectures.index import recognised
+from sau_adapters.architectures.networks import build
+from sau_adapters.classifiers.building import as_classifier
+from sau_adapters.classifiers.saving import save_classifier
 from sau_cli.classifier import Classifier
 from sau_cli.description import Description
+from tests.support.models import read_checkpoint
 from tests.support.toys import names, spec
 
 TIMM = (

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sau_adapters.architecture_index import recognised
-from sau_adapters.cifar_networks import CIFAR_NETWORKS, PIXELS
-from sau_adapters.cifar_networks.lenet import ACTIVATIONS
+from sau_adapters.architectures.cifar_networks import CIFAR_NETWORKS, PIXELS
+from sau_adapters.architectures.cifar_networks.lenet import ACTIVATIONS
+from sau_adapters.architectures.index import recognised
 
 LARGE = 1202
 """Layers of a network that takes seconds even without memory: one form of it stands for all."""

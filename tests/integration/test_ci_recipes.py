@@ -15,8 +15,8 @@ import pytest
 import torch
 import yaml
 
-from sau_adapters.checkpoints import save_classifier
-from sau_adapters.cifar_networks import CIFAR_NETWORKS
+from sau_adapters.architectures.cifar_networks import CIFAR_NETWORKS
+from sau_adapters.classifiers.saving import save_classifier
 from sau_cli.commands.settings import read_settings
 from tests.conftest import ROOT
 from tests.support.toys import describe

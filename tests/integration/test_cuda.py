@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 import torch
 
-from sau_adapters.cifar_networks import CIFAR_NETWORKS
+from sau_adapters.architectures.cifar_networks import CIFAR_NETWORKS
 from sau_cli.attacks.planting import attack
 from sau_cli.attacks.table import ATTACKS
 from sau_cli.evaluation.predictions import predicted_logits

@@ -108,7 +108,7 @@ def test_the_whole_job_on_gtsrb(sau, gtsrb, tmp_path):
 
 
 def test_cifar10_is_opened_as_torchvision_lays_it_out(cifar10):
-    from sau_adapters.image_sources import open_images
+    from sau_adapters.images.sources import open_images
 
     data = open_images("cifar10", root=cifar10)
     assert (len(data.train), len(data.test), data.train.class_names[0]) == (50_000, 10_000, "airplane")
@@ -119,7 +119,7 @@ def test_cifar10_is_opened_as_torchvision_lays_it_out(cifar10):
 def test_a_damaged_cifar10_is_refused(cifar10, tmp_path):
     import shutil
 
-    from sau_adapters.image_sources import open_images
+    from sau_adapters.images.sources import open_images
     from sau_cli.errors import UsageError
 
     copy = tmp_path / "copy"

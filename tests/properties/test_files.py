@@ -11,14 +11,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from sau_adapters.checkpoints import as_classifier, file_facts, read_checkpoint, save_classifier
-from sau_adapters.cifar_networks import CIFAR_NETWORKS
-from sau_adapters.export_onnx import OnnxExporter
-from sau_adapters.metadata import from_metadata, to_metadata
-from sau_adapters.onnx_files import add_metadata
+from sau_adapters.architectures.cifar_networks import CIFAR_NETWORKS
+from sau_adapters.classifiers.building import as_classifier
+from sau_adapters.classifiers.metadata import from_metadata, to_metadata
+from sau_adapters.classifiers.saving import save_classifier
+from sau_adapters.onnx.export import OnnxExporter
+from sau_adapters.onnx.onnx_files import add_metadata
 from sau_cli.description import Description, InputSpec
 from sau_cli.errors import NotEvaluable, SauError
 from tests.support.keras_files import KERAS_FILES
+from tests.support.models import file_facts, read_checkpoint
 from tests.support.toys import describe
 
 quick = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

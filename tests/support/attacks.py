@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from sau_adapters.cifar_networks import CIFAR_NETWORKS
+from sau_adapters.architectures.cifar_networks import CIFAR_NETWORKS
 from sau_cli.attacks.attack import Attack, Scene
 from sau_cli.attacks.badnets import BadNets
 from sau_cli.attacks.blended import Blended

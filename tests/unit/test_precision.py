@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from sau_adapters.cifar_networks import CIFAR_NETWORKS
+from sau_adapters.architectures.cifar_networks import CIFAR_NETWORKS
 from sau_cli.errors import UsageError
 from sau_cli.images import CleanData
 from sau_cli.precision import Precision, bf16_pays, check_precision, chosen_precision, running_in

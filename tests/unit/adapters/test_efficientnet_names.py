@@ -6,9 +6,11 @@ import pytest
 import timm
 import torch
 
-from sau_adapters.checkpoints import as_classifier, file_facts, read_checkpoint, save_like
-from sau_adapters.cifar_networks import CIFAR_NETWORKS
-from sau_adapters.cifar_networks.efficientnet_pytorch import SCALES
+from sau_adapters.architectures.cifar_networks import CIFAR_NETWORKS
+from sau_adapters.architectures.cifar_networks.efficientnet_pytorch import SCALES
+from sau_adapters.classifiers.building import as_classifier
+from sau_adapters.classifiers.saving import save_like
+from tests.support.models import file_facts, read_checkpoint
 from tests.support.toys import random_images
 
 TOLERANCE = 1e-4

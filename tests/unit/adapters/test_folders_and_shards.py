@@ -9,9 +9,10 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from sau_adapters.checkpoints import as_classifier, file_facts, read_checkpoint
-from sau_adapters.cifar_networks import CIFAR_NETWORKS
+from sau_adapters.architectures.cifar_networks import CIFAR_NETWORKS
+from sau_adapters.classifiers.building import as_classifier
 from sau_cli.errors import NotEvaluable, UnsafeFile, UsageError
+from tests.support.models import file_facts, read_checkpoint
 
 PLAIN = {"normalisation": ((0.0,), (1.0,)), "image_shape": (3, 32, 32)}
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sau_adapters.hub_downloads import _chosen, fetch, files_on_hub
-from sau_adapters.model_zoos import hub_name, source_of, weights_of
+from sau_adapters.zoos.hub_downloads import _chosen, fetch, files_on_hub
+from sau_adapters.zoos.names import hub_name, source_of, weights_of
 from sau_cli.errors import NotEvaluable, UsageError
 from tests.support.hub import COMMIT, hub
 

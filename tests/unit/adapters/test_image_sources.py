@@ -3,8 +3,8 @@ import pytest
 import torch
 from PIL import Image
 
-from sau_adapters.image_sources import is_named, name_of, open_images, usual_normalisation
-from sau_adapters.images_arrays import resized
+from sau_adapters.images.arrays import resized
+from sau_adapters.images.sources import is_named, name_of, open_images, usual_normalisation
 from sau_adapters.tables import parse_normalisation
 from sau_cli.errors import NotEvaluable, UnsafeFile, UsageError
 from tests.support.files import pickled_array

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sau_adapters.images_folder import open_folder, part_of
+from sau_adapters.images.folder import open_folder, part_of
 from sau_cli.errors import NotEvaluable
 
 

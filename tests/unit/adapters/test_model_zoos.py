@@ -11,10 +11,11 @@ import torch
 from safetensors.torch import save_file
 from torchvision import models
 
-from sau_adapters.checkpoints import as_classifier, file_facts, read_checkpoint
-from sau_adapters.model_zoos import weights_of
+from sau_adapters.classifiers.building import as_classifier
+from sau_adapters.zoos.names import weights_of
 from sau_cli.commands.outputs import purified_name
 from sau_cli.errors import UsageError
+from tests.support.models import file_facts, read_checkpoint
 
 
 @pytest.fixture

@@ -11,14 +11,17 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from sau_adapters.architectures import build
-from sau_adapters.checkpoints import as_classifier, check_learns_the_same, file_facts, read_checkpoint, save_like
-from sau_adapters.export_onnx import OnnxExporter
-from sau_adapters.onnx_networks import ConvertedOnnx, OnnxNetwork
+from sau_adapters.architectures.networks import build
+from sau_adapters.classifiers.building import as_classifier, check_learns_the_same
+from sau_adapters.classifiers.saving import save_like
+from sau_adapters.onnx.export import OnnxExporter
+from sau_adapters.onnx.networks import ConvertedOnnx, OnnxNetwork, classifier_graph
+from sau_adapters.weights.onnx import open_graph
 from sau_cli.classifier import Classifier
 from sau_cli.description import Description
 from sau_cli.errors import NotEvaluable, UnsafeFile, UsageError
 from tests.support.graphs import linear_graph
+from tests.support.models import file_facts, read_checkpoint
 from tests.support.toys import names, random_images, spec
 
 WEIGHT = np.random.default_rng(0).normal(size=(64, 10)).astype(np.float32)
@@ -137,7 +140,7 @@ def test_layers_that_share_weights_in_the_file_learn_their_own(tmp_path):
     graph = helper.make_graph(nodes, "twice", [given], [taken], [numpy_helper.from_array(square, "w")])
     imports = [helper.make_opsetid("", 17)]
     onnx.save(helper.make_model(graph, opset_imports=imports, ir_version=9), str(tmp_path / "m.onnx"))
-    network = ConvertedOnnx(tmp_path / "m.onnx")
+    network = ConvertedOnnx(classifier_graph(open_graph(tmp_path / "m.onnx")))
     first, second = list(network.parameters())[:2]
     with torch.no_grad():
         first.mul_(2)

@@ -10,8 +10,9 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from sau_adapters.onnx_networks import ConvertedOnnx, classifier_graph
-from sau_adapters.onnx_readings import for_any_batch
+from sau_adapters.onnx.networks import ConvertedOnnx, OnnxNetwork, classifier_graph
+from sau_adapters.onnx.readings import for_any_batch
+from sau_adapters.weights.onnx import open_graph
 from sau_cli.errors import NotEvaluable
 
 SIDE, CLASSES = 4, 3
@@ -46,6 +47,10 @@ def graph(
     return path
 
 
+def read(path: Path) -> OnnxNetwork:
+    return classifier_graph(open_graph(path))
+
+
 def number(value: float, name: str) -> onnx.TensorProto:
     return numpy_helper.from_array(np.float32(value), name)
 
@@ -63,11 +68,11 @@ def number(value: float, name: str) -> onnx.TensorProto:
     ],
 )
 def test_the_end_is_left_out_and_put_back(tmp_path, after, name):
-    network = classifier_graph(graph(tmp_path / "m.onnx", after=after))
+    network = read(graph(tmp_path / "m.onnx", after=after))
     assert network.reading is not None
     assert network.reading.ends_in == name
     assert torch.allclose(network(IMAGES), LOGITS, atol=1e-5)
-    converted = ConvertedOnnx(tmp_path / "m.onnx", network)
+    converted = ConvertedOnnx(network)
     assert torch.allclose(converted(IMAGES), LOGITS, atol=1e-5)
     back = converted.written_back()
     assert [node.op_type for node in back.graph.node][-len(after) :] == [node.op_type for node in after]
@@ -77,7 +82,7 @@ def test_the_end_is_left_out_and_put_back(tmp_path, after, name):
 
 def test_a_soft_max_over_another_axis_stays(tmp_path):
     after = (helper.make_node("Softmax", ["logits"], ["p"], axis=0),)
-    assert classifier_graph(graph(tmp_path / "m.onnx", after=after)).reading.ends_in == ""
+    assert read(graph(tmp_path / "m.onnx", after=after)).reading.ends_in == ""
 
 
 def test_a_soft_max_in_the_middle_stays(tmp_path):
@@ -85,7 +90,7 @@ def test_a_soft_max_in_the_middle_stays(tmp_path):
         helper.make_node("Softmax", ["logits"], ["p"], axis=-1),
         helper.make_node("Add", ["p", "logits"], ["sum"]),
     )
-    network = classifier_graph(graph(tmp_path / "m.onnx", after=after))
+    network = read(graph(tmp_path / "m.onnx", after=after))
     assert network.reading.ends_in == ""
     assert torch.allclose(network(IMAGES), LOGITS + LOGITS.softmax(dim=1), atol=1e-5)
 
@@ -107,31 +112,31 @@ def test_the_first_steps_tell_what_pixels_are_meant(tmp_path, steps, constants, 
         helper.make_node(step, [names[place], f"c{place}"], [names[place + 1]]) for place, step in enumerate(steps)
     )
     more = tuple(number(value, f"c{place}") for place, value in enumerate(constants))
-    reading = classifier_graph(graph(tmp_path / "m.onnx", before=before, more=more)).reading
+    reading = read(graph(tmp_path / "m.onnx", before=before, more=more)).reading
     assert (reading.normalises, reading.rescales) == (True, rescales)
 
 
 def test_a_graph_that_begins_with_its_layers_tells_nothing(tmp_path):
-    reading = classifier_graph(graph(tmp_path / "m.onnx")).reading
+    reading = read(graph(tmp_path / "m.onnx")).reading
     assert (reading.normalises, reading.rescales, reading.notes) == (False, False, ())
 
 
 def test_height_before_channels(tmp_path):
     before = (helper.make_node("Transpose", ["images"], ["nchw"], perm=[0, 3, 1, 2]),)
-    network = classifier_graph(graph(tmp_path / "m.onnx", before=before, shape=("n", SIDE, SIDE, 3)))
+    network = read(graph(tmp_path / "m.onnx", before=before, shape=("n", SIDE, SIDE, 3)))
     assert torch.allclose(network(IMAGES), LOGITS, atol=1e-5)
-    assert torch.allclose(ConvertedOnnx(tmp_path / "m.onnx", network)(IMAGES), LOGITS, atol=1e-5)
+    assert torch.allclose(ConvertedOnnx(network)(IMAGES), LOGITS, atol=1e-5)
 
 
 def test_weights_that_are_constants(tmp_path):
-    network = classifier_graph(graph(tmp_path / "m.onnx", constants=True))
+    network = read(graph(tmp_path / "m.onnx", constants=True))
     assert torch.allclose(network(IMAGES), LOGITS, atol=1e-5)
 
 
 def test_logits_with_two_axes_more(tmp_path):
     after = (helper.make_node("Reshape", ["logits", "shape"], ["four"]),)
     more = (numpy_helper.from_array(np.array([-1, CLASSES, 1, 1]), "shape"),)
-    network = classifier_graph(graph(tmp_path / "m.onnx", after=after, more=more, out=("n", CLASSES, 1, 1)))
+    network = read(graph(tmp_path / "m.onnx", after=after, more=more, out=("n", CLASSES, 1, 1)))
     assert network.input.classes == CLASSES
     assert network(IMAGES).shape == (5, CLASSES)
 
@@ -139,10 +144,10 @@ def test_logits_with_two_axes_more(tmp_path):
 def test_a_batch_axis_that_is_free_in_name_only(tmp_path):
     flatten = helper.make_node("Reshape", ["images", "shape"], ["flat"])
     more = (numpy_helper.from_array(np.array([1, WEIGHT.shape[0]]), "shape"),)
-    network = classifier_graph(graph(tmp_path / "m.onnx", flatten=flatten, more=more))
+    network = read(graph(tmp_path / "m.onnx", flatten=flatten, more=more))
     assert "and is freed" in network.reading.notes[0]
     assert torch.allclose(network(IMAGES), LOGITS, atol=1e-5)
-    assert torch.allclose(ConvertedOnnx(tmp_path / "m.onnx", network)(IMAGES), LOGITS, atol=1e-5)
+    assert torch.allclose(ConvertedOnnx(network)(IMAGES), LOGITS, atol=1e-5)
 
 
 def test_a_reshape_that_keeps_its_batch_is_left_alone():
@@ -155,4 +160,4 @@ def test_a_dropout_that_is_on(tmp_path):
     after = (helper.make_node("Dropout", ["logits", "ratio", "on"], ["dropped"]),)
     more = (number(0.5, "ratio"), numpy_helper.from_array(np.array(True), "on"))
     with pytest.raises(NotEvaluable, match=r"m\.onnx has a dropout that is switched on"):
-        classifier_graph(graph(tmp_path / "m.onnx", after=after, more=more))
+        read(graph(tmp_path / "m.onnx", after=after, more=more))

@@ -16,8 +16,8 @@ import pytest
 import torch
 from torch.utils.serialization import config
 
-from sau_adapters.checkpoints import file_facts, read_checkpoint
 from sau_cli.errors import NotEvaluable, UnsafeFile
+from tests.support.models import file_facts, read_checkpoint
 
 STATE = {"fc.weight": torch.eye(3), "fc.bias": torch.zeros(3)}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from sau_adapters.pictures import enlargement
+from sau_adapters.images.pictures import enlargement
 
 
 def test_a_few_large_differences_do_not_hide_the_small_ones():

@@ -13,14 +13,16 @@ from safetensors.torch import save_file
 from torch.nn.functional import pad
 from torchvision import models
 
-from sau_adapters.architecture_index import recognised
-from sau_adapters.checkpoints import as_classifier, file_facts, read_checkpoint, save_classifier
-from sau_adapters.cifar_networks import CIFAR_NETWORKS
-from sau_adapters.state_names import prefixes
+from sau_adapters.architectures.cifar_networks import CIFAR_NETWORKS
+from sau_adapters.architectures.index import recognised
+from sau_adapters.architectures.state_names import prefixes
+from sau_adapters.classifiers.building import as_classifier
+from sau_adapters.classifiers.saving import save_classifier
 from sau_cli.classifier import Classifier
 from sau_cli.description import Description
 from sau_cli.errors import NotEvaluable
 from tests.conftest import ROOT
+from tests.support.models import file_facts, read_checkpoint
 from tests.support.toys import names, spec
 
 PLAIN = {"normalisation": ((0.0,), (1.0,)), "image_shape": (3, 64, 64)}
@@ -198,8 +200,8 @@ def test_a_large_file_is_recognised_without_torch_and_in_a_moment(tmp_path):
     path = tmp_path / "large.safetensors"
     save_file(timm.create_model("convnext_base", num_classes=3).state_dict(), path)
     script = (
-        "import sys, time; from pathlib import Path; from sau_adapters.checkpoints import file_facts; "
-        f"names = [one.name for one in file_facts(Path({str(path)!r})).recognition.fitting]; "
+        "import sys, time; from pathlib import Path; from sau_adapters.models import locate, open_model; "
+        f"names = [one.name for one in open_model(locate(Path({str(path)!r}))).facts.recognition.fitting]; "
         "assert 'timm:convnext_base' in names, names; sys.exit('torch' in sys.modules)"
     )
     started = time.monotonic()

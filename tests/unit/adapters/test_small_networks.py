@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from sau_adapters.cifar_networks.cifar_densenet import DenseBlock
-from sau_adapters.cifar_networks.cifar_dpn import DualPathBlock
-from sau_adapters.cifar_networks.cifar_efficientnet import ExcitedInvertedBlock
-from sau_adapters.cifar_networks.cifar_resnet import BasicBlock
-from sau_adapters.cifar_networks.cifar_shufflenet import GroupedBlock, SplitBlock, shuffled
-from sau_adapters.cifar_networks.excitation import Excitation
-from sau_adapters.cifar_networks.narrow_resnet import PaddedBlock, PaddedShortcut
+from sau_adapters.architectures.cifar_networks.cifar_densenet import DenseBlock
+from sau_adapters.architectures.cifar_networks.cifar_dpn import DualPathBlock
+from sau_adapters.architectures.cifar_networks.cifar_efficientnet import ExcitedInvertedBlock
+from sau_adapters.architectures.cifar_networks.cifar_resnet import BasicBlock
+from sau_adapters.architectures.cifar_networks.cifar_shufflenet import GroupedBlock, SplitBlock, shuffled
+from sau_adapters.architectures.cifar_networks.excitation import Excitation
+from sau_adapters.architectures.cifar_networks.narrow_resnet import PaddedBlock, PaddedShortcut
 
 
 def silent(block: torch.nn.Module) -> torch.nn.Module:

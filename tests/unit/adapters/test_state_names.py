@@ -11,10 +11,11 @@ import torch
 from torch import nn
 from torchvision import models
 
-from sau_adapters.architecture_index import recognised
-from sau_adapters.checkpoints import as_classifier, read_checkpoint
-from sau_adapters.state_names import namings
+from sau_adapters.architectures.index import recognised
+from sau_adapters.architectures.state_names import namings
+from sau_adapters.classifiers.building import as_classifier
 from sau_cli.errors import NotEvaluable, UsageError
+from tests.support.models import read_checkpoint
 
 NORMALISATION = ((0.0,), (1.0,))
 

@@ -13,12 +13,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sau_adapters import weights_pytorch
-from sau_adapters.checkpoints import as_classifier, file_facts, read_checkpoint
-from sau_adapters.cifar_networks import CIFAR_NETWORKS
-from sau_adapters.model_folders import weights_in
+from sau_adapters.architectures.cifar_networks import CIFAR_NETWORKS
+from sau_adapters.classifiers.building import as_classifier
+from sau_adapters.weights import pytorch
+from sau_adapters.zoos.folders import weights_in
 from sau_cli.errors import NotEvaluable, UnsafeFile, UsageError
 from tests.support.files import TouchesAFile, safetensors_bytes
+from tests.support.models import file_facts, read_checkpoint
 
 STATE = CIFAR_NETWORKS["small_cnn"](10, 3).state_dict()
 PLAIN = {"normalisation": ((0.0,), (1.0,)), "image_shape": (3, 32, 32)}
@@ -107,7 +108,7 @@ def test_names_that_become_one_are_refused(tmp_path):
 
 
 def test_a_pickle_of_millions_of_instructions_is_refused_before_it_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(weights_pytorch, "MOST_OPCODES", 1000)
+    monkeypatch.setattr(pytorch, "MOST_OPCODES", 1000)
     path = raw_zip(tmp_path, b"\x80\x04" + b"N\x94" * 1000 + b".")
     with pytest.raises(NotEvaluable, match="1,000 instructions"):
         file_facts(path)

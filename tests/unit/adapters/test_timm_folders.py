@@ -11,10 +11,11 @@ import timm
 import torch
 from timm.models import save_for_hf
 
-from sau_adapters.architectures import canonical_name
-from sau_adapters.checkpoints import as_classifier, file_facts, read_checkpoint
-from sau_adapters.metadata import from_metadata, to_metadata
+from sau_adapters.architectures.networks import canonical_name
+from sau_adapters.classifiers.building import as_classifier
+from sau_adapters.classifiers.metadata import from_metadata, to_metadata
 from sau_cli.errors import NotEvaluable, UsageError
+from tests.support.models import file_facts, read_checkpoint
 
 SMALL = {"input_size": (3, 32, 32)}
 

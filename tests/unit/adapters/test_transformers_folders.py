@@ -8,12 +8,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sau_adapters import transformers_networks
-from sau_adapters.checkpoints import as_classifier, file_facts, read_checkpoint, save_like, written_result
+from sau_adapters.architectures import transformers_networks
+from sau_adapters.classifiers.building import as_classifier
+from sau_adapters.classifiers.metadata import from_metadata, to_metadata
+from sau_adapters.classifiers.saving import save_like, written_result
 from sau_adapters.files import check_folder_writable, folder_written_whole
-from sau_adapters.metadata import from_metadata, to_metadata
 from sau_adapters.silence import silenced
 from sau_cli.errors import NotEvaluable, UsageError
+from tests.support.models import file_facts, read_checkpoint
 from tests.support.transformers_models import (
     FAMILIES,
     NAMES,

@@ -10,15 +10,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sau_adapters import weights_pytorch
-from sau_adapters.checkpoints import as_classifier, file_facts, read_checkpoint, save_classifier
-from sau_adapters.cifar_networks import CIFAR_NETWORKS
+from sau_adapters.architectures.cifar_networks import CIFAR_NETWORKS
+from sau_adapters.classifiers.building import as_classifier
+from sau_adapters.classifiers.metadata import KEYS, from_metadata, to_metadata
+from sau_adapters.classifiers.saving import save_classifier
 from sau_adapters.files import check_writable, claimed, written_whole
-from sau_adapters.metadata import KEYS, from_metadata, to_metadata
+from sau_adapters.weights import pytorch
 from sau_cli.description import Description, HistoryStep
 from sau_cli.errors import NotEvaluable, UnsafeFile, UsageError
 from tests.conftest import ROOT
 from tests.support.files import hostile_pickle, hostile_zip, one_tensor, safetensors_bytes
+from tests.support.models import file_facts, read_checkpoint
 from tests.support.toys import describe, names, spec
 
 
@@ -225,12 +227,12 @@ def test_nothing_is_made_of_what_is_beside_the_weights(tmp_path, monkeypatch, ho
     path = tmp_path / "hostile.pt"
     torch.save({"model": {"w": torch.ones(1)}, "beside": Array()}, path)
     seen = {}
-    out_of_wrapper = weights_pytorch._state_dict
+    out_of_wrapper = pytorch._state_dict
     monkeypatch.setattr(
-        weights_pytorch, "_state_dict", lambda content, where: seen.update(content) or out_of_wrapper(content, where)
+        pytorch, "_state_dict", lambda content, where: seen.update(content) or out_of_wrapper(content, where)
     )
     assert list(read_checkpoint(path).state) == ["w"]
-    assert type(seen["beside"]) is weights_pytorch._LeftOut
+    assert type(seen["beside"]) is pytorch._LeftOut
     assert not vars(seen["beside"])
 
 
@@ -253,7 +255,7 @@ def test_a_global_hidden_behind_the_memo_is_still_named():
     hidden = b"\x80\x04\x8c\x02os\x94\x8c\x06system\x940h\x00h\x01\x93."
     import io
 
-    assert list(weights_pytorch._globals_of(io.BytesIO(hidden), Path("x"))) == ["os.system"]
+    assert list(pytorch._globals_of(io.BytesIO(hidden), Path("x"))) == ["os.system"]
 
 
 LYING = {
@@ -341,9 +343,11 @@ def test_describing_five_gigabytes_takes_little_memory(tmp_path):
     with path.open("rb+") as file:
         file.truncate(path.stat().st_size + 5 * each)  # a hole, which takes no space on the disk
     script = (
-        "import sys; from pathlib import Path; from sau_adapters import checkpoints; "
-        "checkpoints.sha256_of = lambda *paths, watch: ''; "  # reads 5 GB in blocks of 4 MB
-        f"facts = checkpoints.file_facts(Path({str(path)!r})); "
+        "import sys; from pathlib import Path; from unittest.mock import Mock; "
+        "from sau_adapters.weights import content; "
+        "from sau_adapters.models import locate, open_model; "
+        "content.hashlib = Mock(); "  # which would take half a minute
+        f"facts = open_model(locate(Path({str(path)!r}))).facts; "
         "peak = next(int(l.split()[1]) for l in open('/proc/self/status') if l.startswith('VmHWM')); "
         "sys.exit(facts.parameters != 5 * 10**9 // 4 or peak > 200_000)"
     )
@@ -355,8 +359,8 @@ def test_describing_safetensors_needs_no_torch(tmp_path, classifier):
     path = tmp_path / "model.safetensors"
     save_classifier(path, classifier, described(), force=False)
     script = (
-        "import sys; from pathlib import Path; from sau_adapters.checkpoints import file_facts; "
-        f"file_facts(Path({str(path)!r})); sys.exit('torch' in sys.modules)"
+        "import sys; from pathlib import Path; from sau_adapters.models import locate, open_model; "
+        f"open_model(locate(Path({str(path)!r}))).facts; sys.exit('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env={"PYTHONPATH": ".:adapters"}, check=False)
     assert done.returncode == 0

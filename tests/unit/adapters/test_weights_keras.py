@@ -12,16 +12,15 @@ import h5py
 import numpy as np
 import pytest
 
-from sau_adapters import hdf5_listing
-from sau_adapters.checkpoints import file_facts, read_checkpoint, recognised_format
-from sau_adapters.keras_config import config_findings
-from sau_adapters.model_folders import weights_in
-from sau_adapters.model_search import models_under
-from sau_adapters.tables import WeightsFormat
+from sau_adapters.weights import hdf5_listing
+from sau_adapters.weights.keras_config import config_findings
+from sau_adapters.zoos.folders import weights_in
+from sau_adapters.zoos.search import models_under
 from sau_cli.errors import NotEvaluable, UnsafeFile
 from sau_cli.inspection.inspector import inspect
 from sau_cli.results import CheckStatus
 from tests.support.keras_files import KERAS_FILES
+from tests.support.models import file_facts, read_checkpoint
 
 CODE, ESCAPE, CUSTOM = "file.keras-code", "file.path-escape", "file.keras-custom-object"
 
@@ -55,17 +54,16 @@ def ids(path: Path) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("name", "form", "note"),
     [
-        ("digits.keras", WeightsFormat.KERAS, ""),
-        ("digits.h5", WeightsFormat.HDF5, "the network and its weights"),
-        ("digits.weights.h5", WeightsFormat.HDF5, "weights alone"),
-        ("saved_model/saved_model.pb", WeightsFormat.SAVED_MODEL, ""),
+        ("digits.keras", "keras", ""),
+        ("digits.h5", "hdf5", "the network and its weights"),
+        ("digits.weights.h5", "hdf5", "weights alone"),
+        ("saved_model/saved_model.pb", "tensorflow savedmodel", ""),
     ],
 )
 def test_each_is_told_by_content(tmp_path, name, form, note):
     path = Path(shutil.copy(KERAS_FILES / name, tmp_path / "model.pt"))
-    assert recognised_format(path) is form
     facts = file_facts(path)
-    assert facts.format == form.value
+    assert facts.format == form
     assert not facts.findings
     assert all(note in one for one in facts.notes)
     assert bool(facts.notes) == bool(note)

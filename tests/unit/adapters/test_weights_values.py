@@ -11,11 +11,12 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import save_file
 
-from sau_adapters import weights_values
-from sau_adapters.checkpoints import file_facts
-from sau_adapters.weights_values import number_format
+from sau_adapters.weights import content
+from sau_adapters.weights import values as weight_values
+from sau_adapters.weights.values import number_format
 from sau_cli.inspection.file_facts import NonFinite
 from sau_cli.inspection.inspector import inspect
+from tests.support.models import file_facts
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e5m2, torch.float8_e4m3fn]
 ODD = NonFinite(tensor="w", nan=2, infinite=3)
@@ -35,7 +36,8 @@ def odd(dtype: torch.dtype) -> torch.Tensor:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("block", [64, 1 << 22])
 def test_they_are_counted_in_safetensors_and_in_pytorch(tmp_path, monkeypatch, dtype, block):
-    monkeypatch.setattr(weights_values, "BLOCK", block)
+    for module in (content, weight_values):
+        monkeypatch.setattr(module, "BLOCK", block)
     tensors = {"w": odd(dtype), "b": torch.ones(3), "n": torch.tensor(7)}
     expected = NonFinite(tensor="w", nan=2, infinite=0) if dtype is torch.float8_e4m3fn else ODD
     save_file(tensors, tmp_path / "m.safetensors")

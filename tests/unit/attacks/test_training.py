@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from sau_adapters.cifar_networks import CIFAR_NETWORKS
+from sau_adapters.architectures.cifar_networks import CIFAR_NETWORKS
 from sau_cli.attacks.training import TrainingSettings, train
 from sau_cli.augmentation import Augmentation
 from sau_cli.errors import NotEvaluable, UsageError

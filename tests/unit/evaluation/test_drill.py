@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sau_adapters.cifar_networks import CIFAR_NETWORKS
+from sau_adapters.architectures.cifar_networks import CIFAR_NETWORKS
 from sau_cli.attacks.badnets import BadNets
 from sau_cli.attacks.blended import Blended
 from sau_cli.attacks.input_aware import InputAware

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from sau_adapters.cifar_networks import CIFAR_NETWORKS
+from sau_adapters.architectures.cifar_networks import CIFAR_NETWORKS
 from sau_cli.attacks.targets import TargetKind, TargetRule
 from sau_cli.errors import NotEvaluable, UsageError
 from sau_cli.evaluation.reactivation import perturbed, reactivate, universal_perturbation

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from sau_adapters.cifar_networks import CIFAR_NETWORKS
+from sau_adapters.architectures.cifar_networks import CIFAR_NETWORKS
 from sau_cli.images import as_pixels
 from sau_cli.unlearning.cuda_graphs import Graphs, Recording
 from sau_cli.unlearning.draws import draws_needed

@@ -7,7 +7,7 @@ import timm
 import torch
 from torch import nn
 
-from sau_adapters.cifar_networks import CIFAR_NETWORKS
+from sau_adapters.architectures.cifar_networks import CIFAR_NETWORKS
 from sau_cli.images import CleanData, as_pixels
 from sau_cli.seeding import random_stream
 from sau_cli.unlearning.purifier import purify

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from sau_adapters.cifar_networks import CIFAR_NETWORKS
+from sau_adapters.architectures.cifar_networks import CIFAR_NETWORKS
 from sau_adapters.run_states import read_state, write_state
 from sau_cli.augmentation import Augmentation
 from sau_cli.errors import NotEvaluable, UsageError

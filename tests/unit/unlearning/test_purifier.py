@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sau_adapters.cifar_networks import CIFAR_NETWORKS
+from sau_adapters.architectures.cifar_networks import CIFAR_NETWORKS
 from sau_cli.errors import NotEvaluable, UsageError
 from sau_cli.evaluation.predictions import predicted_labels
 from sau_cli.images import CleanData

@@ -1,0 +1,1 @@
+"""Networks by name, and names by the tensors of a file."""

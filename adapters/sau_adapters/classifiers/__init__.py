@@ -1,0 +1,1 @@
+"""Classifiers from model files and back: recognised, described, built, saved."""

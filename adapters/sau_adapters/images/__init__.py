@@ -1,0 +1,1 @@
+"""Labelled images and pictures, from wherever they are."""

@@ -1,0 +1,1 @@
+"""ONNX graphs: read as networks, exported, written back."""

@@ -1,0 +1,1 @@
+"""Where an exported file comes from: its sidecars, and its signature."""

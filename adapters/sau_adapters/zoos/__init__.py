@@ -1,0 +1,1 @@
+"""Where models are: folders, zoos, the hub; and what lies beside them."""

@@ -1,0 +1,115 @@
+"""Every command reads a model's files once: what was hashed and judged is what was run."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sau_adapters import files
+from sau_adapters.weights import content
+from tests.cli.conftest import one_sentence
+from tests.support.openings import counted_openings
+
+NONE = ("--normalisation", "none")
+DIGITS = ("--data", "digits", "-q")
+QUICK = ("--clean-frac", "0.1", "--method", "ft-sam", "--epochs", "1")
+WORDS = {
+    "inspect": (*DIGITS, "--effort", "quick"),
+    "evaluate": DIGITS,
+    "purify": (*DIGITS, *QUICK, "-o", "out"),
+    "attack": (*DIGITS, "--attack", "badnets", "--epochs", "1", "-o", "out"),
+    "export": (*DIGITS, "-o", "out.onnx"),
+}
+
+
+@pytest.fixture
+def model(call, bad, request) -> Path:
+    """The backdoored classifier in a form of one's own."""
+    if request.param == "m.safetensors":
+        return bad.rename(request.param)
+    if request.param == "m.pth":
+        torch.save({"state_dict": load_file(bad)}, request.param)
+        return Path(request.param)
+    assert call("export", bad, "-o", request.param, "-q").code == 0
+    return Path(request.param)
+
+
+@pytest.fixture
+def hashed(monkeypatch) -> Counter[int]:
+    """How often as many bytes were hashed in one go, by their number: a file tells itself by its size."""
+    found: Counter[int] = Counter()
+
+    class Counted:
+        def __init__(self, start: bytes = b"") -> None:
+            self.real, self.bytes = hashlib.sha256(start), len(start)
+
+        def update(self, block: bytes) -> None:
+            self.real.update(block)
+            self.bytes += len(block)
+
+        def hexdigest(self) -> str:
+            found[self.bytes] += 1
+            return self.real.hexdigest()
+
+    for module in (content, files):
+        monkeypatch.setattr(module, "hashlib", SimpleNamespace(sha256=Counted))
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel counts, by inotify")
+@pytest.mark.parametrize("model", ["m.safetensors", "m.pth", "m.onnx"], indirect=True)
+@pytest.mark.parametrize("command", WORDS)
+def test_a_command_opens_and_hashes_the_weights_once(call, model, hashed, command):
+    if model.suffix == ".onnx" and command == "export":
+        return  # it is ONNX already
+    suffix = ".onnx" if model.suffix == ".onnx" else ".safetensors"
+    words = [f"out{suffix}" if word == "out" else word for word in WORDS[command]]
+    size = model.stat().st_size
+    with counted_openings(model) as opened:
+        done = call(command, model, *words, *(NONE if model.suffix == ".pth" else ()))
+    assert done.code in {0, 6}, done.err
+    assert opened[model.name] == 1
+    assert hashed[size] == 1
+
+
+def swapped(path: Path, monkeypatch, *, other: bytes) -> None:
+    """Another file takes the place of a model as soon as that was hashed, in its very inode."""
+    take_in = content.Content.take_in
+
+    def and_then(self, **options) -> None:
+        take_in(self, **options)
+        if self.path == path:
+            path.write_bytes(other)
+
+    monkeypatch.setattr(content.Content, "take_in", and_then)
+
+
+@pytest.mark.parametrize("model", ["m.safetensors", "m.pth", "m.onnx"], indirect=True)
+@pytest.mark.parametrize("command", ["inspect", "evaluate"])
+def test_a_file_that_is_swapped_after_it_was_hashed_changes_nothing(call, model, monkeypatch, command):
+    words = (command, model, *WORDS[command], *(NONE if model.suffix == ".pth" else ()))
+    before = call(*words, "--json", "-")
+    swapped(model, monkeypatch, other=b"something else, which is no model\n" * 100)
+    after = call(*words, "--json", "-")
+    assert after.code == before.code == 0
+    assert after.out == before.out
+    assert not model.read_bytes().startswith(b"PK")
+
+
+@pytest.mark.parametrize("model", ["m.safetensors", "m.pth"], indirect=True)
+@pytest.mark.parametrize("command", ["inspect", "evaluate"])
+def test_a_file_too_large_for_memory_that_is_swapped_is_refused(call, model, monkeypatch, command):
+    monkeypatch.setattr(content.Content.take_in, "__kwdefaults__", content.Content.take_in.__kwdefaults__ | {"most": 0})
+    words = (command, model, *WORDS[command], *(NONE if model.suffix == ".pth" else ()))
+    assert call(*words).code == 0
+    whole = bytearray(model.read_bytes())
+    whole[len(whole) // 2] ^= 1
+    swapped(model, monkeypatch, other=bytes(whole))
+    one_sentence(call(*words), 3, f"{model} was changed while it was read; run the same command again")
