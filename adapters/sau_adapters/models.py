@@ -6,14 +6,15 @@ What is listed, hashed, judged and run afterwards are the same bytes. Needs no t
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from sau_adapters.architectures.state_names import Naming, naming_for, normalisation_of
 from sau_adapters.classifiers.metadata import from_metadata
-from sau_adapters.classifiers.recognition import looked_into
+from sau_adapters.classifiers.recognition import looked_into, told_networks
 from sau_adapters.files import Watch
 from sau_adapters.tables import NORMALISATIONS, Normalisation
 from sau_adapters.weights.content import Content
@@ -21,16 +22,17 @@ from sau_adapters.weights.formats import reader_of
 from sau_adapters.weights.onnx import OnnxReader, normalises
 from sau_adapters.weights.reader import ListedWeights, LoadedWeights, WeightsReader
 from sau_adapters.zoos.folders import described_beside
-from sau_adapters.zoos.names import described_by_zoo, source_of, weights_of
+from sau_adapters.zoos.names import described_by_zoo, parted_spec, source_of, weights_of
 from sau_adapters.zoos.transformers_folders import ToldNetwork, network_beside
 from sau_cli.description import Description
-from sau_cli.errors import SauError, UnsafeFile
+from sau_cli.errors import SauError, UnsafeFile, UsageError
 from sau_cli.inspection.file_facts import FileFacts, Finding
 from sau_cli.results import Severity
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+Value = TypeVar("Value")
 BRIGHTEST = 2.0
 """A mean above this is none of pixels in [0, 1]."""
 
@@ -43,24 +45,29 @@ class LocatedModel:
         spec: as its user names it: a file, a folder with one, or a name in a zoo.
         path: the file of its weights, or that which names the others.
         source: where on the hub it comes from, with the commit; None where it comes from elsewhere.
+        part: what the tensors' names of the network begin with that is meant, where the file has several.
     """
 
     spec: Path
     path: Path
     source: str | None
+    part: str = ""
 
 
 def locate(spec: Path) -> LocatedModel:
     """Find the file that a model is in. Nothing is read or fetched.
 
     Args:
-        spec: a file, a folder with one, or a name in a zoo whose cache has it.
+        spec: a file, a folder with one, or a name in a zoo whose cache has it; ``FILE#NAME`` for that of several
+            networks in a file whose tensors' names begin with NAME.
 
     Raises:
         UsageError: a folder without a model, or with several; a zoo without it, or whose cache has it not.
+        UnsafeFile: the model in a folder is a link out of it, and not into the hub's cache.
     """
-    path = weights_of(spec)
-    return LocatedModel(spec=spec, path=path, source=source_of(spec, path))
+    place, part = parted_spec(spec)
+    path = weights_of(place)
+    return LocatedModel(spec=spec, path=path, source=source_of(place, path), part=part)
 
 
 def open_model(located: LocatedModel, *, watch: Watch | None = None) -> OpenedModel:
@@ -137,7 +144,9 @@ class OpenedModel:
         except SauError:
             if not listed.findings:  # which no damage beside them hides
                 raise
-        tensors = listed.tensors if self.reader.names_tensors else None
+        shapes = {one.name: one.shape for one in listed.tensors or () if self.reader.names_tensors}
+        recognition = looked_into(self._chosen(shapes)) if shapes else None
+        several = told_networks(self.path, shapes) if recognition and not recognition.fitting else ""
         self.check_unchanged()
         return FileFacts(
             path=str(self.path),
@@ -148,8 +157,8 @@ class OpenedModel:
             metadata=dict(listed.metadata),
             description=description,
             findings=listed.findings,
-            recognition=looked_into({one.name: one.shape for one in tensors}) if tensors else None,
-            notes=(*listed.notes, *(network.notes if network else ())),
+            recognition=recognition,
+            notes=(*listed.notes, *(network.notes if network else ()), *([several] if several else [])),
             non_finite=listed.non_finite,
             unread=listed.unread,
             beside=dict(listed.beside),
@@ -157,7 +166,26 @@ class OpenedModel:
 
     @cached_property
     def _weights(self) -> LoadedWeights:
-        return self.reader.loaded()
+        weights = self.reader.loaded()
+        return replace(weights, state=self._chosen(weights.state))
+
+    def _chosen(self, tensors: Mapping[str, Value]) -> Mapping[str, Value]:
+        """Those of the network that is meant, under names of its own.
+
+        Raises:
+            UsageError: there are none.
+        """
+        part = self.located.part
+        if not part or not tensors:
+            return tensors
+        inside = {name[len(part) + 1 :]: value for name, value in tensors.items() if name.startswith(f"{part}.")}
+        if not inside:
+            first = list(dict.fromkeys(name.partition(".")[0][:100] for name in tensors))
+            raise UsageError(
+                f"{self.path} has no tensors under {part[:100]!r}; give one of {', '.join(first[:5])}"
+                f"{', ...' * (len(first) > 5)}"
+            )
+        return inside
 
     @property
     def state(self) -> Mapping[str, Tensor]:
@@ -223,11 +251,18 @@ class OpenedModel:
 
     @cached_property
     def _beside(self) -> Description | None:
-        return described_beside(self.path)
+        told = described_beside(self.path)
+        if told is None or "?" not in told.architecture:
+            return told
+        from sau_adapters.architectures.networks import canonical_name
+
+        with suppress(UsageError):  # which whoever builds it says
+            return replace(told, architecture=canonical_name(told.architecture))
+        return told
 
     @cached_property
     def _by_zoo(self) -> Description | None:
-        return described_by_zoo(self.located.spec)
+        return described_by_zoo(parted_spec(self.located.spec)[0])
 
     def _told(self, metadata: Mapping[str, str]) -> tuple[Description | None, ToldNetwork | None]:
         """What describes the classifier, and what a folder of transformers tells of it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,7 +60,7 @@ def check_chain(session: Session, path: Path, facts: FileFacts, *, public_key: P
     return (*checks, _signature(path, files, signed=signed, public_key=public_key))
 
 
-def _signature(path: Path, files: Collection[str], *, signed: bool, public_key: Path | None) -> Check:
+def _signature(path: Path, files: Mapping[str, str], *, signed: bool, public_key: Path | None) -> Check:
     from sau_adapters.provenance.signatures import broken_signature
 
     name = "chain.signature"

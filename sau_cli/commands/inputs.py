@@ -153,8 +153,9 @@ def fetch(session: Session, *models: Path | None, download: bool) -> None:
 
 
 def from_hub(checkpoint: OpenedModel) -> dict[str, str]:
-    """What history tells of where a received model comes from; nothing of one that is not from the hub."""
-    return {} if checkpoint.source is None else {"received_from": checkpoint.source}
+    """What history tells of where a received model comes from: the hub, or one of several networks in a file."""
+    source, part = checkpoint.source, checkpoint.located.part
+    return ({} if source is None else {"received_from": source}) | ({"network": part} if part else {})
 
 
 def received(session: Session, path: Path) -> OpenedModel:
@@ -163,7 +164,7 @@ def received(session: Session, path: Path) -> OpenedModel:
     from sau_adapters.zoos.names import is_zoo_name
 
     located = locate(path)
-    if located.path != path and not is_zoo_name(path):
+    if located.path != path and not (located.part or is_zoo_name(path)):
         session.show(f"the model is {located.path}")
     checkpoint = opened_once(session, located)
     session.took(Path(checkpoint.source or (path if is_zoo_name(path) else located.path)), checkpoint.sha256)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sau_adapters.zoos.folders import SUFFIXES
-from sau_adapters.zoos.names import bare_name, is_zoo_name
+from sau_adapters.zoos.names import bare_name, is_zoo_name, parted_spec
 from sau_cli.errors import UsageError
 
 
@@ -25,6 +25,7 @@ def purified_name(model: Path, *, suffix: str = ".safetensors") -> Path:
 
     In the working folder for a model that has a name in a zoo. A folder for one, where there is no suffix.
     """
+    model, _ = parted_spec(model)
     if is_zoo_name(model):
         return Path(f"{bare_name(model)}.purified{suffix}")
     if model.name in {"", ".."}:  # the folder that one is in, or above
@@ -74,5 +75,6 @@ def check_state_place(state_file: Path, *, resume: bool, force: bool) -> None:
 
 def check_not_input(model: Path, out: Path) -> None:
     """Raises UsageError where the result would replace the model that it is made of, whatever --force says."""
+    model, _ = parted_spec(model)
     if out.exists() and model.exists() and out.samefile(model):
         raise UsageError(f"-o {out} is the model itself, which nothing replaces; give another name with -o")

@@ -79,7 +79,7 @@ def _architecture(facts: FileFacts) -> Check:
         own = "sau.schema" in facts.metadata
         evidence = "named by the file's own metadata" if own else "named by the configuration that came with it"
         if found and not told.startswith(("user:", "transformers:")):
-            fits = told in fitting
+            fits = told.partition("?")[0] in fitting
             evidence += ", and its tensors fit" if fits else ", which its tensors do not fit"
         return Check(id=check_id, status=CheckStatus.MEASURED, value=told, evidence=evidence)
     if len(fitting) == 1:

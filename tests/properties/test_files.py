@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors import deserialize
 from safetensors.torch import save_file
 
 from sau_adapters.architectures.cifar_networks import CIFAR_NETWORKS
@@ -70,6 +71,23 @@ def look_at_mutated(originals, tmp_path, which, changes, kept):
         except SauError as error:
             assert str(error)
             assert "\n" not in str(error)
+
+
+@quick
+@given(changes=changes)
+def test_no_safetensors_is_taken_that_its_own_library_refuses(originals, tmp_path, changes):
+    content = bytearray(originals[0])
+    for at, value in changes:
+        content[at % len(content)] = value
+    path = tmp_path / "mutated.safetensors"
+    path.write_bytes(content)
+    try:
+        state = read_checkpoint(path).state
+    except SauError:
+        return
+    theirs = {name: (bytes(entry["data"]), tuple(entry["shape"])) for name, entry in deserialize(bytes(content))}
+    ours = {name: (tensor.contiguous().numpy().tobytes(), tuple(tensor.shape)) for name, tensor in state.items()}
+    assert ours == theirs
 
 
 @pytest.fixture(scope="module")

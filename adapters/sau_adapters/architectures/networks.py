@@ -127,17 +127,30 @@ def _by_loader_of_timm(
 
     import torch
 
+    from sau_cli.devices import out_of_memory
+
     if not name.startswith("timm:") or not own:
         return None
     spec = InputSpec(channels=3, height=height, width=width, mean=(0.0,) * 3, std=(1.0,) * 3)
-    with suppress(Exception), warnings.catch_warnings(action="ignore"):  # whatever its rule makes of foreign names
-        network = build(name, classes=11, spec=spec)
+    with warnings.catch_warnings(action="ignore"):
+        try:
+            network = build(name, classes=11, spec=spec)
+        except UsageError:  # not for images of this size
+            return None
         rule = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
-        made = rule(dict(state), network) if rule else {}
-        tensors = {key: value for key, value in made.items() if isinstance(value, torch.Tensor)}
-        if {key for key in tensors if not is_irrelevant(key)} == {key for key in own if not is_irrelevant(key)}:
-            return tensors
-    return None
+        try:
+            made = rule(dict(state), network) if rule else {}
+        except _NOT_FOR_SUCH as error:
+            if isinstance(error, RuntimeError) and out_of_memory(error):
+                raise
+            return None
+    tensors = {key: value for key, value in made.items() if isinstance(value, torch.Tensor)}
+    whole = {key for key in tensors if not is_irrelevant(key)} == {key for key in own if not is_irrelevant(key)}
+    return tensors if whole else None
+
+
+_NOT_FOR_SUCH = (LookupError, RuntimeError, ValueError, TypeError, AttributeError, AssertionError)
+"""What a rule of timm raises for tensors whose names or shapes it does not know."""
 
 
 def all_alike(names: Sequence[str], state: Mapping[str, Tensor], *, classes: int, spec: InputSpec) -> bool:

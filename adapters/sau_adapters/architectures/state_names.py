@@ -229,6 +229,29 @@ def prefixes(names: Iterable[str]) -> tuple[Prefix, ...]:
     return tuple(found)
 
 
+def networks_in(shapes: Shapes) -> tuple[str, ...]:
+    """What the tensors' names of several networks in one file begin with; nothing where it holds one.
+
+    They are several where all tensors lie under two words or more, and under each are the same ones.
+
+    >>> networks_in({"model.a": (2, 3), "model.b": (2,), "ema_model.module.a": (2, 3), "ema_model.module.b": (2,)})
+    ('model', 'ema_model')
+    """
+    parts: dict[str, dict[str, tuple[int, ...]]] = {}
+    for name, shape in shapes.items():
+        first, dot, rest = name.partition(".")
+        if dot and not is_irrelevant(name):
+            parts.setdefault(first, {})[rest] = tuple(shape)
+    if len(parts) < 2 or min(map(len, parts.values())) < 2:
+        return ()
+    ways = [{_bare(tensors, prefix) for prefix in prefixes(tensors)} for tensors in parts.values()]
+    return tuple(parts) if set.intersection(*ways) else ()
+
+
+def _bare(tensors: Shapes, prefix: Prefix) -> frozenset[tuple[str, tuple[int, ...]]]:
+    return frozenset((without(name, prefix), shape) for name, shape in tensors.items())
+
+
 def without(name: str, prefix: Prefix) -> str:
     """A name without what it begins with.
 

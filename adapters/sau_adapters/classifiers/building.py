@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from sau_adapters.architectures import networks
 from sau_adapters.architectures.state_names import Prefix, is_irrelevant
 from sau_adapters.classifiers.describing import (
     check_same_normalisation,
@@ -15,13 +17,15 @@ from sau_adapters.classifiers.describing import (
     told_by_weights,
     with_normalisation,
 )
-from sau_adapters.classifiers.recognition import PIXELS, one_fitting
+from sau_adapters.classifiers.recognition import PIXELS, check_one_network, one_fitting
 from sau_adapters.tables import Normalisation
 from sau_adapters.zoos.transformers_folders import is_of_transformers
 from sau_cli.description import Description
 from sau_cli.errors import NotEvaluable, UsageError
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
     from sau_adapters.models import OpenedModel
     from sau_adapters.weights.onnx import OnnxReader
     from sau_cli.classifier import Classifier
@@ -59,8 +63,7 @@ def as_classifier(
         NotEvaluable: something is not known, and the sentence names the flag to add; or weights do not fit.
         UsageError: an unknown architecture, or a normalisation that is not the file's own.
     """
-    from sau_adapters.architectures import networks
-    from sau_cli.classifier import BINARY, Classifier, check_runs
+    from sau_cli.classifier import Classifier, check_runs
 
     if model.graph is not None:
         if architecture is not None:
@@ -91,23 +94,45 @@ def as_classifier(
     elif normalisation is not None:
         check_same_normalisation(model.path, known.input, with_normalisation(known.input, normalisation))
     known = replace(known, architecture=networks.stored_name(name), config=None)
-    outputs = known.classes
-    if known.classes == BINARY:
-        told, _ = networks.told_sizes(name, state, height=known.input.height, width=known.input.width)
-        outputs = 1 if told == 1 else BINARY
-    networks.check_state(name, state, classes=outputs, spec=known.input)
-    try:
-        network = networks.build(name, classes=outputs, spec=known.input)
-    except UsageError as error:
-        if architecture is not None or "?" not in name:
-            raise
-        raise NotEvaluable(f"{model.path} says of itself what cannot be true: {error}") from error
-    networks.load_state(network, state, architecture=name)
+    network = _loaded(model, name, state, known, chosen=architecture is not None)
     model.check_unchanged()
     classifier = Classifier(network, known)
     classifier.eval()
     check_runs(classifier)
     return classifier
+
+
+def _loaded(
+    model: OpenedModel, name: str, state: Mapping[str, Tensor], known: Description, *, chosen: bool
+) -> nn.Module:
+    """A network with the weights, which are compared with it before it takes any memory.
+
+    Args:
+        chosen: its user has named the architecture.
+
+    Raises:
+        NotEvaluable: the weights do not fit, or there are those of several networks.
+        UsageError: there is no such architecture.
+    """
+    from sau_cli.classifier import BINARY
+
+    spec, outputs = known.input, known.classes
+    if outputs == BINARY:
+        told, _ = networks.told_sizes(name, state, height=spec.height, width=spec.width)
+        outputs = 1 if told == 1 else BINARY
+    try:
+        networks.check_state(name, state, classes=outputs, spec=spec)
+    except NotEvaluable:
+        check_one_network(model)
+        raise
+    try:
+        network = networks.build(name, classes=outputs, spec=spec)
+    except UsageError as error:
+        if chosen or "?" not in name:
+            raise
+        raise NotEvaluable(f"{model.path} says of itself what cannot be true: {error}") from error
+    networks.load_state(network, state, architecture=name)
+    return network
 
 
 def _of_transformers(model: OpenedModel, known: Description, normalisation: Normalisation | None) -> Classifier:

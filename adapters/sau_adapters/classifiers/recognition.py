@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sau_adapters.architectures.index import recognised
-from sau_adapters.architectures.state_names import Naming
+from sau_adapters.architectures.state_names import Naming, networks_in
 from sau_cli.description import InputSpec
 from sau_cli.errors import NotEvaluable
 from sau_cli.inspection.file_facts import Recognition
@@ -44,6 +46,7 @@ def fitting_architectures(model: OpenedModel, image_shape: tuple[int, int, int] 
 
     found = looked_into(model.shapes)
     if not found.fitting:
+        check_one_network(model)
         nearest = ", ".join(f"{near.name} ({near.share:.0%} of the tensors in common)" for near in found.nearest)
         unlike = found.nearest[0].unlike if found.nearest else ""
         told = f" (nearest: {nearest}{f'; of the first, {unlike}' if unlike else ''})" if nearest else ""
@@ -69,6 +72,27 @@ def fitting_architectures(model: OpenedModel, image_shape: tuple[int, int, int] 
         if not any(all_alike((other, name), state, classes=first.classes or 1, spec=spec) for other in different):
             different.append(name)
     return tuple(different)
+
+
+def told_networks(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """That a file holds several networks, and how to say which is meant; nothing of one."""
+    names = networks_in(shapes)
+    if not names:
+        return ""
+    averaged = [name for name in names if _AVERAGED.search(name)]
+    told = f" ({', '.join(averaged)}: an average of weights, by its name)" if averaged else ""
+    ways = " or ".join(f"{path}#{name}" for name in names[:4])
+    return f"{path} holds {len(names)} networks, under {', '.join(names[:8])}{told}; say which is meant with {ways}"
+
+
+_AVERAGED = re.compile(r"(^|_)(ema|swa|avg|averaged?)(_|$)|averag", re.IGNORECASE)
+
+
+def check_one_network(model: OpenedModel) -> None:
+    """Raises NotEvaluable for a file that holds several networks, of which nobody says which is meant."""
+    told = told_networks(model.path, model.shapes)
+    if told:
+        raise NotEvaluable(told)
 
 
 def one_fitting(model: OpenedModel, image_shape: tuple[int, int, int] | None) -> str:

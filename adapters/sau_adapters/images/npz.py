@@ -5,14 +5,15 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.lib.npyio import NpzFile
+from numpy.typing import NDArray
 
 from sau_adapters.files import check_unpacked_size
 from sau_adapters.images.arrays import MOST_CLASSES, labelled_images
 from sau_cli.errors import NotEvaluable, UnsafeFile, reading
-from sau_cli.images import ImageData, LabelledImages
+from sau_cli.images import ImageData
 
 SPLITS = (
     (("train_images", "train_labels"), ("test_images", "test_labels")),
@@ -42,39 +43,54 @@ def open_npz(path: Path, *, image_size: tuple[int, int] | None = None) -> ImageD
             names = tuple(map(str, archive["class_names"].ravel())) if "class_names" in archive.files else None
             held = set(archive.files)
             split = next((one for one in SPLITS if {name for part in one for name in part} <= held), None)
-            if split is not None:
-                classes = names or _common_names(archive, split)
-                train, test = (_part(archive, part, path, classes, image_size) for part in split)
-                return ImageData(name=path.stem, train=train, test=test)
-            if not {"images", "labels"} <= set(archive.files):
+            if split is None and not {"images", "labels"} <= held:
                 raise NotEvaluable(
                     f"{path} holds {', '.join(archive.files) or 'nothing'}; images and labels are needed, "
                     "or train_images, train_labels, test_images and test_labels"
                 )
-            everything = _part(archive, ("images", "labels"), path, names, image_size)
-            return ImageData(name=path.stem, train=everything, test=None)
+            parts = split or (("images", "labels"),)
+            labels, names, notes = _numbered([archive[part[1]] for part in parts], names, path)
+            train, *test = (
+                labelled_images(archive[part[0]], numbers, source=str(path), class_names=names, image_size=image_size)
+                for part, numbers in zip(parts, labels, strict=True)
+            )
+            return ImageData(name=path.stem, train=train, test=test[0] if test else None, notes=notes)
     except NotEvaluable as error:
         if "object arrays" in str(error).lower():
             raise UnsafeFile(f"{path} holds pickled objects, which can run code; store plain arrays") from error
         raise
 
 
-def _common_names(archive: NpzFile, split: Sequence[tuple[str, str]]) -> tuple[str, ...]:
-    largest = max(int(np.max(archive[labels].astype(np.int64), initial=-1)) for _, labels in split)
-    return tuple(str(number) for number in range(min(largest, MOST_CLASSES) + 1))
+def _numbered(
+    labels: Sequence[NDArray[Any]], names: tuple[str, ...] | None, path: Path
+) -> tuple[list[NDArray[Any]], tuple[str, ...] | None, tuple[str, ...]]:
+    """The labels of each part as numbers from 0, the names of the classes, and what there is to say of it.
 
+    Labels that are text are the names of classes, in alphabetical order where the archive keeps no ``class_names``.
 
-def _part(
-    archive: NpzFile,
-    part: tuple[str, str],
-    path: Path,
-    class_names: tuple[str, ...] | None,
-    image_size: tuple[int, int] | None,
-) -> LabelledImages:
-    return labelled_images(
-        archive[part[0]],
-        archive[part[1]],
-        source=str(path),
-        class_names=class_names,
-        image_size=image_size,
-    )
+    Raises:
+        NotEvaluable: a text that is no class's name; or no label is 0, and nothing tells whether they count from 1.
+    """
+    labels = [one.squeeze(1) if one.ndim == 2 and one.shape[1] == 1 else one for one in labels]
+    if all(one.dtype.kind in "US" and one.ndim == 1 for one in labels):
+        texts = [one.astype(np.str_) for one in labels]
+        names = names or tuple(sorted({str(text) for one in texts for text in one}))
+        number = {name: place for place, name in enumerate(names)}
+        strange = next((str(text) for one in texts for text in one if str(text) not in number), None)
+        if strange is not None:
+            raise NotEvaluable(f"{path} has the label {strange[:50]!r}, which is not among its class_names; add it")
+        return [np.array([number[str(text)] for text in one], np.int64) for one in texts], names, ()
+    if not all(np.issubdtype(one.dtype, np.integer) and one.ndim == 1 and one.size for one in labels):
+        return list(labels), names, ()
+    least, most = min(int(one.min()) for one in labels), max(int(one.max()) for one in labels)
+    if least == 1 and names is not None and most == len(names):
+        told = f"its labels are taken to count from 1, as they run to {most} and there are as many class_names"
+        return [one.astype(np.int64) - 1 for one in labels], names, (told,)
+    if least == 1 and names is None:
+        raise NotEvaluable(
+            f"the labels of {path} run from 1 to {most}, and nothing tells whether they count from 1 or class 0 is not "
+            "shown; store labels that count from 0, or class_names of all classes beside them"
+        )
+    if names is None and len(labels) > 1:
+        names = tuple(str(number) for number in range(min(most, MOST_CLASSES) + 1))
+    return list(labels), names, ()

@@ -9,7 +9,7 @@ import base64
 import json
 import os
 import warnings
-from collections.abc import Collection
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -75,11 +75,11 @@ def check_key(private_key: Path) -> None:
             ) from error
 
 
-def broken_signature(path: Path, *, files: Collection[str], public_key: Path) -> str:
+def broken_signature(path: Path, *, files: Mapping[str, str], public_key: Path) -> str:
     """Whether the signature of a file holds: nothing where it does, else why not, in words.
 
     Args:
-        files: names of all that the signature must be of, in the file's folder.
+        files: the SHA-256 of all that the signature must be of, by name, as they were read.
 
     Raises:
         UsageError: the extra is not installed, or the key is none.
@@ -103,8 +103,8 @@ def broken_signature(path: Path, *, files: Collection[str], public_key: Path) ->
             return f"{bundle.name} does not hold with this key ({reason_of(error)})"
     try:
         payload = json.loads(base64.b64decode(json.loads(bundle.read_text())["dsseEnvelope"]["payload"]))
-        signed = {one["name"] for one in payload["predicate"]["resources"]}
+        signed = {one["name"]: (one["algorithm"], one["digest"]) for one in payload["predicate"]["resources"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise NotEvaluable(f"{bundle} cannot be read ({reason_of(error)}); get it again") from error
-    left_out = [name for name in files if name not in signed]
+    left_out = [name for name, sha256 in files.items() if signed.get(name) != ("sha256", sha256)]
     return f"{bundle.name} is the signature of other files, and not of {', '.join(left_out)[:200]}" if left_out else ""

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sau_adapters.architectures.arguments import with_arguments
-from sau_adapters.files import shortened
+from sau_adapters.files import ESCAPE, is_blob_of, shortened
 from sau_cli.description import Description, InputSpec
-from sau_cli.errors import NotEvaluable, SauError, UsageError
+from sau_cli.errors import NotEvaluable, SauError, UnsafeFile, UsageError
 
 SAFETENSORS, INDEX, ONNX_WITHIN = "model.safetensors", "model.safetensors.index.json", "onnx/model.onnx"
 WEIGHTS = (SAFETENSORS, INDEX, "pytorch_model.bin", "model.pt", "model.pth", "saved_model.pb")
@@ -25,12 +26,30 @@ def weights_in(path: Path) -> Path:
 
     Raises:
         UsageError: the folder has none, or several that could be meant.
+        UnsafeFile: it is a link out of the folder, and not into the hub's cache.
     """
     try:
         if not path.is_dir():
             return path
     except OSError as error:
         raise UsageError(f"{shortened(path)} cannot be opened ({error.strerror}); give a shorter path") from error
+    found = _file_in(path)
+    if leads_out(found, path):
+        raise UnsafeFile(
+            f"{found} is a link out of its folder; give the file itself, if that is what you mean", finding=ESCAPE
+        )
+    return found
+
+
+def leads_out(file: Path, folder: Path) -> bool:
+    """Whether a file is a link that leads out of a folder that it is in, but for those of the hub's cache."""
+    if not file.is_symlink():
+        return False
+    target = Path(os.path.realpath(file))
+    return folder.resolve() not in target.parents and not is_blob_of(file.parent, target)
+
+
+def _file_in(path: Path) -> Path:
     for name in WEIGHTS:
         if (path / name).is_file():
             return path / name
@@ -98,6 +117,22 @@ def _for_channels(values: list[float], channels: int) -> tuple[float, ...]:
     return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels
 
 
+def _described_names(descriptions: object, classes: int) -> list[Any] | dict[Any, Any]:
+    """The names in what timm keeps to describe classes, where nothing else names them; nothing where it is no such.
+
+    A list of descriptions, one a class; a dict of them by number; or by name, in the order of the classes.
+    """
+    if isinstance(descriptions, list) and len(descriptions) == classes:
+        return descriptions
+    if isinstance(descriptions, dict) and descriptions:
+        numbered = all(str(key).isdecimal() for key in descriptions)
+        if numbered:
+            return descriptions
+        if len(descriptions) == classes:
+            return list(descriptions)
+    return []
+
+
 def class_names_of(told: Mapping[str, Any], classes: int) -> tuple[str, ...]:
     """The names of a model's classes, in the order of its outputs: in any form that timm or transformers writes.
 
@@ -108,11 +143,15 @@ def class_names_of(told: Mapping[str, Any], classes: int) -> tuple[str, ...]:
     ('weld', 'crack', '2')
     >>> class_names_of({"label2id": {"dog": 1, "cat": 0}}, 2)
     ('cat', 'dog')
+    >>> class_names_of({"label_descriptions": {"n01440764": "tench", "n01443537": "goldfish"}}, 2)
+    ('n01440764', 'n01443537')
 
     Raises:
         ValueError: names that cannot be these classes'.
     """
     given: Any = next((told[key] for key in ("label_names", "id2label", "labels", "label2id") if told.get(key)), [])
+    if not given:
+        given = _described_names(told.get("label_descriptions"), classes)
     if isinstance(given, list):
         if given and len(given) != classes:
             raise ValueError(f"it names {len(given)} classes, and has {classes}")

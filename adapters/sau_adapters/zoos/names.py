@@ -5,6 +5,7 @@ What of the hub is fetched when a user asks for it: :mod:`sau_adapters.zoos.hub_
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from itertools import pairwise
@@ -17,6 +18,18 @@ from sau_cli.description import Description, InputSpec
 from sau_cli.errors import UsageError
 
 ZOOS = ("timm:", "torchvision:", "hf-hub:")
+
+
+def parted_spec(model: Path) -> tuple[Path, str]:
+    """A model and what of it is meant, as in ``FILE#NAME``; nothing where it is all of it.
+
+    >>> parted_spec(Path("vendor.pth#ema_model"))
+    (PosixPath('vendor.pth'), 'ema_model')
+    """
+    before, mark, part = str(model).rpartition("#")
+    if not mark or not before or not part or "/" in part or os.path.lexists(model) or is_zoo_name(model):
+        return model, ""
+    return Path(before), part
 
 
 def is_zoo_name(model: Path) -> bool:

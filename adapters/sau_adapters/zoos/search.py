@@ -8,7 +8,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from sau_adapters.files import is_blob_of
 from sau_adapters.weights import saved_model
 from sau_adapters.weights.content import Content
 from sau_adapters.weights.formats import reader_of
@@ -17,7 +16,7 @@ from sau_adapters.weights.onnx import OnnxReader
 from sau_adapters.weights.reader import WeightsReader
 from sau_adapters.weights.safetensors import metadata_of
 from sau_adapters.weights.sharded import ShardedReader
-from sau_adapters.zoos.folders import SUFFIXES
+from sau_adapters.zoos.folders import SUFFIXES, leads_out, weights_in
 from sau_cli.errors import NotEvaluable, SauError, UsageError
 
 MODEL_SUFFIXES = (
@@ -75,10 +74,13 @@ def models_at(paths: Sequence[Path]) -> FoundModels:
 
     Raises:
         UsageError: a folder has no models, or cannot be listed.
+        UnsafeFile: the only one is a link out of it.
     """
     found = [models_under(path) if path.is_dir() else FoundModels(models=(path,), passed_by=()) for path in paths]
     for path, one in zip(paths, found, strict=True):
         if not one.models:
+            with suppress(UsageError):
+                weights_in(path)  # which refuses a model that is a link out of its folder, here as for one model
             told = "; ".join(f"{left.path}: {left.reason}" for left in one.open_questions[:3])
             raise UsageError(
                 f"{path} is a folder without models{f' (not examined: {told})' if told else ''}; give a model, or a "
@@ -157,7 +159,7 @@ def _files_under(folder: Path, root: Path, passed_by: list[PassedBy]) -> list[Pa
             target = Path(os.path.realpath(path))
             if not _is_utf8(name):
                 pass_by(_in_utf8(path), "a name that is not UTF-8")
-            elif path.is_symlink() and root not in target.parents and not is_blob_of(path.parent, target):
+            elif leads_out(path, root):
                 pass_by(path, "a link out of the folder")
             elif not target.is_file():
                 pass_by(path, "no regular file")

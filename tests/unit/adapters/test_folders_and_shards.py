@@ -11,6 +11,8 @@ from safetensors.torch import save_file
 
 from sau_adapters.architectures.cifar_networks import CIFAR_NETWORKS
 from sau_adapters.classifiers.building import as_classifier
+from sau_adapters.models import locate
+from sau_adapters.zoos.search import models_at
 from sau_cli.errors import NotEvaluable, UnsafeFile, UsageError
 from tests.support.models import file_facts, read_checkpoint
 
@@ -67,6 +69,23 @@ def test_a_shard_that_is_a_link_out_of_the_folder_is_unsafe(sharded, tmp_path_fa
     shard.symlink_to(other)
     with pytest.raises(UnsafeFile, match="link"):
         read_checkpoint(folder)
+
+
+def test_a_model_that_is_a_link_out_of_its_folder_is_unsafe(tmp_path):
+    save_file({"x": torch.zeros(1)}, tmp_path / "elsewhere.safetensors")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "model.safetensors").symlink_to(tmp_path / "elsewhere.safetensors")
+    with pytest.raises(UnsafeFile, match="link out of its folder") as refused:
+        locate(folder)
+    assert refused.value.finding == "file.path-escape"
+    with pytest.raises(UnsafeFile, match="link out of its folder"):
+        models_at([folder])
+    assert locate(folder / "model.safetensors").path == folder / "model.safetensors", "what is named is meant"
+    (folder / "model.safetensors").unlink()
+    (folder / "inside.pth").write_bytes((tmp_path / "elsewhere.safetensors").read_bytes())
+    (folder / "model.safetensors").symlink_to("inside.pth")
+    assert locate(folder).path == folder / "model.safetensors"
 
 
 def test_shards_that_disagree_with_the_index_are_told(sharded):

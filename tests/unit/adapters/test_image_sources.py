@@ -51,11 +51,37 @@ def test_arrays_with_a_split(tmp_path):
     assert (len(data.train), len(data.test), data.train.classes, data.test.classes) == (6, 3, 6, 6)
 
 
+def test_labels_that_are_names(tmp_path):
+    texts = np.array(["cat", "dog", "cat", "ant", "dog", "cat"])
+    data = open_images(write_npz(tmp_path / "x.npz", images=pixels(), labels=texts)).train
+    assert data.class_names == ("ant", "cat", "dog")
+    assert data.labels.tolist() == [1, 2, 1, 0, 2, 1]
+    named = {"class_names": np.array(["dog", "cat", "ant"]), "train_labels": texts, "test_labels": texts[:3]}
+    both = open_images(write_npz(tmp_path / "y.npz", train_images=pixels(), test_images=pixels(3), **named))
+    assert both.train.class_names == both.test.class_names == ("dog", "cat", "ant")
+    assert both.test.labels.tolist() == [1, 0, 1]
+    named["test_labels"] = np.array(["cat", "cow", "dog"])
+    with pytest.raises(NotEvaluable, match="the label 'cow', which is not among its class_names"):
+        open_images(write_npz(tmp_path / "z.npz", train_images=pixels(), test_images=pixels(3), **named))
+
+
+def test_labels_without_a_zero(tmp_path):
+    counted = {"images": pixels(), "labels": np.arange(6) + 1}
+    with pytest.raises(NotEvaluable, match="run from 1 to 6, and nothing tells whether they count from 1"):
+        open_images(write_npz(tmp_path / "x.npz", **counted))
+    data = open_images(write_npz(tmp_path / "y.npz", **counted, class_names=np.array(list("abcdef"))))
+    assert data.train.labels.tolist() == list(range(6))
+    assert "count from 1" in data.notes[0]
+    data = open_images(write_npz(tmp_path / "z.npz", **counted, class_names=np.array(list("abcdefg"))))
+    assert data.train.labels.tolist() == list(range(1, 7))
+    assert data.notes == ()
+
+
 BROKEN_ARRAYS = {
     "float pixels": {"images": pixels() / 255, "labels": np.arange(6)},
     "no labels": {"images": pixels()},
     "labels of another length": {"images": pixels(), "labels": np.arange(5)},
-    "labels that are no numbers": {"images": pixels(), "labels": np.array(list("abcdef"))},
+    "labels that are no numbers": {"images": pixels(), "labels": np.linspace(0, 1, 6)},
     "negative labels": {"images": pixels(), "labels": np.arange(6) - 1},
     "two channels": {"images": pixels(6, 8, 8, 2), "labels": np.arange(6)},
     "flat": {"images": pixels(6, 64), "labels": np.arange(6)},

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from sau_adapters.architectures.cifar_networks import CIFAR_NETWORKS
 from sau_adapters.classifiers.building import as_classifier
+from sau_adapters.models import locate
 from sau_adapters.weights import pytorch
 from sau_adapters.zoos.folders import weights_in
 from sau_cli.errors import NotEvaluable, UnsafeFile, UsageError
@@ -63,6 +64,38 @@ def test_of_two_sets_of_weights_the_one_taken_is_told(tmp_path):
     (note,) = file_facts(path).notes
     assert "'state_dict' were taken; there are others under state_dict_ema" in note
     assert read_checkpoint(path).notes == (note,)
+
+
+TWICE = {f"model.{name}": tensor for name, tensor in STATE.items()} | {
+    f"ema_model.module.{name}": tensor + 1 if tensor.is_floating_point() else tensor for name, tensor in STATE.items()
+}
+
+
+def test_of_two_networks_in_one_file_one_is_asked_for(tmp_path):
+    path = saved(tmp_path, {"state_dict": TWICE | {"ema_model.n_averaged": torch.tensor(3)}, "epoch": 3})
+    asked = f"{path}#model or {path}#ema_model"
+    for architecture in (None, "small_cnn"):
+        with pytest.raises(NotEvaluable, match="holds 2 networks, under model, ema_model") as refused:
+            as_classifier(read_checkpoint(path), architecture=architecture, **PLAIN)
+        assert str(refused.value).endswith(asked)
+        assert "(ema_model: an average of weights, by its name)" in str(refused.value)
+    assert file_facts(path).notes[-1].endswith(asked)
+    for part, more in (("model", 0), ("ema_model", 1)):
+        located = locate(Path(f"{path}#{part}"))
+        assert (located.path, located.part) == (path, part)
+        facts = file_facts(Path(f"{path}#{part}"))
+        assert facts.sha256 == file_facts(path).sha256
+        assert facts.recognition.fitting[0].name == "small_cnn"
+        classifier = as_classifier(read_checkpoint(Path(f"{path}#{part}")), **PLAIN)
+        assert torch.equal(classifier.network.state_dict()["linear.bias"], STATE["linear.bias"] + more)
+    with pytest.raises(UsageError, match="no tensors under 'teacher'; give one of model, ema_model"):
+        read_checkpoint(Path(f"{path}#teacher"))
+
+
+def test_a_file_whose_name_has_a_hash_is_itself(tmp_path):
+    path = saved(tmp_path, STATE).rename(tmp_path / "m.pth#model")
+    assert locate(path).path == path
+    assert read_checkpoint(path).state.keys() == STATE.keys()
 
 
 def test_plain_values_beside_the_weights_are_left_out_and_told(tmp_path):

@@ -48,9 +48,10 @@ def saved(folder: Path, name: str, *, labels: Any = None, model_args: dict[str, 
 )
 def test_what_timm_writes_computes_what_it_did(tmp_path, name, made, stored):
     network = saved(tmp_path, name, model_args=made, **made)
-    classifier = as_classifier(read_checkpoint(tmp_path))
+    model = read_checkpoint(tmp_path)
+    classifier = as_classifier(model)
     spec = classifier.description.input
-    assert classifier.description.architecture == stored
+    assert classifier.description.architecture == model.facts.description.architecture == stored
     assert spec.channels == made.get("in_chans", 3)
     assert spec.height == made.get("img_size", spec.height)
     images = torch.rand(2, spec.channels, spec.height, spec.width)
