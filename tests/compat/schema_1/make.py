@@ -16,7 +16,6 @@ from pathlib import Path
 from sau_cli.app import main
 
 ARCH = ("--arch", "network.py:Tiny")
-FLAGS = ("--quiet", "--device", "cpu")
 COMMANDS = (
     ("attack", "--attack", "badnets", *ARCH, "--data", "digits", "--epochs", "10", "-o", "planted.safetensors"),
     (
@@ -29,6 +28,10 @@ COMMANDS = (
         *("evaluate", "planted.purified.safetensors", *ARCH, "--reference", "planted.safetensors"),
         *("--trigger", "planted.trigger.safetensors", "--json", "report.json"),
     ),
+    *(
+        ("inspect", name, "--effort", "quick", "--json", f"{name}.inspect.json")
+        for name in ("planted.safetensors", "halfway.safetensors", "planted.purified.safetensors", "exported.onnx")
+    ),
 )
 
 
@@ -38,7 +41,7 @@ def make(folder: Path) -> None:
     os.chdir(folder)
     for words in COMMANDS:
         try:
-            main([*words, *FLAGS])
+            main([*words, "--quiet"])
         except SystemExit as ended:
             if ended.code not in {0, 6}:  # a budget that is spent is 6, and so is a model that is not cleared
                 raise
