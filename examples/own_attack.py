@@ -18,8 +18,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sau_cli.attacks.attack import Attack, Scene, setting
+from sau_cli.attacks.attack import Attack, Scene
 from sau_cli.attacks.stamps import PatchStamp, Place, Stamp
+from sau_cli.settings import setting
 
 
 @dataclass(frozen=True, kw_only=True)

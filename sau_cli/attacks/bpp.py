@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from sau_cli.attacks.attack import InBatchesAttack, Scene, setting
+from sau_cli.attacks.attack import InBatchesAttack, Scene
 from sau_cli.attacks.in_training import InTraining, StampedBatches
 from sau_cli.attacks.stamps import QuantiseStamp, Stamp
 from sau_cli.attacks.triggers import Trigger
+from sau_cli.settings import setting
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,11 +15,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from sau_cli.attacks.attack import Attack, Poison, Scene, setting
+from sau_cli.attacks.attack import Attack, Poison, Scene
 from sau_cli.attacks.badnets import PATTERNS, patch
 from sau_cli.attacks.stamps import ChainStamp, Place, Stamp
 from sau_cli.attacks.triggers import Trigger
 from sau_cli.errors import UsageError
+from sau_cli.settings import setting
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, leaky_relu
 
-from sau_cli.attacks.attack import InBatchesAttack, Scene, setting
+from sau_cli.attacks.attack import InBatchesAttack, Scene
 from sau_cli.attacks.in_training import Batch, InTraining
 from sau_cli.attacks.stamps import Stamp, at_own_size, checked_size, load_weights
 from sau_cli.attacks.triggers import Trigger
@@ -23,6 +23,7 @@ from sau_cli.classifier import Classifier
 from sau_cli.images import as_pixels
 from sau_cli.resuming import with_prefix
 from sau_cli.seeding import seeded
+from sau_cli.settings import setting
 
 SHARPNESS = 10.0
 """Of the mask: how steeply it goes from nothing to all."""

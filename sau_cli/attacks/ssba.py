@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, interpolate
 
-from sau_cli.attacks.attack import Attack, Scene, setting
+from sau_cli.attacks.attack import Attack, Scene
 from sau_cli.attacks.stamps import Stamp, at_own_size, checked_size, load_weights
 from sau_cli.images import as_pixels
 from sau_cli.resuming import with_prefix
 from sau_cli.seeding import seeded
+from sau_cli.settings import setting
 
 COARSE = 8
 """The bits are laid out on a grid of so many cells a side before they are spread over the image."""

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sau_cli.errors import UsageError
-from sau_cli.unlearning.methods import Distancing, FeatureShift, FineTuning, ImplicitUnlearning
-from sau_cli.unlearning.ranges import Range, kinds_of
+from sau_cli.settings import Range, kinds_of
+from sau_cli.unlearning.compared_methods import Distancing, FeatureShift, FineTuning, ImplicitUnlearning
 from sau_cli.unlearning.recipes import DEFAULT, PAPER, Recipe
 
 KINDS = {kind: kinds_of(kind) for kind in (Recipe, FineTuning, ImplicitUnlearning, Distancing, FeatureShift)}

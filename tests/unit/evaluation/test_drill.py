@@ -20,7 +20,7 @@ from sau_cli.errors import NotEvaluable
 from sau_cli.evaluation.drill import Outcome, drill, drill_images
 from sau_cli.images import ImageData
 from sau_cli.precision import Precision
-from sau_cli.unlearning.methods import FineTuning
+from sau_cli.unlearning.compared_methods import FineTuning
 from tests.support.toys import describe, random_images
 
 TO_ZERO = TargetRule(kind=TargetKind.ALL_TO_ONE, target=0)
