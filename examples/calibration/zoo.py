@@ -25,14 +25,14 @@ from sau_adapters.tables import parse_normalisation
 from sau_adapters.triggers import write_trigger
 from sau_cli.attacks.planting import PlannedAttack
 from sau_cli.attacks.planting import attack as plant
-from sau_cli.attacks.targets import parse_target
-from sau_cli.attacks.training import TrainingSettings, train
 from sau_cli.augmentation import Augmentation
 from sau_cli.classifier import Classifier
 from sau_cli.description import Description, InputSpec
 from sau_cli.evaluation.metrics import evaluate
 from sau_cli.images import ImageData, balanced_share, uniform_share
 from sau_cli.seeding import seeded
+from sau_cli.training import TrainingSettings, train
+from sau_cli.triggers.targets import parse_target
 
 HERE = Path(__file__).parent
 

@@ -24,16 +24,16 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor
 
-from sau_cli.attacks.in_training import AdversarialTraining, InTraining
-from sau_cli.attacks.stamps import Stamp
-from sau_cli.attacks.targets import TargetRule
-from sau_cli.attacks.training import TrainingSettings, train
-from sau_cli.attacks.triggers import Trigger
+from sau_cli.attacks.in_training import AdversarialTraining
 from sau_cli.classifier import Classifier
 from sau_cli.errors import UsageError
 from sau_cli.images import LabelledImages
 from sau_cli.seeding import random_stream
 from sau_cli.settings import check_settings, setting, settings_of, values_of
+from sau_cli.training import InTraining, TrainingSettings, train
+from sau_cli.triggers.stamps import Stamp
+from sau_cli.triggers.targets import TargetRule
+from sau_cli.triggers.trigger import Trigger
 
 __all__ = ["Attack", "InBatchesAttack", "LearningStopped", "Poison", "Scene", "setting"]
 

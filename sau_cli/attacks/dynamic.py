@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from sau_cli.attacks.attack import Attack, Scene
-from sau_cli.attacks.stamps import Stamp, WanderingStamp
 from sau_cli.settings import setting
+from sau_cli.triggers.stamps import Stamp, WanderingStamp
 
 
 @dataclass(frozen=True, kw_only=True)

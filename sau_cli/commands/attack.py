@@ -59,13 +59,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from sau_cli.attacks.planting import PlannedAttack, PlantedBackdoor
-    from sau_cli.attacks.training import TrainingSettings
-    from sau_cli.attacks.triggers import Trigger
-    from sau_cli.attacks.visibility import Visibility
     from sau_cli.classifier import Classifier
     from sau_cli.description import Description
     from sau_cli.evaluation.metrics import Evaluation
     from sau_cli.images import ImageData
+    from sau_cli.training import TrainingSettings
+    from sau_cli.triggers.trigger import Trigger
+    from sau_cli.triggers.visibility import Visibility
 
 _GO_ON = "interrupted, and all epochs that were whole are kept; add --resume to the same command to go on"
 _START_OVER = "interrupted in the first epoch; nothing was written, run the same command again to start over"
@@ -257,9 +257,9 @@ def _check_there_is_work(names: Sequence[str], out: Path | None, preview: Path |
 
 def _opened(session: Session, plan: Plan) -> Start:
     """The network and its images; and how it is to learn."""
-    from sau_cli.attacks.training import TrainingSettings
     from sau_cli.augmentation import Augmentation
     from sau_cli.devices import chosen_device
+    from sau_cli.training import TrainingSettings
 
     device, learning, received = chosen_device(plan.device), plan.learning, None
     if plan.model is None:
@@ -407,7 +407,7 @@ def _tell(
 
 
 def _visibility(triggers: Sequence[Trigger], start: Start) -> list[Visibility]:
-    from sau_cli.attacks.visibility import visibility
+    from sau_cli.triggers.visibility import visibility
 
     some = _spread(start.images.for_testing.images, COMPARED)
     return [visibility(trigger, some) for trigger in triggers]
@@ -465,7 +465,7 @@ def _planned(
             "for all, or one for each"
         )
     from sau_cli.attacks.planting import PlannedAttack
-    from sau_cli.attacks.targets import parse_target
+    from sau_cli.triggers.targets import parse_target
 
     each = list(targets) if len(targets) == len(names) else [targets[0]] * len(names)
     return tuple(

@@ -16,9 +16,9 @@ from sau_cli.reporting.terminal import percent, table
 
 if TYPE_CHECKING:
     from sau_cli.attacks.planting import PlannedAttack, PlantedBackdoor
-    from sau_cli.attacks.triggers import Trigger
-    from sau_cli.attacks.visibility import Visibility
     from sau_cli.evaluation.metrics import Evaluation
+    from sau_cli.triggers.trigger import Trigger
+    from sau_cli.triggers.visibility import Visibility
 
 WORKS = 0.9
 """An ASR below which a remark is made."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from sau_cli.attacks.planting import PlannedAttack
     from sau_cli.classifier import Classifier
     from sau_cli.description import Description
-    from sau_cli.evaluation.drill import Drill, DrillImages, DrillProgress
+    from sau_cli.drill import Drill, DrillImages, DrillProgress
     from sau_cli.images import ImageData
     from sau_cli.unlearning.methods import MethodSettings
 
@@ -63,8 +63,8 @@ def run_drill(
         Interrupted: somebody stopped it.
     """
     from sau_cli.attacks.planting import PlannedAttack
-    from sau_cli.attacks.targets import parse_target
-    from sau_cli.evaluation.drill import drill_images
+    from sau_cli.drill import drill_images
+    from sau_cli.triggers.targets import parse_target
     from sau_cli.unlearning.clean_check import check_clean_data
 
     names = _names(attacks)
@@ -123,7 +123,7 @@ def _names(attacks: str) -> list[str]:
 
 def _images_of(share: float, images: ImageData) -> int:
     """How many images of the training part to purify with."""
-    from sau_cli.evaluation.drill import MOST
+    from sau_cli.drill import MOST
 
     if not 0 < share <= MOST:
         raise UsageError(
@@ -135,8 +135,8 @@ def _images_of(share: float, images: ImageData) -> int:
 
 def _drill(session: Session, start: Start, budget: float | None) -> None:
     """Plant, purify and measure, one attack after another."""
-    from sau_cli.attacks.training import TrainingSettings
-    from sau_cli.evaluation.drill import drill
+    from sau_cli.drill import drill
+    from sau_cli.training import TrainingSettings
 
     parts, device = start.parts, start.classifier.mean.device
     session.show(
@@ -197,7 +197,7 @@ def _tell(session: Session, start: Start, found: Drill) -> None:
 
 def _check_all_were_drilled(found: Drill, *, interrupted: bool) -> None:
     """Raises what :func:`run_drill` says where one was not."""
-    from sau_cli.evaluation.drill import Outcome
+    from sau_cli.drill import Outcome
 
     left = [planted.attack for planted in found.attacks if planted.outcome is Outcome.SKIPPED]
     if interrupted and left:

@@ -30,20 +30,20 @@ from sau_cli.commands.session import Session
 from sau_cli.commands.settings import read_policy
 from sau_cli.commands.stopping import parse_duration
 from sau_cli.errors import UsageError
-from sau_cli.evaluation.limits import at_least, at_most, parse_fraction
+from sau_cli.gating.limits import at_least, at_most, parse_fraction
 from sau_cli.reporting.json_document import plain
 from sau_cli.reporting.terminal import checks_table
 from sau_cli.results import Check, CheckStatus
 
 if TYPE_CHECKING:
     from sau_adapters.checkpoints import Checkpoint
-    from sau_cli.attacks.triggers import Trigger
     from sau_cli.classifier import Classifier
     from sau_cli.evaluation.metrics import Evaluation
     from sau_cli.evaluation.reactivation import Reactivation
     from sau_cli.evaluation.relearning import Relearning
+    from sau_cli.gating.policy import Policy
     from sau_cli.images import ImageData
-    from sau_cli.inspection.policy import Policy
+    from sau_cli.triggers.trigger import Trigger
 
 
 @with_groups
@@ -336,7 +336,7 @@ def _triggers(plan: Plan) -> tuple[Trigger, ...]:
         UsageError: none of them leads where ``--target`` says.
     """
     from sau_adapters.triggers import open_trigger
-    from sau_cli.attacks.targets import parse_target
+    from sau_cli.triggers.targets import parse_target
 
     rule = None if plan.target is None else parse_target(plan.target)
     triggers = tuple(open_trigger(source, rule) for source in plan.triggers)
@@ -352,7 +352,7 @@ def _tell(
     session: Session, plan: Plan, subject: Subject, evaluation: Evaluation, file_rules: tuple[Check, ...]
 ) -> None:
     """What was measured, and how limits and rules stand."""
-    from sau_cli.inspection.policy import judge_measures
+    from sau_cli.gating.policy import judge_measures
 
     findings, name = session.findings, subject.images.name
     findings.tell(data=name, evaluation=plain(evaluation))
@@ -423,7 +423,7 @@ def _check_no_looser(limits: Limits, rules: Policy | None) -> None:
 def _judged_file(checkpoint: Checkpoint, rules: Policy) -> tuple[Check, ...]:
     """Each rule about the file as a check; one that nothing here tells of is skipped, with its reason."""
     from sau_adapters.weights_onnx import hashes_beside
-    from sau_cli.inspection.policy import JudgedFile, judge_file
+    from sau_cli.gating.policy import JudgedFile, judge_file
 
     file = JudgedFile(
         format=checkpoint.format.value,

@@ -36,19 +36,19 @@ from sau_cli.commands.options import (
 from sau_cli.commands.outputs import check_not_input
 from sau_cli.commands.session import Session
 from sau_cli.errors import NotEvaluable, UsageError
-from sau_cli.evaluation.limits import parse_fraction
+from sau_cli.gating.limits import parse_fraction
 from sau_cli.reporting.json_document import plain
 from sau_cli.reporting.terminal import checks_table
 
 if TYPE_CHECKING:
     from sau_adapters.export_onnx import OnnxExporter
-    from sau_cli.attacks.triggers import Trigger
     from sau_cli.classifier import Classifier
     from sau_cli.exporting.exporter import ExportRejected, ProvenExport
     from sau_cli.exporting.provenance import Origin
     from sau_cli.exporting.speed import Speed
     from sau_cli.exporting.verification import VerificationLimits
     from sau_cli.images import LabelledImages
+    from sau_cli.triggers.trigger import Trigger
 
 
 class ExportPrecision(StrEnum):
@@ -319,7 +319,7 @@ def _opened(session: Session, plan: Plan) -> Subject:
         UsageError: clean images are needed, and none are named.
     """
     from sau_adapters.triggers import file_of, open_trigger
-    from sau_cli.attacks.targets import parse_target
+    from sau_cli.triggers.targets import parse_target
 
     rule = None if plan.target is None else parse_target(plan.target)
     triggers = tuple(open_trigger(source, rule) for source in plan.triggers)

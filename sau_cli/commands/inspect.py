@@ -38,8 +38,8 @@ from sau_cli.results import Check, CheckStatus, Verdict, verdict_of
 
 if TYPE_CHECKING:
     from sau_cli.description import HistoryStep
+    from sau_cli.gating.policy import Policy
     from sau_cli.inspection.file_facts import FileFacts, Recognition, TensorFacts
-    from sau_cli.inspection.policy import Policy
 
 SHOWN_TENSORS, SHOWN_STEPS, SHOWN_TEXT = 12, 20, 1000
 
@@ -186,9 +186,9 @@ def inspect_model(
         reference: the model that it was purified from, to look at both together.
         every_tensor: list all, not the first few.
     """
+    from sau_cli.gating.policy import judge_measures
     from sau_cli.inspection.inspector import inspect as inspect_file
     from sau_cli.inspection.inspector import inspection_verdict
-    from sau_cli.inspection.policy import judge_measures
 
     findings = session.findings
     facts = _read(session, model)
@@ -239,7 +239,7 @@ def _read(session: Session, model: Path) -> FileFacts:
 
 
 def _judge_file(facts: FileFacts, rules: Policy, checks: Sequence[Check]) -> tuple[Check, ...]:
-    from sau_cli.inspection.policy import JudgedFile, judge_file
+    from sau_cli.gating.policy import JudgedFile, judge_file
 
     worst = max((check.severity for check in checks if check.severity), key=lambda severity: severity.rank)
     file = JudgedFile(

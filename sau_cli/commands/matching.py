@@ -91,8 +91,8 @@ def one_architecture(
     Raises:
         NotEvaluable: they do not tell.
     """
-    from sau_cli.evaluation.predictions import predicted_labels
     from sau_cli.evaluation.readings import Reading
+    from sau_cli.predictions import predicted_labels
 
     names = [classifier.description.architecture for classifier in ways]
     if len(ways) == 1:

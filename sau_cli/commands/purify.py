@@ -55,7 +55,7 @@ from sau_cli.commands.session import Session
 from sau_cli.commands.stopping import Stopping, parse_duration
 from sau_cli.description import HistoryStep
 from sau_cli.errors import Inconclusive, Interrupted, SauError, UsageError
-from sau_cli.evaluation.limits import parse_fraction
+from sau_cli.gating.limits import parse_fraction
 from sau_cli.precision import Precision, chosen_precision
 from sau_cli.reporting.json_document import plain
 from sau_cli.results import Check, CheckStatus

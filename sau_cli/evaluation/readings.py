@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from sau_cli.classifier import Classifier
 from sau_cli.evaluation.paired_test import paired_test
-from sau_cli.evaluation.predictions import predicted_labels
 from sau_cli.images import LabelledImages
+from sau_cli.predictions import predicted_labels
 
 BEYOND_CHANCE = 0.01
 """p-value of McNemar's test below which one reading is better than another."""

@@ -11,10 +11,10 @@ import torch
 
 from sau_cli.classifier import Classifier, check_finite_weights
 from sau_cli.errors import NotEvaluable, UsageError
-from sau_cli.evaluation.predictions import predicted_labels
 from sau_cli.images import CleanData, LabelledImages, check_fits
 from sau_cli.model_state import evaluating, frozen
 from sau_cli.precision import Precision, check_precision, fast_layout
+from sau_cli.predictions import predicted_labels
 from sau_cli.resuming import check_same_run, optimiser_tensors, restore_optimiser
 from sau_cli.seeding import random_stream
 from sau_cli.team import ALONE, Team

@@ -18,10 +18,10 @@ from torch.optim.swa_utils import AveragedModel
 
 from sau_cli.classifier import Classifier
 from sau_cli.devices import out_of_memory
-from sau_cli.evaluation.predictions import predicted_logits
 from sau_cli.images import as_pixels
 from sau_cli.model_state import frozen
 from sau_cli.precision import fast_layout, running_in
+from sau_cli.predictions import predicted_logits
 from sau_cli.resuming import with_prefix
 from sau_cli.seeding import random_stream
 from sau_cli.unlearning.batch_statistics import BatchStatistics, group_sizes, packed
