@@ -6,10 +6,11 @@ arXiv 2310.01875.
 
 from __future__ import annotations
 
+from sau_cli.head import head_name
 from sau_cli.unlearning.batch_step import Work
 from sau_cli.unlearning.compared_methods import FeatureShift
 from sau_cli.unlearning.fine_tuning import Tuner
-from sau_cli.unlearning.head import bring_to, draw_anew, head_name
+from sau_cli.unlearning.new_head import bring_to, draw_anew
 
 
 class FeatureShifter(Tuner):
