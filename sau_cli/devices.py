@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from sau_cli.errors import UsageError
+from sau_cli.errors import UsageError, argument
 
 
 def chosen_device(name: str) -> torch.device:
@@ -21,10 +21,12 @@ def chosen_device(name: str) -> torch.device:
     if kind not in {"cpu", "cuda", "mps"} or (
         number and not (kind == "cuda" and number.isascii() and number.isdigit() and len(number) < 5)
     ):
-        raise UsageError(f"--device {name!r} is unknown; give auto, cpu, cuda, cuda:N or mps")
+        raise UsageError(f"{argument('device')} {name!r} is unknown; give auto, cpu, cuda, cuda:N or mps")
     count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}[kind]
     if int(number or 0) >= count:
-        raise UsageError(f"--device {name!r} is not on this machine ({count} of that kind found); give cpu or auto")
+        raise UsageError(
+            f"{argument('device')} {name!r} is not on this machine ({count} of that kind found); give cpu or auto"
+        )
     return torch.device(name)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sau_cli.commands.inputs import Request, names_data, open_model_alone, open_model_and_data, received
+from sau_cli.commands.options import flag_of
 from sau_cli.commands.progress import ProgressView
 from sau_cli.commands.residual_view import residual_of
 from sau_cli.commands.session import Session
@@ -71,7 +72,7 @@ def examine(
         wrong_flag = isinstance(error, UsageError) and any((asked.arch, asked.image_size, asked.normalisation))
         if needs_data or wrong_flag or isinstance(error, UnsafeFile) or effort not in {None, Effort.QUICK}:
             raise
-        return (_not_examined(str(error)),)
+        return (_not_examined(error.told(flag_of)),)
     from sau_cli.devices import chosen_device
     from sau_cli.evaluation.recognition import RECOGNISED_BY, check_recognises
     from sau_cli.images import some_of
@@ -94,7 +95,7 @@ def examine(
     except NotEvaluable as error:
         if effort is not None:
             raise
-        return (_not_examined(str(error)),)
+        return (_not_examined(error.told(flag_of)),)
 
 
 def _residual(
@@ -152,7 +153,7 @@ def _opened(
         except UsageError as error:
             if needs_data:
                 raise
-            session.show(f"going on without data: {error}")
+            session.show(f"going on without data: {error.told(flag_of)}")
         else:
             return opened.classifier, images
     return open_model_alone(asked, received(session, model), to_learn=gradients).classifier, None

@@ -166,6 +166,15 @@ class OutputOptions:
     force: ForceOption = False
 
 
+def flag_of(name: str) -> str:
+    """How the command line calls an argument.
+
+    >>> flag_of("max_batch")
+    '--max-batch'
+    """
+    return f"--{name.replace('_', '-')}"
+
+
 def with_groups(command: Command) -> Command:
     """The command with the options of a group, a dataclass, in place of each parameter that is one."""
     own = inspect.signature(command, eval_str=True).parameters
