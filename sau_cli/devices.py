@@ -33,4 +33,4 @@ def chosen_device(name: str) -> torch.device:
 def out_of_memory(error: RuntimeError) -> bool:
     """Whether it says that a device is full. Only CUDA has a class for it; the others, a sentence each."""
     sentences = ("can't allocate memory", "not enough memory", "MPS backend out of memory")
-    return isinstance(error, torch.OutOfMemoryError) or any(one in str(error) for one in sentences)
+    return isinstance(error, torch.OutOfMemoryError) or any(sentence in str(error) for sentence in sentences)

@@ -42,7 +42,7 @@ def _depthwise(network: torch.nn.Module) -> bool:
     from torch.nn import Conv1d, Conv2d, Conv3d
 
     convolutions = (part for part in network.modules() if isinstance(part, Conv1d | Conv2d | Conv3d))
-    return any(1 < one.groups == one.in_channels for one in convolutions)
+    return any(1 < convolution.groups == convolution.in_channels for convolution in convolutions)
 
 
 def chosen_precision(asked: Precision | None, device: torch.device, network: torch.nn.Module) -> Precision:

@@ -104,10 +104,10 @@ class Scene:
         Raises:
             LearningStopped: an end was asked for.
         """
-        for one in steps:
+        for step in steps:
             if self.stop():
                 raise LearningStopped
-            yield one
+            yield step
 
     def drawn(self, count: int, among: Tensor, *, purpose: str = "poison") -> Tensor:
         """So many places, drawn uniformly from those that are True in ``among`` (N,) and free. Ascending."""

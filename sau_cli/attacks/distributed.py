@@ -40,7 +40,8 @@ class Distributed(Attack):
         corners = tuple(place for place in Place if place is not Place.MIDDLE)[: self.parts]
         return ChainStamp(
             parts=tuple(
-                patch(self.trigger_size, self.trigger_pattern, place=one, margin=self.trigger_margin) for one in corners
+                patch(self.trigger_size, self.trigger_pattern, place=corner, margin=self.trigger_margin)
+                for corner in corners
             )
         )
 

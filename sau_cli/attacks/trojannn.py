@@ -28,8 +28,8 @@ def last_linear(classifier: Classifier) -> nn.Linear:
     Raises:
         NotEvaluable: the network has none.
     """
-    layers = [one for one in classifier.modules() if isinstance(one, nn.Linear)]
-    fitting = [one for one in layers if one.out_features == classifier.description.classes]
+    layers = [module for module in classifier.modules() if isinstance(module, nn.Linear)]
+    fitting = [layer for layer in layers if layer.out_features == classifier.description.classes]
     if not fitting:
         raise NotEvaluable(
             f"the network has no linear layer that gives its logits; choose another attack or {argument('arch')}"
