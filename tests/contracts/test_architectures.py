@@ -17,7 +17,7 @@ from sau_adapters.classifiers.saving import save_classifier
 from sau_cli.classifier import Classifier
 from sau_cli.description import Description
 from sau_cli.errors import NotEvaluable, UsageError
-from sau_cli.evaluation.predictions import predicted_logits
+from sau_cli.predictions import predicted_logits
 from tests.support.models import read_checkpoint
 from tests.support.toys import names, random_images, spec
 

@@ -12,6 +12,7 @@ from sau_cli.commands.outputs import purified_name
         ("model.pth.tar", "model.purified.safetensors"),
         ("resnet-1.5.pt", "resnet-1.5.purified.safetensors"),
         ("weights", "weights.purified.safetensors"),
+        ("vendor.pth#ema_model", "vendor.purified.safetensors"),
     ],
 )
 def test_where_a_purified_model_goes(given, expected):

@@ -11,8 +11,9 @@ from sau_adapters.classifiers.metadata import to_metadata
 from sau_adapters.files import folder_written_whole, written_whole
 from sau_adapters.weights.safetensors import write_weights
 from sau_adapters.zoos.folders import SUFFIXES
-from sau_adapters.zoos.transformers_folders import FILES, is_of_transformers
+from sau_adapters.zoos.transformers_folders import FILES, is_of_transformers, network_beside
 from sau_cli.description import Description
+from sau_cli.errors import NotEvaluable
 
 if TYPE_CHECKING:
     from sau_adapters.models import OpenedModel
@@ -66,6 +67,7 @@ def save_like(
     Raises:
         UsageError: the place cannot be written to.
         ExportRejected: the graph computes something else.
+        NotEvaluable: the configuration in the folder of transformers is another by now.
     """
     if model.graph is None:
         if is_of_transformers(description.architecture):
@@ -79,6 +81,8 @@ def save_like(
             name: tensor.to(received[name].dtype) if name in received else tensor for name, tensor in learned.items()
         }
         if path.is_dir():
+            if network_beside(model.path) != model.folder_of_transformers:
+                raise NotEvaluable(f"what lies beside {model.path} was changed meanwhile; run the same command again")
             weights, *beside = FILES
             for name in beside:
                 if model.path.with_name(name).is_file():

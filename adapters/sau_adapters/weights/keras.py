@@ -216,15 +216,20 @@ def _config_beside(path: Path) -> list[object]:
 
 
 def _saved_model(content: Content) -> ListedWeights:
-    path, configs = content.path, []
-    for text in saved_model.keras_configs(path):
-        with reading(path.with_name(saved_model.KERAS_METADATA), "metadata of Keras"):
-            configs.append(parsed(text))
+    path, beside = content.path, content.path.with_name(saved_model.KERAS_METADATA)
+    configs, known = [], {}
+    if beside.is_file() and beside.stat().st_size:
+        metadata = Content(beside)
+        metadata.take_in(most=metadata.size)
+        known[beside.name] = metadata.sha256
+        for text in saved_model.keras_configs(metadata.read(0, metadata.size), beside):
+            with reading(beside, "metadata of Keras"):
+                configs.append(parsed(text))
     return ListedWeights(
         tensors=None,
         findings=(*saved_model.findings(content.read(0, content.size), path), *config_findings(*configs)),
         unread="the values of its weights were not looked at: sau does not read TensorFlow's own format",
-        beside=saved_model.hashes_beside(path),
+        beside=saved_model.hashes_beside(path, known),
     )
 
 

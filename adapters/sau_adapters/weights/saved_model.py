@@ -5,7 +5,7 @@ Read by the wire format of protocol buffers, without TensorFlow: of every messag
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from sau_adapters.files import sha256_of
@@ -52,26 +52,32 @@ def findings(content: bytes, path: Path) -> tuple[Finding, ...]:
     return (Finding(id=OPERATIONS, severity=Severity.CRITICAL, sentence=sentence),)
 
 
-def keras_configs(path: Path) -> tuple[str, ...]:
-    """The configurations of layers that Keras 2 wrote beside the graph, as JSON; none where it did not.
+def keras_configs(metadata: bytes, path: Path) -> tuple[str, ...]:
+    """The configurations of layers that Keras 2 wrote beside the graph, as JSON.
+
+    Args:
+        metadata: what is in KERAS_METADATA.
+        path: of that, for the sentence.
 
     Raises:
         NotEvaluable: the file is damaged.
     """
-    beside = path.with_name(KERAS_METADATA)
-    if not beside.is_file():
-        return ()
-    with reading(beside, "metadata of Keras"):
-        nodes = (node for number, node in _fields(memoryview(beside.read_bytes())) if number == 1)
+    with reading(path, "metadata of Keras"):
+        nodes = (node for number, node in _fields(memoryview(metadata)) if number == 1)
         return tuple(bytes(text).decode() for node in nodes for number, text in _fields(node) if number == 5)
 
 
-def hashes_beside(path: Path) -> dict[str, str | None]:
-    """The SHA-256 of each other file of the folder, by its place in it; None for variables that are missing."""
+def hashes_beside(path: Path, known: Mapping[str, str]) -> dict[str, str | None]:
+    """The SHA-256 of each other file of the folder, by its place in it; None for variables that are missing.
+
+    Args:
+        known: those of files that were read already.
+    """
     variables = sorted(one.relative_to(path.parent).as_posix() for one in path.parent.glob("variables/variables.*"))
     names = dict.fromkeys((*BESIDE, *variables))
-    kept = (name for name in names if name.startswith("variables/") or (path.parent / name).is_file())
-    return {name: sha256_of(path.parent / name) if (path.parent / name).is_file() else None for name in kept}
+    there = {name for name in names if name in known or (path.parent / name).is_file()}
+    kept = (name for name in names if name.startswith("variables/") or name in there)
+    return {name: known.get(name) or sha256_of(path.parent / name) if name in there else None for name in kept}
 
 
 def _operations(content: bytes) -> Iterator[str]:

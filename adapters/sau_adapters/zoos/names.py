@@ -23,8 +23,8 @@ ZOOS = ("timm:", "torchvision:", "hf-hub:")
 def parted_spec(model: Path) -> tuple[Path, str]:
     """A model and what of it is meant, as in ``FILE#NAME``; nothing where it is all of it.
 
-    >>> parted_spec(Path("vendor.pth#ema_model"))
-    (PosixPath('vendor.pth'), 'ema_model')
+    >>> parted_spec(Path("vendor.pth#ema_model"))[1]
+    'ema_model'
     """
     before, mark, part = str(model).rpartition("#")
     if not mark or not before or not part or "/" in part or os.path.lexists(model) or is_zoo_name(model):

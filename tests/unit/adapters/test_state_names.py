@@ -13,7 +13,7 @@ from torchvision import models
 
 from sau_adapters.architectures.index import recognised
 from sau_adapters.architectures.state_names import namings
-from sau_adapters.classifiers.building import as_classifier
+from sau_adapters.classifiers.building import as_classifier, read_as
 from sau_cli.errors import NotEvaluable, UsageError
 from tests.support.models import read_checkpoint
 
@@ -151,6 +151,6 @@ def test_a_layer_that_normalises_in_front_of_the_network(tmp_path, names, scale)
         classifier = as_classifier(checkpoint, normalisation=given, image_shape=(3, 64, 64))
         with torch.no_grad():
             assert torch.allclose(classifier(images), theirs, atol=1e-4)
-    assert "read as its normalisation" in checkpoint.read_as(classifier)[1]
+    assert "read as its normalisation" in read_as(checkpoint, classifier)[1]
     with pytest.raises(UsageError, match="leave --normalisation out"):
         as_classifier(checkpoint, normalisation=((0.5,), (0.5,)), image_shape=(3, 64, 64))

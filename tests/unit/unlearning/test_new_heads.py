@@ -10,15 +10,16 @@ from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d, cross_entropy
 
 from sau_cli.errors import NotEvaluable
+from sau_cli.head import head_name
 from sau_cli.images import CleanData, as_pixels
 from sau_cli.seeding import random_stream
 from sau_cli.unlearning.batch_step import NotFiniteError
+from sau_cli.unlearning.compared_methods import Distancing, FeatureShift
 from sau_cli.unlearning.d3 import Distancer
-from sau_cli.unlearning.head import bring_to, draw_anew, head_name, norm_over
-from sau_cli.unlearning.methods import Distancing, FeatureShift
+from sau_cli.unlearning.new_head import bring_to, draw_anew, norm_over
 from sau_cli.unlearning.purifier import purify
 from sau_cli.unlearning.recipes import Schedule
-from tests.support.toys import BrightnessNet, describe, random_images
+from tests.support.toys import BrightnessNet, describe, random_images, work_of
 
 DATA = random_images(32)
 CLEAN = CleanData(learning=DATA, held_back=DATA)
@@ -77,7 +78,7 @@ def test_the_head_is_what_a_pass_ends_with_wherever_it_stands():
 )
 @pytest.mark.parametrize("recipe", [Distancing(epochs=1), FeatureShift(epochs=1)])
 def test_a_network_without_a_head_is_refused(classifier, told, recipe):
-    with pytest.raises(NotEvaluable, match=f"no head to draw anew.*{told}.*choose another --method"):
+    with pytest.raises(NotEvaluable, match=f"no head that can be told.*{told}"):
         purify(classifier, CLEAN, recipe=recipe, seed=0)
 
 
@@ -180,14 +181,7 @@ def test_a_step_of_fst_is_that_of_the_formula():
 
 def test_where_nothing_is_apart_the_distance_has_no_gradient():
     classifier = received(bias=False)
-    tuner = Distancer(
-        deepcopy(classifier),
-        classifier,
-        Distancing(),
-        stream=random_stream(0, "head"),
-        precision="fp32",
-        max_batch=None,
-    )
+    tuner = Distancer(work_of(deepcopy(classifier), CLEAN.learning, received=classifier), Distancing())
     tuner.purified.load_state_dict(classifier.state_dict())
     weight = tuner.purified.network.last.weight
     weight.grad = torch.ones_like(weight)
