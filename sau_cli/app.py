@@ -14,6 +14,7 @@ import typer
 from sau_cli import __version__
 from sau_cli.commands.attack import attack
 from sau_cli.commands.attack_flags import named_attacks, with_flags
+from sau_cli.commands.demo import demo
 from sau_cli.commands.evaluate import evaluate
 from sau_cli.commands.export import export
 from sau_cli.commands.inspect import inspect
@@ -50,7 +51,7 @@ def sau(
     """
 
 
-_COMMANDS = {command.__name__: command for command in (inspect, attack, purify, evaluate, export)}
+_COMMANDS = {command.__name__: command for command in (inspect, attack, purify, evaluate, export, demo)}
 
 
 def composed(words: Sequence[str] = ()) -> typer.Typer:
