@@ -51,6 +51,23 @@ def sau(
     """
 
 
+START = """\
+Is there a backdoor in an image classifier, and how does one get rid of it?
+
+See it on an example, offline, in a minute or two:
+  sau demo
+
+Then with a model of your own and clean images, a folder with a sub-folder for
+each class:
+  sau inspect  model.safetensors --data clean/
+  sau purify   model.safetensors --data clean/
+  sau evaluate model.purified.safetensors --reference model.safetensors \\
+               --data test/
+  sau export   model.purified.safetensors -o model.onnx --data test/
+
+sau --help lists commands and exit codes, sau COMMAND --help its options."""
+"""What ``sau`` alone shows."""
+
 _COMMANDS = {command.__name__: command for command in (inspect, attack, purify, evaluate, export, demo)}
 
 
@@ -105,7 +122,7 @@ def _ended(error: Exception, words: list[str]) -> int:
     if hasattr(error, "format_message"):
         context = getattr(error, "ctx", None)
         if not words and context:
-            typer.echo(context.get_help(), err=True)
+            typer.echo(START, err=True)
             return ExitCode.USAGE
         message = str(error.format_message()).replace("\n", " ").replace("Value error, ", "").strip()
         where = f"; see {context.command_path} --help" if context else ""

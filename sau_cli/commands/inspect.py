@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Group
 
-from sau_adapters.metadata import KEYS
 from sau_cli.commands.behaviour_view import examine
 from sau_cli.commands.chain_view import check_chain
+from sau_cli.commands.file_view import file_tables, inspection_view
 from sau_cli.commands.inputs import Request, fetch, request
 from sau_cli.commands.options import (
     ArchOption,
@@ -37,16 +36,12 @@ from sau_cli.commands.session import Session
 from sau_cli.commands.settings import read_policy
 from sau_cli.errors import ExitCode, UsageError
 from sau_cli.inspection.effort import ALL_TESTS, AskedTests, Effort
-from sau_cli.reporting.history import settings_line
 from sau_cli.reporting.json_document import plain
-from sau_cli.reporting.terminal import checks_table, table
 from sau_cli.results import Check, CheckStatus, Verdict, verdict_of
 
 if TYPE_CHECKING:
-    from sau_cli.inspection.file_facts import FileFacts, Recognition
+    from sau_cli.inspection.file_facts import FileFacts
     from sau_cli.inspection.policy import Policy
-
-SHOWN_TENSORS, SHOWN_STEPS, SHOWN_TEXT = 12, 20, 1000
 
 
 def inspect(
@@ -86,7 +81,7 @@ def inspect(
         int | None,
         typer.Option("--jobs", min=1, help="Models of a folder at a time. [default: one a core]"),
     ] = None,
-    all_tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor, not the first few.")] = False,
+    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor, with its type and shape.")] = False,
     public_key: Annotated[
         Path | None,
         typer.Option(metavar="KEY.pub", help="Fail unless the file is ONNX, signed with the key to this one."),
@@ -107,9 +102,9 @@ def inspect(
 ) -> None:
     """Say what a model file is, whether it is safe to open, and whether it behaves like a backdoored model.
 
-    No code from the file is run, and its format is told by content, never by extension. Shown are the
-    tensors, the architecture, classes, size, dtype, SHA-256, metadata and history, and with --data the
-    accuracy.
+    The verdict comes first, in a sentence, with what to do next; then what the file is: architecture,
+    classes, size, dtype, SHA-256, metadata and history, and with --data the accuracy. No code from the
+    file is run, and its format is told by content, never by extension.
 
     Then its behaviour is examined, as far as it can be opened: how far one class stands out from the
     others, in tests that need no data and in tests on clean images. A model that behaves like a
@@ -163,7 +158,7 @@ def inspect(
         if reference is not None and len(models) > 1:
             raise UsageError("--reference is of one model; inspect that one alone")
         if len(models) == 1 and not models[0].is_dir():
-            inspect_one(session, models[0], every_tensor=all_tensors or verbose)
+            inspect_one(session, models[0], tensors=tensors)
             return
 
         from sau_adapters.model_search import models_at
@@ -173,7 +168,7 @@ def inspect(
         if reference is not None and len(found.models) > 1:
             raise UsageError("--reference is of one model; inspect that one alone")
         if len(found.models) == 1 and not found.open_questions:
-            inspect_one(session, found.models[0], every_tensor=all_tensors or verbose)
+            inspect_one(session, found.models[0], tensors=tensors)
         else:
             inspect_folder(session, models[0] if len(models) == 1 else None, found, inspect_one, jobs=jobs)
 
@@ -190,7 +185,7 @@ def inspect_model(
     seed: int,
     public_key: Path | None = None,
     reference: Path | None = None,
-    every_tensor: bool = False,
+    tensors: bool = False,
 ) -> None:
     """Inspect one model: what is found goes into the session, also where an error ends it.
 
@@ -201,7 +196,7 @@ def inspect_model(
         device: what measurements run on, as ``--device`` takes it.
         public_key: that a signature of ONNX must be of.
         reference: the model that it was purified from, to look at both together.
-        every_tensor: list all, not the first few.
+        tensors: show them, each with its shape.
     """
     from sau_adapters.checkpoints import file_facts
     from sau_adapters.model_zoos import source_of
@@ -221,8 +216,6 @@ def inspect_model(
     session.details |= {"file": plain(facts), "parameters": facts.parameters}
     if rules is not None:
         session.checks.extend(_judge_file(facts, rules, session.checks))
-    for shown in _tables(facts, every_tensor=every_tensor):
-        session.show(shown)
     try:
         session.checks.extend(check_chain(session, model, facts, public_key=public_key))
         if facts.safe and not facts.non_finite:
@@ -240,11 +233,14 @@ def inspect_model(
                 reference=reference,
             )
             session.checks[:] = [*(one for one in session.checks if one.id != "model.behaviour"), *found]
+    except BaseException:
+        session.show(file_tables(facts, tensors=tensors, whole=session.verbose))
+        raise
     finally:
         if rules is not None:
             session.checks.extend(judge_measures(session.checks, rules, unmeasured=CheckStatus.INCONCLUSIVE))
     session.verdict = _worse(inspection_verdict(facts), session.checks)
-    session.show(checks_table(session.checks))
+    session.show(inspection_view(session.report(), facts, tensors=tensors, whole=session.verbose))
 
 
 def _judge_file(facts: FileFacts, rules: Policy, checks: Sequence[Check]) -> tuple[Check, ...]:
@@ -276,85 +272,3 @@ def _worse(found: tuple[Verdict, ExitCode], checks: Sequence[Check]) -> tuple[Ve
         return found
     ruled = verdict_of(judged)
     return ruled if verdict is Verdict.MEASURED or ruled[0] is Verdict.FAILED else found
-
-
-def _tables(facts: FileFacts, *, every_tensor: bool) -> list[Group]:
-    tables = [table("File", ("", ""), _file_rows(facts))]
-    if facts.tensors:
-        shown = facts.tensors if every_tensor else facts.tensors[:SHOWN_TENSORS]
-        title = f"Tensors ({len(facts.tensors)})"
-        if len(shown) < len(facts.tensors):
-            title = f"Tensors ({len(shown)} of {len(facts.tensors)}; --tensors lists all)"
-        rows = [
-            (one.name.replace("\n", "?"), one.dtype.replace("\n", "?"), " x ".join(map(str, one.shape)) or "scalar")
-            for one in shown
-        ]
-        tables.append(table(title, ("name", "dtype", "shape"), rows))
-    described = KEYS if facts.description else frozenset[str]()
-    foreign = {key: value for key, value in facts.metadata.items() if key not in described}
-    if foreign:
-        told = [(key, value[:200]) for key, value in sorted(foreign.items())]
-        tables.append(table("Other metadata (as written in the file)", ("", ""), told))
-    if facts.description and facts.description.history:
-        steps = [
-            (
-                str(number),
-                step.step,
-                (step.input_sha256 or "trained from scratch")[:20],
-                settings_line(step.settings)[:SHOWN_TEXT],
-            )
-            for number, step in enumerate(facts.description.history[:SHOWN_STEPS], start=1)
-        ]
-        left = len(facts.description.history) - len(steps)
-        title = f"History (as the file tells it{f'; {left} later steps are left out' if left else ''})"
-        tables.append(table(title, ("", "step", "input SHA-256", "settings"), steps))
-    return tables
-
-
-def _file_rows(facts: FileFacts) -> list[tuple[str, str]]:
-    rows = [
-        ("path", facts.path),
-        ("format", facts.format),
-        ("size", f"{facts.size_bytes:,} bytes"),
-        ("SHA-256", facts.sha256),
-    ]
-    if facts.tensors is not None:
-        dtypes = sorted({one.dtype for one in facts.tensors})
-        rows.append(("parameters", f"{facts.parameters:,} (buffers included), {', '.join(dtypes)}"))
-    rows.extend(("weights", note) for note in facts.notes)
-    known = facts.description
-    if known is None:
-        rows.extend(_recognised_rows(facts.recognition))
-        return rows
-    names = ", ".join(known.class_names[:10]) + (", ..." if known.classes > 10 else "")
-    spec = known.input
-    rows += [
-        ("architecture", known.architecture),
-        ("classes", f"{known.classes}: {names}"),
-        ("input", f"{spec.channels} x {spec.size}, mean {list(spec.mean)}, std {list(spec.std)}"),
-        ("data", known.data or "not named by the file"),
-    ]
-    return rows
-
-
-def _recognised_rows(found: Recognition | None) -> list[tuple[str, str]]:
-    """What the tensors tell of the architecture."""
-    if found is None or not (found.fitting or found.nearest):
-        return [("architecture", "not named by the file")]
-    if not found.fitting:
-        near = ", ".join(f"{one.name} ({one.share:.0%})" for one in found.nearest)
-        unlike = found.nearest[0].unlike
-        told = f"{near}{f'. Of the first, {unlike}' if unlike else ''}"
-        return [("architecture", f"not named by the file, and none that is known; nearest by its tensors: {told}")]
-    first = found.fitting[0]
-    rows = [
-        ("architecture", " or ".join(one.name for one in found.fitting) + ", by the names and shapes of its tensors")
-    ]
-    if found.prefix:
-        rows.append(("prefix", f"names begin with {' or '.join(found.prefix)}"))
-    if found.told:
-        rows.append(("read as", found.told))
-    rows.append(("classes", "not told by the tensors" if first.classes is None else str(first.classes)))
-    size = f"{first.size}x{first.size}" if first.size else "any size, or not told"
-    rows.append(("input", f"{first.channels or 3} channels, {size}; the normalisation is not told by tensors"))
-    return rows
