@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from sau_cli.commands.evaluation_view import evaluation_checks, trigger_ids
+from sau_cli.commands.evaluation_view import evaluation_checks, evaluation_table, trigger_ids
+from sau_cli.commands.session import Session
+from sau_cli.errors import NotEvaluable, UsageError
 from sau_cli.reporting.terminal import percent
-from sau_cli.results import Check
+from sau_cli.results import Check, CheckStatus
 
 if TYPE_CHECKING:
     from sau_cli.attacks.triggers import Trigger
@@ -21,10 +23,46 @@ SHOWN = 12
 """Images in a report that changed their answer."""
 
 
+def triggers_named(
+    session: Session, sources: Sequence[str] | None, target: str | None, class_names: Sequence[str]
+) -> tuple[Trigger, ...]:
+    """The triggers that ``--trigger`` names, to measure with.
+
+    Raises:
+        UsageError: ``--target`` without a trigger, or a trigger that cannot be opened.
+    """
+    from sau_adapters.triggers import file_of, open_trigger
+    from sau_cli.attacks.targets import parse_target
+
+    if target is not None and not sources:
+        raise UsageError("--target says where a trigger sends images, and there is none; add --trigger")
+    rule = None if target is None else parse_target(target)
+    opened = tuple(open_trigger(source, rule).for_classes(class_names) for source in sources or ())
+    for source in sources or ():
+        session.took(file_of(source))
+    return opened
+
+
+def compare(
+    session: Session, before: Classifier, after: Classifier, images: LabelledImages, triggers: Sequence[Trigger]
+) -> None:
+    """Add to the report what both models answer; where that cannot be measured, a skipped check says why."""
+    try:
+        checks, details, evaluation = measured_beside(before, after, images, triggers)
+    except NotEvaluable as error:
+        told = f"the models before and after were not compared: {error}"
+        session.checks.append(Check(id="comparison", status=CheckStatus.SKIPPED, evidence=told))
+        return
+    session.checks.extend(checks)
+    session.details = {**session.details, "comparison": details}
+    if triggers:
+        session.show(evaluation_table(evaluation, title=f"Before (reference) and after, on {evaluation.images} images"))
+
+
 def measured_beside(
     before: Classifier, after: Classifier, images: LabelledImages, triggers: Sequence[Trigger]
-) -> tuple[tuple[Check, ...], dict[str, Any]]:
-    """Measure both on some of these images; the checks, and the details for :func:`comparison_details`.
+) -> tuple[tuple[Check, ...], dict[str, Any], Evaluation]:
+    """Measure both on some of these images, which neither learned from.
 
     Raises:
         NotEvaluable: a trigger does not fit the images, or logits are not finite.
@@ -34,7 +72,7 @@ def measured_beside(
 
     some = some_of(images, ENOUGH)
     evaluation = evaluate(after, some, triggers=tuple(triggers), reference=before)
-    return evaluation_checks(evaluation), comparison_details(before, after, some, triggers, evaluation)
+    return evaluation_checks(evaluation), comparison_details(before, after, some, triggers, evaluation), evaluation
 
 
 def comparison_details(

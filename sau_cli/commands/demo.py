@@ -51,9 +51,9 @@ STEPS = (
         accepted=(ExitCode.PASSED, ExitCode.LIMIT_FAILED, ExitCode.INCONCLUSIVE),
     ),
     Step(
-        says="Remove the backdoor with clean images alone",
+        says="Remove the backdoor with clean images alone; the trigger only measures, before and after",
         # 10 % of the training images are 144; 5 % are 72, too few to keep the accuracy.
-        words="purify model.safetensors --clean-frac 0.1",
+        words="purify model.safetensors --clean-frac 0.1 --trigger model.trigger.safetensors",
         accepted=(ExitCode.PASSED, ExitCode.INCONCLUSIVE),
     ),
     Step(
@@ -77,8 +77,8 @@ FILES = {
 LOOK_AT = (
     ("trigger.png", "the trigger: clean images, the same with it, and the difference"),
     ("inspect.html", "what sau inspect says of the model with the backdoor"),
-    ("purify.html", "what was removed, and what is left"),
-    ("evaluate.html", "before against after, with the limits"),
+    ("purify.html", "before against after, and what is left"),
+    ("evaluate.html", "the same on all test images, with limits"),
     ("model.purified.safetensors", "the purified model; model.onnx is the same for onnxruntime"),
     ("*.json", "each report as a document, for programs"),
 )

@@ -16,6 +16,7 @@ from sau_adapters.checkpoints import suffix_of_result
 from sau_adapters.model_folders import weights_in
 from sau_adapters.transformers_folders import FILES
 from sau_cli import __version__
+from sau_cli.commands.comparison_view import compare, triggers_named
 from sau_cli.commands.inputs import data_source, fetch, from_hub, open_model_and_data, request
 from sau_cli.commands.options import (
     ArchOption,
@@ -32,6 +33,8 @@ from sau_cli.commands.options import (
     QuietOption,
     ReportOption,
     SeedOption,
+    TargetOption,
+    TriggersOption,
     VerboseOption,
 )
 from sau_cli.commands.outputs import (
@@ -87,6 +90,8 @@ def purify(
             help="[default: MODEL.purified.safetensors; .onnx of ONNX; a folder MODEL.purified of one of transformers]",
         ),
     ] = None,
+    trigger: TriggersOption = None,
+    target: TargetOption = None,
     method: Annotated[
         MethodName,
         typer.Option(
@@ -171,7 +176,7 @@ def purify(
     verbose: VerboseOption = False,
     force: ForceOption = False,
 ) -> None:
-    """Remove a backdoor by Shared Adversarial Unlearning. No trigger is needed, and none is used.
+    """Remove a backdoor by Shared Adversarial Unlearning. No trigger is needed, and none is learned from.
 
     It finds adversarial examples that the received and the purified model share, and unlearns them
     (Wei et al., NeurIPS 2023): among them the easiest changes of all images, class by class. The
@@ -180,7 +185,8 @@ def purify(
     In the end the residual test says, with clean images alone, whether one class is still far easier
     to lead images to than the others, in both models. A model that it does not clear is written,
     marked in its history, and exit 6. One that it clears is not certified clean: measure it with sau
-    evaluate. --method has other ways to do it, from the same clean images, to compare with.
+    evaluate. The report compares both models on images that were not learned from, with each --trigger,
+    too. --method has other ways to do it, from the same clean images, to compare with.
 
     The state is kept beside OUT after every epoch. Ctrl-C stops after the step at hand; the same
     command with --resume goes on, to the same result.
@@ -189,6 +195,8 @@ def purify(
     Examples:
       sau purify model.safetensors --clean-frac 0.05
       sau purify vendor.pth --normalisation none --data clean/ -o fixed.safetensors
+      sau purify model.safetensors --clean-frac 0.05 --report purified.html \\
+          --trigger model.trigger.safetensors
       sau purify model.safetensors --clean-frac 0.05 --recipe paper --json report.json
       sau purify model.safetensors --clean-frac 0.05 --method ft-sam --rho 8
       sau purify model.safetensors --clean-frac 0.05 --time-budget 30m --resume
@@ -256,6 +264,7 @@ def purify(
 
         chosen = chosen_device(own_device(device))
         opened, images = open_model_and_data(session, model, asked, to_learn=True)
+        triggers = triggers_named(session, trigger, target, opened.classifier.description.class_names)
         if goes_on and destination.exists() and not (force or _came_from(destination, opened.checkpoint.sha256)):
             raise UsageError(f"{destination} is not of this run; give another name with -o, or add --force")
         if share is None and images.test is not None:
@@ -393,6 +402,7 @@ def purify(
         with written_result(destination, folder=not suffix) as part:
             save_like(opened.checkpoint, part, purified.classifier, described, proof=images.for_testing)
         session.wrote("weights", weights_in(destination))
+        compare(session, classifier, purified.classifier, images.test or clean.held_back, triggers)
         session.show(_summary(purified))
         if not purified.finished:
             raise Inconclusive(

@@ -152,7 +152,7 @@ def _behaviour(details: dict[str, Any], checks: tuple[Check, ...]) -> dict[str, 
         ordered = sorted(zip(means, details["classes_examined"], strict=True), reverse=True)
         most = max(ordered[0][0], 1e-9)
         bars = [
-            {"class": name, "value": f"{mean:.1f}", "width": round(100 * max(mean, 0.0) / most, 1)}
+            {"class": name, "value": f"{round(mean, 1) + 0.0:.1f}", "width": round(100 * max(mean, 0.0) / most, 1)}
             for mean, name in ordered[:SHOWN_CLASSES]
         ]
         plots.append({"test": test, "says": evidence.get(test, ""), "bars": bars, "left_out": len(ordered) - len(bars)})

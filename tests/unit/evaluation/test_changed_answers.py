@@ -49,12 +49,12 @@ def test_a_report_shows_the_change_and_the_trigger():
     """A white corner sends every image to class 0 before, and none after."""
     images = flat_images(classes=10, each=4)
     before, after = describe(CornerBackdoor(10)), describe(BrightnessNet(10))
-    checks, details = measured_beside(before, after, images, (badnets_trigger(TO_ZERO, trigger_size=1),))
+    checks, details, _ = measured_beside(before, after, images, (badnets_trigger(TO_ZERO, trigger_size=1),))
     values = {check.id: check.value for check in checks}
     assert (values["reference.asr.badnets"], values["asr.badnets"]) == (1.0, 0.0)
     assert (details["images"], details["changed"], details["shown"]) == (40, 0, [])
     (trigger,) = details["triggers"]
     assert "100.0 % before, 0.0 % after" in trigger["says"]
-    _, worse = measured_beside(after, describe(Backwards(BrightnessNet(10))), images, ())
+    _, worse, _ = measured_beside(after, describe(Backwards(BrightnessNet(10))), images, ())
     assert (worse["changed"], worse["lost"], worse["gained"], len(worse["shown"])) == (40, 40, 0, SHOWN)
     assert worse["shown"][0] | {"png": ""} == {"png": "", "class": "0", "before": "0", "after": "9"}
