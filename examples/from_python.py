@@ -11,10 +11,10 @@ import sau_cli
 from sau_adapters.architectures import build
 from sau_adapters.image_sources import open_images
 from sau_cli.attacks.badnets import BadNets
-from sau_cli.attacks.targets import TargetKind, TargetRule
-from sau_cli.attacks.training import TrainingSettings
 from sau_cli.augmentation import Augmentation
 from sau_cli.seeding import seeded
+from sau_cli.training import TrainingSettings
+from sau_cli.triggers.targets import TargetKind, TargetRule
 
 
 def main() -> None:

@@ -37,7 +37,6 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from sau_cli.attacks.planting import PlannedAttack, PlantedBackdoor, attack
-    from sau_cli.attacks.triggers import Trigger
     from sau_cli.classifier import Classifier
     from sau_cli.description import Description, InputSpec
     from sau_cli.errors import ExitCode, SauError
@@ -49,6 +48,7 @@ if TYPE_CHECKING:
     from sau_cli.inspection.effort import Effort
     from sau_cli.inspection.inspector import inspect
     from sau_cli.inspection.residual import Residual, residual_test
+    from sau_cli.triggers.trigger import Trigger
     from sau_cli.unlearning.methods import MethodName, settings_for
     from sau_cli.unlearning.purifier import Purification, purify
     from sau_cli.unlearning.recipes import Recipe, RecipeName, recipe_for
@@ -57,7 +57,7 @@ _HOME = {
     "PlannedAttack": "attacks.planting",
     "PlantedBackdoor": "attacks.planting",
     "attack": "attacks.planting",
-    "Trigger": "attacks.triggers",
+    "Trigger": "triggers.trigger",
     "Classifier": "classifier",
     "Description": "description",
     "InputSpec": "description",

@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from sau_cli.attacks.training import TrainingState
 from sau_cli.errors import NotEvaluable
 from sau_cli.resuming import with_prefix
+from sau_cli.training import TrainingState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -15,11 +15,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from sau_cli.attacks.attack import Attack, Poison, Scene, setting
+from sau_cli.attacks.attack import Attack, Poison, Scene
 from sau_cli.attacks.badnets import PATTERNS, patch
-from sau_cli.attacks.stamps import ChainStamp, Place, Stamp
-from sau_cli.attacks.triggers import Trigger
 from sau_cli.errors import UsageError
+from sau_cli.settings import setting
+from sau_cli.triggers.kinds import ChainStamp
+from sau_cli.triggers.stamps import Place, Stamp
+from sau_cli.triggers.trigger import Trigger
 
 
 @dataclass(frozen=True, kw_only=True)

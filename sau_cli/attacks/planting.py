@@ -11,17 +11,16 @@ from torch import Tensor
 
 from sau_cli.attacks.attack import Attack, LearningStopped, Poison, Scene
 from sau_cli.attacks.attack_state import AttackState
-from sau_cli.attacks.in_training import InTraining
-from sau_cli.attacks.targets import TargetRule
-from sau_cli.attacks.training import TrainingProgress, TrainingSettings, train
-from sau_cli.attacks.triggers import Trigger
 from sau_cli.classifier import Classifier
 from sau_cli.errors import UsageError
 from sau_cli.evaluation.metrics import Evaluation, evaluate
-from sau_cli.evaluation.predictions import predicted_labels
 from sau_cli.images import ImageData, LabelledImages, check_fits
+from sau_cli.predictions import predicted_labels
 from sau_cli.resuming import check_same_run, digest_of
 from sau_cli.seeding import stream_seed
+from sau_cli.training import InTraining, TrainingProgress, TrainingSettings, train
+from sau_cli.triggers.targets import TargetRule
+from sau_cli.triggers.trigger import Trigger
 
 HOLDS = 0.9
 """Of the triggered images that a backdoor sends to its target: with more, it holds."""

@@ -14,9 +14,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from sau_cli.attacks.attack import Attack, Scene, setting
-from sau_cli.attacks.stamps import AddStamp, Stamp
+from sau_cli.attacks.attack import Attack, Scene
 from sau_cli.errors import UsageError
+from sau_cli.settings import setting
+from sau_cli.triggers.stamps import AddStamp, Stamp
 
 
 @dataclass(frozen=True, kw_only=True)

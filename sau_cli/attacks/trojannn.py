@@ -12,13 +12,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sau_cli.attacks.attack import Attack, Scene, setting
+from sau_cli.attacks.attack import Attack, Scene
 from sau_cli.attacks.badnets import PLACES
-from sau_cli.attacks.stamps import PatchStamp, Place, Stamp
 from sau_cli.classifier import Classifier
 from sau_cli.errors import NotEvaluable
 from sau_cli.images import as_pixels
 from sau_cli.model_state import evaluating, frozen
+from sau_cli.settings import setting
+from sau_cli.triggers.stamps import PatchStamp, Place, Stamp
 
 
 def last_linear(classifier: Classifier) -> nn.Linear:

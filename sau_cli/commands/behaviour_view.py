@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sau_cli.commands.inputs import Request, names_data, open_model_alone, open_model_and_data, received
 from sau_cli.commands.progress import ProgressView
@@ -77,14 +77,14 @@ def examine(
     from sau_cli.images import some_of
 
     chosen = chosen_device(device)
-    session.environment = {"device": str(chosen)}
+    session.findings.ran_on(device=str(chosen))
     classifier = opened.to(chosen)
     checks = () if images is None else (_accuracy(classifier, images, judged=accuracy or wanted is Effort.QUICK),)
     if reference is not None and images is not None:
         checks = (*checks, _residual(session, facts, reference, asked, classifier, images, seed))
     if wanted is Effort.QUICK:
         return *checks, _not_examined("--effort quick looks at the file and the accuracy alone")
-    session.checks.extend(checks)  # not to be lost if what follows fails
+    session.findings.add(*checks)  # not to be lost if what follows fails
     if images is not None:
         check_recognises(classifier, some_of(images.for_testing, RECOGNISED_BY))
     try:
@@ -123,7 +123,7 @@ def _residual(
     check, details = residual_of(
         session, pair, images.for_testing, seed=seed, shared=True, unlearned=_unlearned(classifier)
     )
-    session.details = {**session.details, "residual": details}
+    session.findings.tell(residual=details)
     return check
 
 
@@ -190,8 +190,8 @@ def _behaviour(
     if not chosen:
         if images is None:
             raise NotEvaluable(f"without clean images {EASIEST_CHANGE} cannot be run; add --data")
-        session.details = {**session.details, "behaviour": {}}
-        return (_easiest_change(session, classifier, images, asked, seed),)
+        session.findings.tell(behaviour={})
+        return (_easiest_change(session, classifier, images, asked, seed, {}),)
     operations = cost(classifier, with_data=images is not None, effort=wanted, tests=chosen)
     if asked is None and operations > AFFORDABLE and classifier.mean.device.type == "cpu":
         return (
@@ -218,15 +218,20 @@ def _behaviour(
             for test, one in zip(found.tests, found.seeds[0].findings, strict=True)
             if one.changes is not None and one.success is not None
         ]
-    session.details = {**session.details, "behaviour": details}
+    session.findings.tell(behaviour=details)
     checks = behaviour_checks(found, verdict, names)
     if images is None or not easiest:
         return checks
-    return *checks, _easiest_change(session, classifier, images, asked, seed)
+    return *checks, _easiest_change(session, classifier, images, asked, seed, details)
 
 
 def _easiest_change(
-    session: Session, classifier: Classifier, images: LabelledImages, asked: Effort | None, seed: int
+    session: Session,
+    classifier: Classifier,
+    images: LabelledImages,
+    asked: Effort | None,
+    seed: int,
+    behaviour: Mapping[str, Any],
 ) -> Check:
     """The residual test of one model alone: a half-purified file hides from other tests, and seldom from this."""
     from sau_cli.inspection.behaviour import AFFORDABLE
@@ -238,7 +243,7 @@ def _easiest_change(
         why = f"that takes some {operations / 1e12:,.0f} trillion operations on this network; add --effort standard"
         return Check(id=ALONE, status=CheckStatus.SKIPPED, evidence=f"easiest changes were not searched for: {why}")
     check, details = residual_of(session, (classifier,), images, seed=seed, shared=False)
-    session.details["behaviour"]["easiest_change"] = details
+    session.findings.tell(behaviour={**behaviour, "easiest_change": details})
     return check
 
 

@@ -47,7 +47,7 @@ def check_chain(session: Session, model: Path, facts: FileFacts, *, public_key: 
     files = hashes_of(path, known=facts.sha256)
     files |= {name: sha256 for name, sha256 in facts.beside.items() if sha256 is not None}
     rows = chain_links(files=files, told=told, description=facts.description)
-    session.details = {**session.details, "chain": plain(rows)}
+    session.findings.tell(chain=plain(rows))
     checks = chain_checks(
         files=files,
         metadata=facts.metadata,

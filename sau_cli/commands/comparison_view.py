@@ -12,10 +12,10 @@ from sau_cli.reporting.terminal import percent
 from sau_cli.results import Check, CheckStatus
 
 if TYPE_CHECKING:
-    from sau_cli.attacks.triggers import Trigger
     from sau_cli.classifier import Classifier
     from sau_cli.evaluation.metrics import Evaluation
     from sau_cli.images import LabelledImages
+    from sau_cli.triggers.trigger import Trigger
 
 ENOUGH = 1000
 """Images that tell how two models differ."""
@@ -32,7 +32,7 @@ def triggers_named(
         UsageError: ``--target`` without a trigger, or a trigger that cannot be opened.
     """
     from sau_adapters.triggers import file_of, open_trigger
-    from sau_cli.attacks.targets import parse_target
+    from sau_cli.triggers.targets import parse_target
 
     if target is not None and not sources:
         raise UsageError("--target says where a trigger sends images, and there is none; add --trigger")
@@ -51,10 +51,10 @@ def compare(
         checks, details, evaluation = measured_beside(before, after, images, triggers)
     except NotEvaluable as error:
         told = f"the models before and after were not compared: {error}"
-        session.checks.append(Check(id="comparison", status=CheckStatus.SKIPPED, evidence=told))
+        session.findings.add(Check(id="comparison", status=CheckStatus.SKIPPED, evidence=told))
         return
-    session.checks.extend(checks)
-    session.details = {**session.details, "comparison": details}
+    session.findings.add(*checks)
+    session.findings.tell(comparison=details)
     if triggers:
         session.show(evaluation_table(evaluation, title=f"Before (reference) and after, on {evaluation.images} images"))
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Group
 
-from sau_cli.commands.options import DeviceOption, ForceOption, JsonOption, QuietOption, SeedOption, VerboseOption
+from sau_cli.commands.options import DeviceOption, OutputOptions, SeedOption, with_groups
 from sau_cli.commands.session import Session
 from sau_cli.errors import ExitCode, SauError, UsageError
 from sau_cli.reporting.terminal import percent, table, with_interval
@@ -84,6 +84,7 @@ LOOK_AT = (
 )
 
 
+@with_groups
 def demo(
     context: typer.Context,
     *,
@@ -92,10 +93,7 @@ def demo(
     ] = Path("sau-demo"),
     device: DeviceOption = "auto",
     seed: SeedOption = 0,
-    json_: JsonOption = None,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
-    force: ForceOption = False,
+    output: OutputOptions,
 ) -> None:
     """Plant a backdoor, find it, remove it, measure and export: see sau work, offline, in a minute or two.
 
@@ -113,10 +111,10 @@ def demo(
       sau demo --out first-look
       sau demo --seed 1 --force --json demo.json
     """
-    with Session("demo", json=json_, quiet=quiet, verbose=verbose, force=force) as session:
-        _make_folder(out, force=force)
+    with Session("demo", output) as session:
+        _make_folder(out, force=output.force)
         started = time.monotonic()
-        shared = ["--force", *["--quiet"] * quiet, *["--verbose"] * verbose]
+        shared = ["--force", *["--quiet"] * output.quiet, *["--verbose"] * output.verbose]
         chosen = ["--seed", str(seed), "--device", device]
         reports = {}
         for number, step in enumerate(STEPS, start=1):
@@ -125,8 +123,8 @@ def demo(
         for role, name in FILES.items():
             session.wrote(role, out / name)
         evaluated = reports["evaluate"]
-        session.checks.extend(Check(**one) for one in evaluated["checks"] if one["id"].startswith("limit."))
-        session.details = {"commands": {step.command: f"sau {step.words}" for step in STEPS}}
+        session.findings.add(*(Check(**found) for found in evaluated["checks"] if found["id"].startswith("limit.")))
+        session.findings.tell(commands={step.command: f"sau {step.words}" for step in STEPS})
         session.show(outcome(reports))
         session.show(table(f"What to look at, in {out}/", ("", ""), LOOK_AT))
         session.show("Next, a model of your own, and a folder of clean images with a sub-folder for each class:")

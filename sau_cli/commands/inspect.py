@@ -14,22 +14,16 @@ from sau_cli.commands.chain_view import check_chain
 from sau_cli.commands.file_view import file_tables, inspection_view
 from sau_cli.commands.inputs import Request, fetch, request
 from sau_cli.commands.options import (
-    ArchOption,
-    ClassOrderOption,
     DataOption,
     DataRootOption,
     DeviceOption,
     DownloadOption,
-    ForceOption,
-    ImageSizeOption,
-    JsonOption,
     ModelsArgument,
-    NormalisationOption,
+    OutputOptions,
     PolicyOption,
-    QuietOption,
-    ReportOption,
+    ReadingOptions,
     SeedOption,
-    VerboseOption,
+    with_groups,
 )
 from sau_cli.commands.progress import ReadingView
 from sau_cli.commands.session import Session
@@ -40,10 +34,11 @@ from sau_cli.reporting.json_document import plain
 from sau_cli.results import Check, CheckStatus, Verdict, verdict_of
 
 if TYPE_CHECKING:
+    from sau_cli.gating.policy import Policy
     from sau_cli.inspection.file_facts import FileFacts
-    from sau_cli.inspection.policy import Policy
 
 
+@with_groups
 def inspect(
     models: ModelsArgument,
     *,
@@ -87,18 +82,11 @@ def inspect(
         typer.Option(metavar="KEY.pub", help="Fail unless the file is ONNX, signed with the key to this one."),
     ] = None,
     data_root: DataRootOption = None,
-    arch: ArchOption = None,
-    image_size: ImageSizeOption = None,
-    normalisation: NormalisationOption = None,
-    class_order: ClassOrderOption = None,
+    reading: ReadingOptions,
     download: DownloadOption = False,
     device: DeviceOption = "auto",
     seed: SeedOption = 0,
-    json_: JsonOption = None,
-    report: ReportOption = None,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
-    force: ForceOption = False,
+    output: OutputOptions,
 ) -> None:
     """Say what a model file is, whether it is safe to open, and whether it behaves like a backdoored model.
 
@@ -133,21 +121,13 @@ def inspect(
       sau inspect model.safetensors --json - | jq .verdict
       sau inspect models/ --jobs 4 --report models.html
     """
-    with Session("inspect", json=json_, reports=report, quiet=quiet, verbose=verbose, force=force) as session:
+    with Session("inspect", output) as session:
         fetch(session, *models, reference, download=download)
-        asked = request(
-            data=data,
-            data_root=data_root,
-            arch=arch,
-            image_size=image_size,
-            normalisation=normalisation,
-            class_order=class_order,
-        )
-        rules = asked.settings.policy if policy is None else read_policy(policy)
+        asked = request(reading, data=data, data_root=data_root)
         inspect_one = partial(
             inspect_model,
             asked=asked,
-            rules=rules,
+            rules=asked.settings.policy if policy is None else read_policy(policy),
             effort=effort,
             tests=AskedTests(only=tuple(test or ()), without=tuple(skip_test or ())),
             device=device,
@@ -155,10 +135,12 @@ def inspect(
             public_key=public_key,
             reference=reference,
         )
+        inspect_alone = partial(inspect_one, session, tensors=tensors)
+        one = UsageError("--reference is of one model; inspect that one alone")
         if reference is not None and len(models) > 1:
-            raise UsageError("--reference is of one model; inspect that one alone")
+            raise one
         if len(models) == 1 and not models[0].is_dir():
-            inspect_one(session, models[0], tensors=tensors)
+            inspect_alone(models[0])
             return
 
         from sau_adapters.model_search import models_at
@@ -166,9 +148,9 @@ def inspect(
 
         found = models_at(models)
         if reference is not None and len(found.models) > 1:
-            raise UsageError("--reference is of one model; inspect that one alone")
+            raise one
         if len(found.models) == 1 and not found.open_questions:
-            inspect_one(session, found.models[0], tensors=tensors)
+            inspect_alone(found.models[0])
         else:
             inspect_folder(session, models[0] if len(models) == 1 else None, found, inspect_one, jobs=jobs)
 
@@ -198,55 +180,63 @@ def inspect_model(
         reference: the model that it was purified from, to look at both together.
         tensors: show them, each with its shape.
     """
-    from sau_adapters.checkpoints import file_facts
-    from sau_adapters.model_zoos import source_of
+    from sau_cli.gating.policy import judge_measures
     from sau_cli.inspection.inspector import inspect as inspect_file
     from sau_cli.inspection.inspector import inspection_verdict
-    from sau_cli.inspection.policy import judge_measures
 
-    session.details = {"path": str(model)}
-    with ReadingView(session) as reading:
-        facts = file_facts(model, watch=reading.update)
-    session.took(Path(source_of(model, Path(facts.path)) or model), facts.sha256)
-    for name, sha256 in facts.beside.items():
-        if sha256 is not None:
-            session.took(Path(facts.path).parent / name, sha256)
-    session.checks.extend(inspect_file(facts))
-    session.verdict = inspection_verdict(facts)
-    session.details |= {"file": plain(facts), "parameters": facts.parameters}
+    findings = session.findings
+    facts = _read(session, model)
+    *checks, not_examined = inspect_file(facts)  # the last says that its behaviour is a question of its own
+    findings.add(*checks, not_examined)
+    findings.judge(*inspection_verdict(facts))
+    findings.tell(file=plain(facts), parameters=facts.parameters)
     if rules is not None:
-        session.checks.extend(_judge_file(facts, rules, session.checks))
+        findings.add(*_judge_file(facts, rules, findings.checks))
     try:
-        session.checks.extend(check_chain(session, model, facts, public_key=public_key))
+        findings.add(*check_chain(session, model, facts, public_key=public_key))
         if facts.safe and not facts.non_finite:
-            accuracy = rules is not None and rules.min_acc is not None
-            found = examine(
+            behaviour = examine(
                 session,
                 model,
                 asked,
                 facts,
                 effort=effort,
                 tests=tests,
-                accuracy=accuracy,
+                accuracy=rules is not None and rules.min_acc is not None,
                 device=device,
                 seed=seed,
                 reference=reference,
             )
-            session.checks[:] = [*(one for one in session.checks if one.id != "model.behaviour"), *found]
+            findings.answer(not_examined, *behaviour)
     except BaseException:
         session.show(file_tables(facts, tensors=tensors, whole=session.verbose))
         raise
     finally:
         if rules is not None:
-            session.checks.extend(judge_measures(session.checks, rules, unmeasured=CheckStatus.INCONCLUSIVE))
-    session.verdict = _worse(inspection_verdict(facts), session.checks)
-    session.show(inspection_view(session.report(), facts, tensors=tensors, whole=session.verbose))
+            findings.add(*judge_measures(findings.checks, rules, unmeasured=CheckStatus.INCONCLUSIVE))
+    findings.judge(*_worse(inspection_verdict(facts), findings.checks))
+    session.show(inspection_view(session.report(machine=False), facts, tensors=tensors, whole=session.verbose))
+
+
+def _read(session: Session, model: Path) -> FileFacts:
+    """The facts of a model's file, which is recorded with what it keeps beside it."""
+    from sau_adapters.checkpoints import file_facts
+    from sau_adapters.model_zoos import source_of
+
+    session.findings.tell(path=str(model))
+    with ReadingView(session) as reading:
+        facts = file_facts(model, watch=reading.update)
+    session.took(Path(source_of(model, Path(facts.path)) or model), facts.sha256)
+    for name, sha256 in facts.beside.items():
+        if sha256 is not None:
+            session.took(Path(facts.path).parent / name, sha256)
+    return facts
 
 
 def _judge_file(facts: FileFacts, rules: Policy, checks: Sequence[Check]) -> tuple[Check, ...]:
-    from sau_cli.inspection.policy import JudgedFile, judge_file
+    from sau_cli.gating.policy import JudgedFile, judge_file
 
-    worst = max((check.severity for check in checks if check.severity), key=lambda one: one.rank)
+    worst = max((check.severity for check in checks if check.severity), key=lambda severity: severity.rank)
     file = JudgedFile(
         format=facts.format,
         sha256=facts.sha256,
@@ -262,11 +252,11 @@ def _worse(found: tuple[Verdict, ExitCode], checks: Sequence[Check]) -> tuple[Ve
     """The verdict on the file, or that on the behaviour and of the policy's rules where they have more to say."""
     verdict, _ = found
     judged = tuple(
-        one
-        for one in checks
-        if one.id.startswith("policy.")
-        or one.id in {"behaviour.score", "behaviour.easiest-change", "residual.score"}
-        or (one.id.startswith("chain.") and one.status is CheckStatus.FAILED)
+        check
+        for check in checks
+        if check.id.startswith("policy.")
+        or check.id in {"behaviour.score", "behaviour.easiest-change", "residual.score"}
+        or (check.id.startswith("chain.") and check.status is CheckStatus.FAILED)
     )
     if not judged or verdict is Verdict.UNSAFE:
         return found

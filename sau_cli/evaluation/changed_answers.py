@@ -9,8 +9,8 @@ from torch import Tensor
 
 from sau_cli.classifier import Classifier
 from sau_cli.evaluation.metrics import renumbered
-from sau_cli.evaluation.predictions import predicted_labels
 from sau_cli.images import LabelledImages
+from sau_cli.predictions import predicted_labels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -12,15 +12,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from sau_cli.attacks.training import TrainingSettings, train
-from sau_cli.attacks.triggers import Trigger
 from sau_cli.classifier import Classifier
 from sau_cli.errors import UsageError
 from sau_cli.evaluation.metrics import rate
-from sau_cli.evaluation.predictions import predicted_labels
 from sau_cli.images import LabelledImages
+from sau_cli.predictions import predicted_labels
 from sau_cli.results import Measure
 from sau_cli.seeding import random_stream
+from sau_cli.training import TrainingSettings, train
+from sau_cli.triggers.trigger import Trigger
 
 EPOCHS, PEAK_LR, BATCH = 5, 0.003, 32
 """With a higher rate a copy forgets its clean accuracy, and every trigger works."""

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sau_cli.attacks.triggers import Trigger
 from sau_cli.classifier import Classifier
 from sau_cli.errors import NotEvaluable, UsageError, reason_of
 from sau_cli.evaluation.metrics import rate
-from sau_cli.evaluation.predictions import predicted_logits
 from sau_cli.images import LabelledImages, as_pixels, check_fits
+from sau_cli.predictions import predicted_logits
 from sau_cli.results import Check, CheckStatus, Measure
+from sau_cli.triggers.trigger import Trigger
 
 Runner = Callable[[Tensor], Tensor]
 """Runs the exported model: images (N, C, H, W) float in [0, 1] to its first output (N, K)."""

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from sau_cli.attacks.sig import Sig
-from sau_cli.attacks.targets import parse_target
-from sau_cli.attacks.triggers import Trigger
 from sau_cli.errors import UsageError
+from sau_cli.triggers.targets import parse_target
+from sau_cli.triggers.trigger import Trigger
 from tests.support.attacks import planned, prepared, scene, trigger_of
 from tests.support.toys import random_images
 

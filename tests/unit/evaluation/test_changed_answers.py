@@ -7,10 +7,10 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from sau_cli.attacks.targets import TargetKind, TargetRule
 from sau_cli.classifier import Classifier
 from sau_cli.commands.comparison_view import SHOWN, measured_beside
 from sau_cli.evaluation.changed_answers import changed_answers
+from sau_cli.triggers.targets import TargetKind, TargetRule
 from tests.support.attacks import badnets_trigger
 from tests.support.toys import BrightnessNet, CornerBackdoor, describe, flat_images
 

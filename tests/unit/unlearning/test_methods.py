@@ -16,21 +16,13 @@ from sau_cli.augmentation import Augmentation
 from sau_cli.errors import NotEvaluable, UsageError
 from sau_cli.images import CleanData, as_pixels
 from sau_cli.team import Team
+from sau_cli.unlearning.compared_methods import Distancing, FeatureShift, FineTuning, ImplicitUnlearning
 from sau_cli.unlearning.implicit_unlearning import ImplicitUnlearner, hypergradient
-from sau_cli.unlearning.methods import (
-    Distancing,
-    FeatureShift,
-    FineTuning,
-    ImplicitUnlearning,
-    MethodName,
-    method_of,
-    settings_for,
-    settings_told,
-)
+from sau_cli.unlearning.methods import MethodName, method_of, settings_for, settings_told
 from sau_cli.unlearning.purifier import purify
 from sau_cli.unlearning.recipes import DEFAULT, Recipe, RecipeName, Schedule
 from sau_cli.unlearning.sharpness import ascent, climbed
-from tests.support.toys import describe, random_images
+from tests.support.toys import describe, random_images, work_of
 
 DATA = random_images(40)
 CLEAN = CleanData(learning=DATA, held_back=DATA.take(range(10)), augmentation=Augmentation(padding=1, flip=True))
@@ -164,7 +156,7 @@ def test_a_step_of_ft_sam_takes_the_gradient_at_the_worst_point():
 
 def test_the_universal_perturbation_fools_within_its_radius():
     classifier = received()
-    learner = ImplicitUnlearner(classifier, DATA, METHODS["i-bau"], precision="fp32")
+    learner = ImplicitUnlearner(work_of(classifier, DATA), METHODS["i-bau"])
     said = classifier(as_pixels(DATA.images)).argmax(1)
     learner.begin_epoch(torch.arange(40), 1, lambda _how_far: None)
     assert 0 < learner.delta.norm() <= 10.0001

@@ -5,8 +5,8 @@ import torch
 
 from sau_adapters.cifar_networks import CIFAR_NETWORKS
 from sau_cli.errors import NotEvaluable, UsageError
-from sau_cli.evaluation.predictions import predicted_labels
 from sau_cli.images import CleanData
+from sau_cli.predictions import predicted_labels
 from sau_cli.unlearning.purifier import purify
 from sau_cli.unlearning.recipes import Optimiser, Recipe, RecipeName, recipe_for
 from sau_cli.unlearning.search_space import ball

@@ -13,7 +13,7 @@ from sau_cli.images import CleanData
 from sau_cli.inversion.search import Heat, SearchSettings
 from sau_cli.team import Team
 from sau_cli.unlearning import inverted_triggers, recipes, shared_unlearning
-from sau_cli.unlearning.methods import FineTuning
+from sau_cli.unlearning.compared_methods import FineTuning
 from sau_cli.unlearning.purifier import purify
 from sau_cli.unlearning.recipes import DEFAULT, Optimiser, Recipe, Schedule
 from sau_cli.unlearning.shared_unlearning import SharedUnlearning

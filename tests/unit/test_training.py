@@ -2,10 +2,10 @@ import pytest
 import torch
 
 from sau_adapters.cifar_networks import CIFAR_NETWORKS
-from sau_cli.attacks.training import TrainingSettings, train
 from sau_cli.augmentation import Augmentation
 from sau_cli.errors import NotEvaluable, UsageError
 from sau_cli.seeding import seeded
+from sau_cli.training import TrainingSettings, train
 from tests.support.toys import describe, flat_images, random_images
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from sau_cli.description import Description, HistoryStep
 from sau_cli.errors import UsageError
-from sau_cli.evaluation.limits import at_least, at_most
+from sau_cli.gating.limits import at_least, at_most
 from sau_cli.results import Check, CheckStatus, Measure, Severity
 
 VERIFICATION = "sau.verification"
@@ -152,7 +152,7 @@ def judge_measures(
     Args:
         checks: of the report: ``behaviour.score``, ``acc``, ``asr.NAME`` and ``acc-drop``.
         unmeasured: how a rule stands whose measurement was not made: inconclusive, or skipped.
-        confident: judge rates by their intervals, as :func:`sau_cli.evaluation.limits.at_most` does.
+        confident: judge rates by their intervals, as :func:`sau_cli.gating.limits.at_most` does.
     """
     return (
         *_judge_score(checks, policy.max_score, unmeasured),
