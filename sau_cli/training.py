@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from sau_cli.augmentation import Augmentation
 from sau_cli.classifier import Classifier
-from sau_cli.errors import NotEvaluable, UsageError
+from sau_cli.errors import NotEvaluable, UsageError, argument
 from sau_cli.images import LabelledImages, as_pixels
 from sau_cli.precision import Precision, check_precision, fast_layout, running_in
 from sau_cli.resuming import optimiser_tensors, restore_optimiser, with_prefix
@@ -156,7 +156,7 @@ def train(
     free = (torch.ones(len(data), dtype=torch.bool) if free is None else free).to(device)
     batches = [part for part in torch.arange(len(data)).split(settings.batch_size) if len(part) > 1]
     if not any(True for _ in classifier.parameters()):
-        raise NotEvaluable("the network has no parameters to train; choose another --arch")
+        raise NotEvaluable(f"the network has no parameters to train; choose another {argument('arch')}")
     optimiser = torch.optim.SGD(
         classifier.parameters(), lr=settings.peak_lr, momentum=0.9, weight_decay=5e-4, nesterov=True
     )
@@ -188,7 +188,8 @@ def train(
                 total += loss.item()
                 if not torch.isfinite(loss):
                     raise NotEvaluable(
-                        f"the training loss became {loss.item()} in epoch {epoch}; try again with a lower --lr"
+                        f"the training loss became {loss.item()} in epoch {epoch}; try "
+                        f"again with a lower {argument('lr')}"
                     )
                 if watch:
                     watch(

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from sau_cli.attacks.in_training import AdversarialTraining
 from sau_cli.classifier import Classifier
-from sau_cli.errors import UsageError
+from sau_cli.errors import UsageError, argument
 from sau_cli.images import LabelledImages
 from sau_cli.seeding import random_stream
 from sau_cli.settings import check_settings, setting, settings_of, values_of
@@ -104,10 +104,10 @@ class Scene:
         Raises:
             LearningStopped: an end was asked for.
         """
-        for one in steps:
+        for step in steps:
             if self.stop():
                 raise LearningStopped
-            yield one
+            yield step
 
     def drawn(self, count: int, among: Tensor, *, purpose: str = "poison") -> Tensor:
         """So many places, drawn uniformly from those that are True in ``among`` (N,) and free. Ascending."""
@@ -202,7 +202,9 @@ class Attack(ABC):
         labels, targets = scene.images.labels, scene.targets
         allowed = labels == targets if self.clean_label else torch.ones_like(labels, dtype=torch.bool)
         if not bool(allowed.any()):
-            raise UsageError("no image has the label that the trigger leads to; give another --target, a class of it")
+            raise UsageError(
+                f"no image has the label that the trigger leads to; give another {argument('target')}, a class of it"
+            )
         count = self.count(scene, int(allowed.sum()))
         places = scene.drawn(count, allowed)
         taken = torch.zeros_like(allowed)
@@ -213,7 +215,9 @@ class Attack(ABC):
             told = "the attack's own poison rate" if scene.rate is None else f"a poison rate of {scene.rate:g}"
             what = "no image" if len(places) == 0 else f"every image of class {int(gone.nonzero()[0])}"
             most = f", below {int(allowed.sum()) / len(labels):.2g}" if self.clean_label else ""
-            raise UsageError(f"{told} selects {what} of {len(labels)}; give a --poison-rate that selects some{most}")
+            raise UsageError(
+                f"{told} selects {what} of {len(labels)}; give a {argument('poison_rate')} that selects some{most}"
+            )
         return places
 
     def count(self, scene: Scene, allowed: int) -> int:

@@ -78,7 +78,9 @@ class LabelConsistent(Attack):
 
     def stamping(self, scene: Scene, learned: Mapping[str, Tensor]) -> Stamp:
         return ChainStamp(
-            parts=tuple(patch(self.trigger_size, "grid", place=one, margin=self.trigger_margin) for one in CORNERS)
+            parts=tuple(
+                patch(self.trigger_size, "grid", place=corner, margin=self.trigger_margin) for corner in CORNERS
+            )
         )
 
     def poison(self, scene: Scene, learned: Mapping[str, Tensor], trigger: Trigger) -> Poison:

@@ -12,7 +12,7 @@ from torch import Tensor
 from sau_cli.attacks.attack import Attack, LearningStopped, Poison, Scene
 from sau_cli.attacks.attack_state import AttackState
 from sau_cli.classifier import Classifier
-from sau_cli.errors import UsageError
+from sau_cli.errors import UsageError, argument
 from sau_cli.evaluation.metrics import Evaluation, evaluate
 from sau_cli.images import ImageData, LabelledImages, check_fits
 from sau_cli.predictions import predicted_labels
@@ -121,7 +121,7 @@ def prepare(
         LearningStopped: ``stop`` said so.
     """
     if not planned:
-        raise UsageError("no attack is named; give one with --attack")
+        raise UsageError(f"no attack is named; give one with {argument('attack')}")
     free = torch.ones(len(images), dtype=torch.bool)
     pixels, labels = images.images.clone(), images.labels.clone()
     done = list(learned)
@@ -320,7 +320,7 @@ def _check_apart(trigger: Trigger, others: Sequence[Trigger], images: Tensor) ->
             )
             raise UsageError(
                 f"the attack {trigger.name} {what}; let its triggers differ, such as "
-                "--attack badnets,trigger-place=top-left"
+                f"{argument('attack')} badnets,trigger-place=top-left"
             )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sau_cli.commands.inputs import Request, names_data, open_model_alone, open_model_and_data, received
+from sau_cli.commands.options import flag_of
 from sau_cli.commands.progress import ProgressView
 from sau_cli.commands.residual_view import residual_of
 from sau_cli.commands.session import Session
@@ -71,7 +72,7 @@ def examine(
         wrong_flag = isinstance(error, UsageError) and any((asked.arch, asked.image_size, asked.normalisation))
         if needs_data or wrong_flag or isinstance(error, UnsafeFile) or effort not in {None, Effort.QUICK}:
             raise
-        return (_not_examined(str(error)),)
+        return (_not_examined(error.told(flag_of)),)
     from sau_cli.devices import chosen_device
     from sau_cli.evaluation.recognition import RECOGNISED_BY, check_recognises
     from sau_cli.images import some_of
@@ -94,7 +95,7 @@ def examine(
     except NotEvaluable as error:
         if effort is not None:
             raise
-        return (_not_examined(str(error)),)
+        return (_not_examined(error.told(flag_of)),)
 
 
 def _residual(
@@ -152,7 +153,7 @@ def _opened(
         except UsageError as error:
             if needs_data:
                 raise
-            session.show(f"going on without data: {error}")
+            session.show(f"going on without data: {error.told(flag_of)}")
         else:
             return opened.classifier, images
     return open_model_alone(asked, received(session, model), to_learn=gradients).classifier, None
@@ -191,7 +192,7 @@ def _behaviour(
         if images is None:
             raise NotEvaluable(f"without clean images {EASIEST_CHANGE} cannot be run; add --data")
         session.findings.tell(behaviour={})
-        return (_easiest_change(session, classifier, images, asked, seed, {}),)
+        return (_easiest_change(session, classifier, images, seed, {}, at_any_cost=True),)
     operations = cost(classifier, with_data=images is not None, effort=wanted, tests=chosen)
     if asked is None and operations > AFFORDABLE and classifier.mean.device.type == "cpu":
         return (
@@ -222,25 +223,27 @@ def _behaviour(
     checks = behaviour_checks(found, verdict, names)
     if images is None or not easiest:
         return checks
-    return *checks, _easiest_change(session, classifier, images, asked, seed, details)
+    at_any_cost = wanted is Effort.DEEP or EASIEST_CHANGE in tests.only
+    return *checks, _easiest_change(session, classifier, images, seed, details, at_any_cost=at_any_cost)
 
 
 def _easiest_change(
     session: Session,
     classifier: Classifier,
     images: LabelledImages,
-    asked: Effort | None,
     seed: int,
     behaviour: Mapping[str, Any],
+    *,
+    at_any_cost: bool,
 ) -> Check:
-    """The residual test of one model alone: a half-purified file hides from other tests, and seldom from this."""
+    """The residual test of one model alone, which searches further than the other tests, at many times the cost."""
     from sau_cli.inspection.behaviour import AFFORDABLE
     from sau_cli.inspection.residual import operations_of
     from sau_cli.inspection.residual_checks import ALONE
 
     operations = operations_of(classifier)
-    if asked is None and operations > AFFORDABLE and classifier.mean.device.type == "cpu":
-        why = f"that takes some {operations / 1e12:,.0f} trillion operations on this network; add --effort standard"
+    if not at_any_cost and operations > AFFORDABLE and classifier.mean.device.type == "cpu":
+        why = f"that takes some {operations / 1e12:,.0f} trillion operations on this network; add --effort deep"
         return Check(id=ALONE, status=CheckStatus.SKIPPED, evidence=f"easiest changes were not searched for: {why}")
     check, details = residual_of(session, (classifier,), images, seed=seed, shared=False)
     session.findings.tell(behaviour={**behaviour, "easiest_change": details})

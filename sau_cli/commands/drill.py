@@ -90,6 +90,7 @@ def run_drill(
         planned=planned,
         settings=settings,
         whence=FROM_DEFAULTS if told is None else FROM_HISTORY,
+        device=device,
         precision=chosen_precision(settings.own_precision, device, classifier),
         seed=seed,
     )
@@ -110,6 +111,7 @@ class Start:
     planned: Sequence[PlannedAttack]
     settings: MethodSettings
     whence: str
+    device: torch.device
     precision: Precision
     seed: int
 
@@ -138,7 +140,7 @@ def _drill(session: Session, start: Start, budget: float | None) -> None:
     from sau_cli.drill import drill
     from sau_cli.training import TrainingSettings
 
-    parts, device = start.parts, start.classifier.mean.device
+    parts, device = start.parts, start.device
     session.show(
         f"{len(parts.planting)} images to plant with, {len(parts.purifying.learning)} others to purify with, "
         f"{len(parts.measuring)} others to measure on; settings: {start.whence}"

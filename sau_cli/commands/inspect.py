@@ -136,9 +136,9 @@ def inspect(
             reference=reference,
         )
         inspect_alone = partial(inspect_one, session, tensors=tensors)
-        one = UsageError("--reference is of one model; inspect that one alone")
+        several = UsageError("--reference is of one model; inspect that one alone")
         if reference is not None and len(models) > 1:
-            raise one
+            raise several
         if len(models) == 1 and not models[0].is_dir():
             inspect_alone(models[0])
             return
@@ -148,7 +148,7 @@ def inspect(
 
         found = models_at(models)
         if reference is not None and len(found.models) > 1:
-            raise one
+            raise several
         if len(found.models) == 1 and not found.open_questions:
             inspect_alone(found.models[0])
         else:

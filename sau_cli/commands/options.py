@@ -176,6 +176,15 @@ class OutputOptions:
     force: ForceOption = False
 
 
+def flag_of(name: str) -> str:
+    """How the command line calls an argument.
+
+    >>> flag_of("max_batch")
+    '--max-batch'
+    """
+    return f"--{name.replace('_', '-')}"
+
+
 def with_groups(command: Command) -> Command:
     """The command with the options of a group, a dataclass, in place of each parameter that is one."""
     own = inspect.signature(command, eval_str=True).parameters
@@ -186,7 +195,8 @@ def with_groups(command: Command) -> Command:
 
     def flat(**given: Any) -> None:
         made = {
-            name: group(**{one.name: given.pop(one.name) for one in fields(group)}) for name, group in groups.items()
+            name: group(**{field.name: given.pop(field.name) for field in fields(group)})
+            for name, group in groups.items()
         }
         command(**given, **made)
 

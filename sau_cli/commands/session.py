@@ -20,7 +20,7 @@ from rich.text import Text
 
 from sau_adapters.files import check_folder_writable, check_writable, claimed, sha256_of, write_text_whole
 from sau_cli.commands.findings import Findings
-from sau_cli.commands.options import OutputOptions
+from sau_cli.commands.options import OutputOptions, flag_of
 from sau_cli.errors import ExitCode, SauError, UsageError, reason_of
 from sau_cli.reporting.formats import ReportFormat, format_of, rendered
 from sau_cli.reporting.json_document import to_json
@@ -246,7 +246,7 @@ def _to_nowhere(stream: TextIO | None) -> None:
 def _explained(error: BaseException, state_file: Path | None) -> tuple[str, ExitCode]:
     """One sentence, and the exit code."""
     if isinstance(error, SauError):
-        sentence = " ".join(str(error).split())
+        sentence = " ".join(error.told(flag_of).split())
         return sentence if len(sentence) <= LONGEST_SENTENCE else f"{sentence[:LONGEST_SENTENCE]}...", error.exit_code
     if isinstance(error, SystemExit | GeneratorExit):
         return (

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sau_cli.classifier import Classifier
-from sau_cli.errors import UsageError
+from sau_cli.errors import UsageError, argument
 from sau_cli.evaluation.metrics import rate
 from sau_cli.images import LabelledImages
 from sau_cli.predictions import predicted_labels
@@ -71,7 +71,8 @@ def relearn(
     most = min(len(counted), len(learned_on) // 2)
     if not 1 <= poisoned <= most:
         raise UsageError(
-            f"--relearn {poisoned} is impossible with {len(learned_on)} images to learn from (half of the test "
+            f"{argument('relearn')} {poisoned} is impossible with {len(learned_on)} "
+            f"images to learn from (half of the test "
             f"images); give 1 to {most}"
         )
     stream = random_stream(seed, "relearning")

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from sau_cli.classifier import Classifier
 from sau_cli.devices import out_of_memory
-from sau_cli.errors import NotEvaluable, reason_of
+from sau_cli.errors import NotEvaluable, argument, reason_of
 from sau_cli.images import as_pixels
 from sau_cli.model_state import frozen
 from sau_cli.precision import fast_layout, running_in
@@ -130,7 +130,7 @@ class ImplicitUnlearner:
                 raise
             raise NotEvaluable(
                 f"i-BAU needs second derivatives, which this network does not give ({reason_of(error)}); "
-                "choose another --method"
+                f"choose another {argument('method')}"
             ) from error
         if not isfinite(loss.item()) or not all(bool(torch.isfinite(one).all()) for one in gradients):
             raise NotFiniteError("the loss stopped being finite")

@@ -12,7 +12,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
-from sau_cli.errors import UsageError
+from sau_cli.errors import UsageError, argument
 from sau_cli.settings import Setting, settings_of
 from sau_cli.unlearning.compared_methods import (
     ComparedMethod,
@@ -88,7 +88,9 @@ def settings_for(
     """
     given = {name: value for name, value in overrides.items() if value is not None}
     if recipe is not None and method is not MethodName.SAU:
-        raise UsageError(f"--recipe is of --method sau, and this is {method}; leave one of them out")
+        raise UsageError(
+            f"{argument('recipe')} is of {argument('method')} sau, and this is {method}; leave one of them out"
+        )
     known = method.flags
     for name in given:
         if name not in known:
@@ -106,8 +108,8 @@ def _not_of(method: MethodName, name: str) -> UsageError:
     owner = next((other for other in MethodName if name in other.flags), None)
     if owner is None:
         return UsageError(f"there is no setting {name!r}; {method} has {', '.join(method.flags)}")
-    flag = f"--{name.replace('_', '-')}"
-    return UsageError(f"{flag} is a setting of --method {owner}, and {method} has none such; leave it out")
+    whose = f"{argument(name)} is a setting of {argument('method')} {owner}"
+    return UsageError(f"{whose}, and {method} has none such; leave it out")
 
 
 def settings_told(told: Mapping[str, Any]) -> MethodSettings | None:

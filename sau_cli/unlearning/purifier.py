@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from sau_cli.classifier import Classifier, check_finite_weights
-from sau_cli.errors import NotEvaluable, UsageError
+from sau_cli.errors import NotEvaluable, UsageError, argument
 from sau_cli.images import CleanData, LabelledImages, check_fits
 from sau_cli.model_state import evaluating, frozen
 from sau_cli.precision import Precision, check_precision, fast_layout
@@ -110,10 +110,11 @@ def purify(
     if max_batch is not None and max_batch < 1:
         raise UsageError(f"a part of {max_batch} images is impossible; give 1 or more")
     if team.size > 1 and not recipe.in_teams:
-        raise UsageError(f"--method {method_of(recipe)} runs in one process; start it without torchrun")
+        raise UsageError(f"{argument('method')} {method_of(recipe)} runs in one process; start it without torchrun")
     if max_batch is not None and not recipe.in_parts:
         raise UsageError(
-            f"--max-batch cannot be kept by --method {method_of(recipe)}; give a smaller --batch-size in its place"
+            f"{argument('max_batch')} cannot be kept by {argument('method')} "
+            f"{method_of(recipe)}; give a smaller {argument('batch_size')} in its place"
         )
     run = _Run(classifier, clean, recipe, seed, precision, max_batch, team)
     run.watch, run.save, run.stop = watch or run.watch, save or run.save, stop or run.stop
@@ -183,7 +184,7 @@ class _Run:
         if self.team.differ(f"{self.fingerprint} {self.epoch} {self.batch}", self.device):
             raise UsageError(
                 "the processes work on different models, images, settings or states of an interrupted run; give all "
-                "of them the same, and with --resume a folder that all of them see"
+                f"of them the same, and with {argument('resume')} a folder that all of them see"
             )
         good = self.state()
         stopped = False
@@ -303,7 +304,8 @@ class _Run:
         """To the last good state at half the learning rate, as often as the recipe says."""
         if self.rate <= 0.5**self.recipe.halvings:
             raise NotEvaluable(
-                f"{why} in epoch {self.epoch}, also at {self.rate:g} of the learning rate; try again with a lower --lr"
+                f"{why} in epoch {self.epoch}, also at {self.rate:g} of the learning "
+                f"rate; try again with a lower {argument('lr')}"
             ) from why
         rate = self.rate / 2
         self.restore(good)

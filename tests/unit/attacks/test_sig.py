@@ -46,5 +46,5 @@ def test_what_makes_no_sense_is_refused():
             Sig(**broken)
     with pytest.raises(UsageError, match="do not fit into 8 columns"):
         trigger_of(Sig(frequency=99.0))
-    with pytest.raises(UsageError, match="--target"):
+    with pytest.raises(UsageError, match="target"):
         prepared(random_images(50), planned(Sig(frequency=2.0), parse_target("all-to-all")))

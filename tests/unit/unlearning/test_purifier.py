@@ -94,7 +94,7 @@ def test_data_of_another_model_is_refused_before_any_training():
 
 def test_a_loss_that_explodes_is_said():
     data = random_images(32)
-    with pytest.raises(NotEvaluable, match="NaN|lower --lr"):
+    with pytest.raises(NotEvaluable, match="NaN|lower lr"):
         purify(small(), CleanData(learning=data, held_back=data), recipe=Recipe(epochs=5, lr=1e6), seed=0)
 
 

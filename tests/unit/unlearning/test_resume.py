@@ -114,7 +114,7 @@ def test_a_loss_that_is_not_finite_goes_back_at_half_the_rate(monkeypatch, failu
 
     monkeypatch.setattr(shared_unlearning, "accumulate_gradients", sometimes_broken)
     if failures > 3:
-        with pytest.raises(NotEvaluable, match="lower --lr"):
+        with pytest.raises(NotEvaluable, match="lower lr"):
             purify(received(), CLEAN, recipe=PAPER, seed=1)
         return
     result = purify(received(), CLEAN, recipe=PAPER, seed=1)
