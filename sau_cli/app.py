@@ -38,6 +38,10 @@ def sau(
     """Inspect, purify, evaluate and export image classifiers that arrive from somewhere else.
 
     \b
+    All of it on an example, in a minute or two:
+      sau demo
+
+    \b
     A first look at a file, then at its behaviour, then a model you can ship:
       sau inspect  model.safetensors
       sau purify   model.safetensors --clean-frac 0.05

@@ -209,7 +209,7 @@ _OF_COMMAND = {
 def _purify(report: Report) -> tuple[NextStep, ...]:
     model, share = shlex.quote(subject(report)), _data(report) or " --clean-frac 0.05"
     return (
-        NextStep(says="Remove what is there, with clean images.", command=f"sau purify {model}{share}"),
+        NextStep(says="Remove the backdoor, if there is one, with clean images.", command=f"sau purify {model}{share}"),
         NextStep(says="Or ask for a model from a source that you trust."),
     )
 
