@@ -15,6 +15,7 @@ from sau_adapters.classifiers.saving import suffix_of_result
 from sau_adapters.zoos.folders import weights_in
 from sau_adapters.zoos.transformers_folders import FILES
 from sau_cli import __version__
+from sau_cli.commands.comparison_view import compare, triggers_named
 from sau_cli.commands.inputs import (
     ReadyModel,
     Request,
@@ -35,6 +36,8 @@ from sau_cli.commands.options import (
     OutputOptions,
     ReadingOptions,
     SeedOption,
+    TargetOption,
+    TriggersOption,
     with_groups,
 )
 from sau_cli.commands.outputs import (
@@ -70,6 +73,7 @@ if TYPE_CHECKING:
     from sau_adapters.models import OpenedModel
     from sau_cli.classifier import Classifier
     from sau_cli.images import CleanData, ImageData, LabelledImages
+    from sau_cli.triggers.trigger import Trigger
     from sau_cli.unlearning.purifier import Purification
     from sau_cli.unlearning.run_state import RunState
     from sau_cli.unlearning.trail import PurifyProgress
@@ -100,6 +104,8 @@ def purify(
             help="[default: MODEL.purified.safetensors; .onnx of ONNX; a folder MODEL.purified of one of transformers]",
         ),
     ] = None,
+    trigger: TriggersOption = None,
+    target: TargetOption = None,
     method: Annotated[
         MethodName,
         typer.Option(
@@ -137,7 +143,7 @@ def purify(
     seed: SeedOption = 0,
     output: OutputOptions,
 ) -> None:
-    """Remove a backdoor by Shared Adversarial Unlearning. No trigger is needed, and none is used.
+    """Remove a backdoor by Shared Adversarial Unlearning. No trigger is needed, and none is learned from.
 
     It finds adversarial examples that the received and the purified model share, and unlearns them
     (Wei et al., NeurIPS 2023): among them the easiest changes of all images, class by class. The
@@ -146,7 +152,8 @@ def purify(
     In the end the residual test says, with clean images alone, whether one class is still far easier
     to lead images to than the others, in both models. A model that it does not clear is written,
     marked in its history, and exit 6. One that it clears is not certified clean: measure it with sau
-    evaluate. --method has other ways to do it, from the same clean images, to compare with.
+    evaluate. The report compares both models on images that were not learned from, with each --trigger,
+    too. --method has other ways to do it, from the same clean images, to compare with.
 
     The state is kept beside OUT after every epoch. Ctrl-C stops after the step at hand; the same
     command with --resume goes on, to the same result.
@@ -155,6 +162,8 @@ def purify(
     Examples:
       sau purify model.safetensors --clean-frac 0.05
       sau purify vendor.pth --normalisation none --data clean/ -o fixed.safetensors
+      sau purify model.safetensors --clean-frac 0.05 --report purified.html \\
+          --trigger model.trigger.safetensors
       sau purify model.safetensors --clean-frac 0.05 --recipe paper --json report.json
       sau purify model.safetensors --clean-frac 0.05 --method ft-sam --rho 8
       sau purify model.safetensors --clean-frac 0.05 --time-budget 30m --resume
@@ -172,6 +181,8 @@ def purify(
             checkpoint=checkpoint,
             asked=asked,
             place=place,
+            triggers=tuple(trigger or ()),
+            target=target,
             method=method,
             settings=fitted(),
             fitted=fitted,
@@ -213,6 +224,7 @@ class Plan:
     """What was asked for, and makes sense as far as can be told before anything is opened.
 
     Attributes:
+        triggers, target: to measure with, as ``--trigger`` and ``--target`` name them.
         settings, fitted: of the method, and how they are fitted to what there is to learn from.
         share: of the training part to learn from; None for all of data without a split.
         budget: seconds to learn in; None for as long as it takes.
@@ -222,6 +234,8 @@ class Plan:
     checkpoint: OpenedModel
     asked: Request
     place: Place
+    triggers: tuple[str, ...]
+    target: str | None
     method: MethodName
     settings: MethodSettings
     fitted: Callable[..., MethodSettings]
@@ -248,6 +262,7 @@ class Start:
     classifier: Classifier
     images: ImageData
     clean: CleanData
+    triggers: tuple[Trigger, ...]
     settings: MethodSettings
     precision: Precision
     device: torch.device
@@ -291,6 +306,7 @@ def _started(session: Session, plan: Plan) -> Start:
 
     device, place = chosen_device(own_device(plan.device)), plan.place
     opened, images = open_model_and_data(session, plan.model, plan.asked, checkpoint=plan.checkpoint, to_learn=True)
+    triggers = triggers_named(session, plan.triggers, plan.target, opened.classifier.description.class_names)
     overwrites = place.goes_on and place.path.exists() and not session.force
     if overwrites and not _came_from(place.path, opened.checkpoint.sha256):
         raise UsageError(f"{place.path} is not of this run; give another name with -o, or add --force")
@@ -315,6 +331,7 @@ def _started(session: Session, plan: Plan) -> Start:
         classifier=classifier,
         images=images,
         clean=clean,
+        triggers=triggers,
         settings=settings,
         precision=precision,
         device=device,
@@ -413,6 +430,8 @@ def _write(
     with written_result(place.path, folder=not place.suffix) as part:
         save_like(opened.checkpoint, part, purified.classifier, described, proof=start.images.for_testing)
     session.wrote("weights", weights_in(place.path))
+    unseen = start.images.test or start.clean.held_back
+    compare(session, start.classifier, purified.classifier, unseen, start.triggers)
     session.show(purification_summary(purified))
     if not purified.finished:
         raise Inconclusive(

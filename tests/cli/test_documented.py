@@ -10,7 +10,7 @@ from sau_cli.attacks.table import ATTACKS, attack_class
 from sau_cli.errors import ExitCode
 from tests.conftest import ROOT
 
-COMMANDS = ("inspect", "attack", "purify", "evaluate", "export")
+COMMANDS = ("inspect", "attack", "purify", "evaluate", "export", "demo")
 EVERYWHERE = {"--json", "--quiet", "--verbose", "--force", "--help"}
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
