@@ -11,9 +11,9 @@ from torch import Tensor, nn
 class WideLeNet(nn.Module):
     """Two convolutions and two linear layers, flattened, without batch norm: (N, C, 32, 32) to (N, K)."""
 
-    def __init__(self, num_classes: int, in_chans: int = 3) -> None:
+    def __init__(self, num_classes: int, in_channels: int = 3) -> None:
         super().__init__()
-        first = [nn.Conv2d(in_chans, 16, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)]
+        first = [nn.Conv2d(in_channels, 16, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)]
         second = [nn.Conv2d(16, 32, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)]
         self.features = nn.Sequential(*first, *second, nn.Flatten(), nn.Linear(2048, 256), nn.ReLU())
         self.classifier = nn.Linear(256, num_classes)
@@ -26,10 +26,10 @@ class WideLeNet(nn.Module):
 class PlainCNN(nn.Module):
     """Four convolutions without batch norm, flattened into two linear layers: (N, C, 32, 32) to (N, K)."""
 
-    def __init__(self, num_classes: int, in_chans: int = 3) -> None:
+    def __init__(self, num_classes: int, in_channels: int = 3) -> None:
         super().__init__()
         steps: list[nn.Module] = []
-        for place, (before, after) in enumerate(pairwise((in_chans, 24, 24, 48, 48))):
+        for place, (before, after) in enumerate(pairwise((in_channels, 24, 24, 48, 48))):
             steps += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU()]
             if place % 2:
                 steps.append(nn.MaxPool2d(2))
@@ -44,10 +44,10 @@ class PlainCNN(nn.Module):
 class FlatVGG(nn.Module):
     """Pairs of convolution, batch norm and ELU, pooled and dropped, then flattened: (N, C, 32, 32) to (N, K)."""
 
-    def __init__(self, num_classes: int, in_chans: int = 3) -> None:
+    def __init__(self, num_classes: int, in_channels: int = 3) -> None:
         super().__init__()
         steps: list[nn.Module] = []
-        before = in_chans
+        before = in_channels
         for width, dropped in ((16, 0.1), (32, 0.2), (64, 0.2)):
             for _ in range(2):
                 steps += [nn.Conv2d(before, width, 3, padding=1), nn.BatchNorm2d(width), nn.ELU()]
@@ -64,11 +64,11 @@ class FlatVGG(nn.Module):
 class SmallViT(VisionTransformer):
     """timm's vision transformer, four blocks of width 96 over patches of 4 pixels: (N, C, 32, 32) to (N, K)."""
 
-    def __init__(self, num_classes: int, in_chans: int = 3) -> None:
+    def __init__(self, num_classes: int, in_channels: int = 3) -> None:
         super().__init__(
             img_size=32,
             patch_size=4,
-            in_chans=in_chans,
+            in_chans=in_channels,
             num_classes=num_classes,
             embed_dim=96,
             depth=4,

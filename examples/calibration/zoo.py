@@ -10,6 +10,7 @@ on one folder. ``zoo.toml`` says what is made, in which order, and what is calib
 from __future__ import annotations
 
 import argparse
+import sys
 import tomllib
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -150,6 +151,8 @@ def fresh(model: ZooModel, zoo: dict[str, Any], images: LabelledImages) -> Class
     """The classifier of a model before training."""
     mean, std = parse_normalisation(zoo["data"][model.data]["normalisation"])
     channels, height, width = images.images.shape[1:]
+    if len(mean) == 1:
+        mean, std = mean * channels, std * channels
     spec = InputSpec(channels=channels, height=height, width=width, mean=mean, std=std)
     architecture = model.architecture
     with seeded(model.seed, "initial weights"):
@@ -246,11 +249,16 @@ def main() -> None:
         for model in zoo_models(zoo)
         if asked.only in model.name and asked.half in {None, "untouched" if model.untouched else "calibrated"}
     ]
+    failed = 0
     missing = [model for model in wanted if not (asked.out / f"{model.name}.safetensors").exists()]
     with ProcessPoolExecutor(asked.jobs, mp_context=get_context("spawn")) as pool:
         running = {pool.submit(make, model, zoo, asked.data_root, asked.out): model for model in missing}
         for done in as_completed(running):
-            print(f"{running[done].name}: {done.result()}", flush=True)
+            error = done.exception()
+            failed += error is not None
+            print(f"{running[done].name}: {error or done.result()}", flush=True)
+    if failed:
+        sys.exit(f"{failed} models could not be made")
 
 
 if __name__ == "__main__":
