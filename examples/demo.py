@@ -48,22 +48,6 @@ def shown(check: dict[str, Any]) -> str:
     return f"{100 * check['value']:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
 
 
-def _record(path: Path, evaluated: dict[str, Any]) -> None:
-    """Write what the table of the README is made of; ``examples/demo.json`` is such a file."""
-    names = ("acc", "asr", "r-acc")
-    checks = {name: "acc" if name == "acc" else f"{name}.badnets" for name in names}
-    columns = {"before": "reference.", "after": ""}
-    measured = {
-        column: {
-            name: {key: measure(evaluated, prefix + check)[key] for key in ("value", "ci95")}
-            for name, check in checks.items()
-        }
-        for column, prefix in columns.items()
-    }
-    machine = {key: evaluated["environment"][key] for key in ("cpus", "machine", "device")}
-    path.write_text(json.dumps({"measured": measured, **machine}, indent=1) + "\n", encoding="utf-8")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for the files")
@@ -106,10 +90,9 @@ def main() -> None:
     console.print()
     console.print(table)
     learned = purified["details"]["learned_from"]
-    _record(folder / "demo.json", evaluated)
     print(f"Files and reports (.json) are in {folder}/. In brackets: 95 % intervals, from 360 test images.")
     if inspected["exit_code"] == 0:
-        print("sau inspect found no sign of the backdoor: on 8x8 images it often misses one (see README).")
+        print("sau inspect found no sign of the backdoor: on 8x8 images it often misses one (README has how often).")
     print(f"Purified with {learned} clean images, 10 % of the training images: 5 % is 72 here, too few to keep ACC.")
 
     asr = measure(evaluated, "asr.badnets")["value"]

@@ -76,3 +76,5 @@ def test_the_version_is_that_of_the_package(sau, tmp_path):
 
     assert sau("--version", cwd=tmp_path).out == f"sau {sau_cli.__version__}\n"
     assert f'version = "{sau_cli.__version__}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert f"\nversion: {sau_cli.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"## {sau_cli.__version__} - " in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
