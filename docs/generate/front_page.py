@@ -20,7 +20,7 @@ PLANT = "attack --attack blended --arch small_cnn --data digits -o received.safe
 INSPECT = "inspect received.safetensors --report report.html"
 MARKED = re.compile(r"(<!-- transcript -->\n).*?(<!-- end of transcript -->)", re.DOTALL)
 WIDTH, HEIGHT = 1000, 900
-LEFT_OUT = "Tensors"
+LEFT_OUT = "File"
 """From the heading that begins so to the checks, which are what the page is about."""
 
 
@@ -31,7 +31,7 @@ def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def transcript(said: str, code: int) -> str:
-    """What people see, without lines of progress and without what is told of the tensors."""
+    """What people see, without lines of progress and without the facts of the file."""
     lines = [line.rstrip() for line in said.splitlines() if not re.match(r"\S.* epoch \d+/\d+ ", line)]
     starts = [place for place, line in enumerate(lines) if line.startswith(LEFT_OUT)]
     ends = [place for place, line in enumerate(lines) if line.startswith("Checks")]

@@ -85,3 +85,14 @@ def test_the_reference_names_every_command_and_escapes_what_is_no_markup(scripts
         "Settings of attacks",
     ]
     assert command_line._escaped("a [b] wrn_16_1 <c> --max-asr") == r"a \[b\] wrn\_16\_1 \<c\> `--max-asr`"
+
+
+def test_the_transcript_in_the_readme_tells_the_rates_that_hold(scripts):
+    """Where they moved, or the words did, ``docs/generate/front_page.py`` runs it again."""
+    tables, _ = scripts
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = " ".join(re.search(r"<!-- transcript -->(.*?)<!-- end of transcript -->", readme, re.DOTALL)[1].split())
+    told = re.search(r"Of (\d+) clean models not calibrated on, (\d+) were called backdoored, and of (\d+)", shown)
+    rates = tables.verdict_rates(with_data=True)
+    assert told is not None
+    assert tuple(map(int, told.groups())) == (rates.clean, rates.accused, rates.backdoored)
