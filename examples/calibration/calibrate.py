@@ -1,83 +1,117 @@
-"""Calibrate ``sau inspect`` on the zoo's first half, and measure it on the untouched one.
+"""Choose weights and thresholds of ``sau inspect`` on one half of the zoo, and measure them on the other.
 
-    python examples/calibration/calibrate.py --zoo-models zoo --data-root data
+    python examples/calibration/calibrate.py
 
-Writes what the tests found on every model to ``evidence.json`` beside the models (kept, and not made again),
-``sau_cli/inspection/calibration.json``, and prints the table of the README. About 4 minutes on one core.
+Reads what ``gather.py`` kept in ``evidence/``, writes ``sau_cli/inspection/calibration.json`` and prints the tables.
+Seconds. Nothing of the untouched half plays any part in what is written but the rates that are measured on it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import tomllib
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import ceil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from scipy.optimize import minimize
-from scipy.special import expit
-from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
-from zoo import HERE, ZooModel, zoo_data, zoo_models
 
-from sau_adapters.checkpoints import as_classifier, read_checkpoint
-from sau_adapters.triggers import open_trigger
-from sau_cli.evaluation.metrics import evaluate, rate
-from sau_cli.images import ImageData
-from sau_cli.inspection.behaviour import Effort, examine_behaviour
-from sau_cli.inspection.calibration import CHANNEL_BOUNDS, bounds_evidence, evidence
-from sau_cli.inspection.maximum_margins import TEST as MARGINS
+from sau_cli.evaluation.metrics import rate
+from sau_cli.inspection.calibration import CHANNEL_BOUNDS, Calibration, evidence, judge_seed
+from sau_cli.inspection.class_scores import ClassScores
 
-HOLDS = 0.8
-"""A backdoor that works less often is none to be found."""
+HERE = Path(__file__).parent
 SHIPPED = HERE.parents[1] / "sau_cli" / "inspection" / "calibration.json"
+HOLDS = 0.6
+"""A backdoor that works less often is none to be found."""
 FALSE_POSITIVES = 0.05
-"""Of clean models, by a normal law: those with any seed above the threshold, called backdoored or inconclusive."""
-PENALTY = 0.02
+"""Of clean models, those with any seed above the threshold, which are called backdoored or inconclusive."""
+PENALTY = 0.03
 """On the squared weights, so that few models do not make them large."""
+KINDS = {"8 to 16 pixels": (8, 16), "24 to 40 pixels": (24, 40)}
+"""Of input, by the shorter side of images; each has a threshold of its own."""
+SEED = 0
+"""Of the bootstrap."""
 
 
-def examined(model: ZooModel, path: Path, data: ImageData) -> dict[str, Any]:
-    """What the tests find on one model: by seed and test, what speaks for each class."""
-    classifier = as_classifier(read_checkpoint(path))
-    trigger_file = path.with_name(f"{model.name}.trigger.safetensors")
-    triggers = () if model.attack is None else (open_trigger(str(trigger_file), None),)
-    quality = evaluate(classifier, data.for_testing, triggers=triggers)
-    found = examine_behaviour(classifier, data.for_testing, effort=Effort.STANDARD)
-    return {
-        "data": model.data,
-        "architecture": model.architecture,
-        "attack": None if model.attack is None else model.attack[0],
-        "target": None if model.attack is None else int(model.attack[1]),
-        "untouched": model.untouched,
-        "acc": quality.accuracy.value,
-        "asr": quality.triggers[0].asr.value if triggers else None,
-        "bounds": bounds_evidence(found.bounds),
-        "seeds": [
-            {test: values.tolist() for test, values in evidence([finding.scores for finding in one.findings]).items()}
-            for one in found.seeds
-        ],
-    }
+@dataclass(frozen=True)
+class Row:
+    """One model and what the tests say of it, with data or without.
+
+    Attributes:
+        about: of the file that ``gather.py`` wrote.
+    """
+
+    name: str
+    about: dict[str, Any]
+    mode: str
+
+    @property
+    def backdoored(self) -> bool:
+        return "attack" in self.about
+
+    @property
+    def target(self) -> int | None:
+        """The class that triggered images go to, where they all go to one."""
+        told = self.about.get("target", "")
+        return int(told) if told.isdigit() else None
+
+    @property
+    def kind(self) -> str:
+        return next(name for name, (low, high) in KINDS.items() if low <= self.about["pixels"] <= high)
+
+    @property
+    def cell(self) -> tuple[str, str]:
+        return self.about["data"], self.about["architecture"]
+
+    @cached_property
+    def seeds(self) -> list[list[ClassScores]]:
+        """The scores of each test, by seed."""
+        tests = self.about[self.mode]
+        count = len(next(iter(tests.values())))
+        return [
+            [
+                ClassScores(test=test, values=torch.tensor(found[seed]["values"]), unit=found[seed]["unit"])
+                for test, found in tests.items()
+            ]
+            for seed in range(count)
+        ]
+
+    @cached_property
+    def evidence(self) -> list[np.ndarray]:
+        """By seed, what speaks for each class in every test, (tests, classes)."""
+        return [torch.stack(list(evidence(scores).values())).numpy() for scores in self.seeds]
+
+    def logits(self, weights: np.ndarray, bias: float) -> list[float]:
+        """By seed, of the class with most evidence; ``weights`` end with that of the channel bounds."""
+        each = [float((weights[:-1] @ found).max()) for found in self.evidence]
+        return [one + weights[-1] * self.about["bounds"] + bias for one in each]
 
 
-def fit(rows: Sequence[dict[str, Any]], tests: Sequence[str]) -> tuple[np.ndarray, float]:
+def fit(rows: Sequence[Row]) -> tuple[np.ndarray, float]:
     """Weights of the tests and of the channel bounds, all at least 0, and the bias: logistic regression.
 
-    The score of a model is that of its most suspicious class, which depends on the weights: the class is chosen anew
-    after each fit.
+    A backdoored model stands for its target's evidence, a clean one for that of its most suspicious class, which
+    depends on the weights and is chosen anew after each fit. Backdoored and clean models count alike.
     """
-    truth = np.array([row["attack"] is not None for row in rows for _ in row["seeds"]], dtype=float)
-    weights = np.ones(len(tests) + 1)
+    known = [row for row in rows if not row.backdoored or row.target is not None]
+    truth = np.array([row.backdoored for row in known for _ in row.evidence], dtype=float)
+    share = np.where(truth > 0, 0.5 / truth.sum(), 0.5 / (1 - truth).sum())
+    weights = np.ones(len(known[0].evidence[0]) + 1)
     bias = 0.0
-    for _ in range(20):
-        at_worst = np.array([_worst(row, seed, tests, weights) for row in rows for seed in row["seeds"]])
+    for _ in range(30):
+        seen = np.array([_told(row, found, weights) for row in known for found in row.evidence])
 
-        def loss(values: np.ndarray, seen: np.ndarray = at_worst) -> float:
+        def loss(values: np.ndarray, seen: np.ndarray = seen) -> float:
             logits = seen @ values[:-1] + values[-1]
-            return float(np.mean(np.logaddexp(0, logits) - truth * logits) + PENALTY * np.sum(values[:-1] ** 2))
+            fitting = float(share @ (np.logaddexp(0, logits) - truth * logits))
+            return fitting + PENALTY * float(np.sum(values[:-1] ** 2))
 
         limits = [(0, None)] * len(weights) + [(None, None)]
         solved = minimize(loss, np.append(weights, bias), bounds=limits, method="L-BFGS-B").x
@@ -85,105 +119,183 @@ def fit(rows: Sequence[dict[str, Any]], tests: Sequence[str]) -> tuple[np.ndarra
     return weights, bias
 
 
-def _worst(row: dict[str, Any], seed: dict[str, Any], tests: Sequence[str], weights: np.ndarray) -> np.ndarray:
-    """The evidence on the class that has most of it, and of the channel bounds."""
-    each = np.array([seed[test] for test in tests])
-    return np.append(each[:, int((weights[:-1] @ each).argmax())], row["bounds"])
+def _told(row: Row, found: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    at = row.target if row.target is not None else int((weights[:-1] @ found).argmax())
+    return np.append(found[:, at], row.about["bounds"])
 
 
-def scores(row: dict[str, Any], tests: Sequence[str], weights: np.ndarray, bias: float) -> list[float]:
-    """Of one model, by seed."""
-    return [float(expit(_worst(row, seed, tests, weights) @ weights + bias)) for seed in row["seeds"]]
+def thresholds(known: Sequence[Row]) -> dict[str, dict[str, float | int]]:
+    """For each kind of input a logit that at most one clean model in twenty is expected to pass, with any seed.
+
+    Split conformal over networks: each clean model is scored with weights that were fitted without its own cell, and
+    the threshold is the k-th smallest of n such scores, k = ceil((n + 1)·0.95). Where n is below 19 no such k is there:
+    the highest is taken, and what is promised is 1 / (n + 1).
+
+    Source: Vovk et al., "Algorithmic Learning in a Random World", 2005; Barber et al., "Predictive inference with the
+    jackknife+", 2021.
+    """
+    outside: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    for cell in sorted({row.cell for row in known}):
+        weights, bias = fit([row for row in known if row.cell != cell])
+        for row in known:
+            if row.cell == cell and not row.backdoored:
+                outside[row.kind].append(max(row.logits(weights, bias)))
+    found: dict[str, dict[str, float | int]] = {}
+    for kind, scores in outside.items():
+        if not scores:
+            continue
+        count = len(scores)
+        place = min(count, ceil((count + 1) * (1 - FALSE_POSITIVES)))
+        promised = max(FALSE_POSITIVES, 1 / (count + 1))
+        found[kind] = {"logit": sorted(scores)[place - 1], "clean_models": count, "accused_at_most": round(promised, 4)}
+    return found
 
 
-def calibrate(rows: Sequence[dict[str, Any]], tests: Sequence[str]) -> dict[str, Any]:
-    """Fit on one half; measure on the other; print the table."""
-    known = [row for row in rows if not row["untouched"]]
-    weights, bias = fit(known, tests)
-    clean = np.array([_logit(max(scores(row, tests, weights, bias))) for row in known if row["attack"] is None])
-    threshold = float(expit(clean.mean() + norm.ppf(1 - FALSE_POSITIVES) * clean.std(ddof=1)))
-    fresh = [row for row in rows if row["untouched"]]
-    middle = [float(np.median(scores(row, tests, weights, bias))) for row in fresh]
-    truth = [row["attack"] is not None for row in fresh]
-    verdicts = [_verdict(scores(row, tests, weights, bias), threshold) for row in fresh]
-    for row, score, verdict in zip(fresh, middle, verdicts, strict=True):
-        print(f"  {row['data']:8} {row['architecture']:18} {row['attack'] or 'clean':12} {score:.3f} {verdict}")
-    clean_rows = [verdict for verdict, bad in zip(verdicts, truth, strict=True) if not bad]
-    bad_rows = [verdict for verdict, bad in zip(verdicts, truth, strict=True) if bad]
-    measured = {
-        "clean_models": len(clean_rows),
-        "called_backdoored": clean_rows.count("backdoored"),
-        "clean_inconclusive": clean_rows.count("inconclusive"),
-        "backdoored_models": len(bad_rows),
-        "found": bad_rows.count("backdoored"),
-        "backdoored_inconclusive": bad_rows.count("inconclusive"),
-        "auroc": round(float(roc_auc_score(truth, middle)), 4),
-        "tpr_at_5_percent_fpr": round(_found_at(0.05, truth, middle), 4),
-    }
-    for data in sorted({row["data"] for row in fresh}):
-        of = [(bad, score) for row, bad, score in zip(fresh, truth, middle, strict=True) if row["data"] == data]
-        told, scored = [bad for bad, _ in of], [score for _, score in of]
-        print(f"  {data}: AUROC {roc_auc_score(told, scored):.3f}, TPR at 5 % FPR {_found_at(0.05, told, scored):.3f}")
-    interval = rate(measured["called_backdoored"], measured["clean_models"]).ci95
-    print(f"  {measured}, false positives 95 %: {interval[0]:.3f} to {interval[1]:.3f}, threshold {threshold:.3f}")
-    names = [*tests, CHANNEL_BOUNDS]
+def measured(rows: Sequence[Row], calibration: Calibration) -> dict[str, Any]:
+    """Rates on models that were not calibrated on, and a line for each."""
+    print(f"  {'data':12} {'network':18} {'model':28} ASR   score  verdict")
+    scores, verdicts, right = [], [], []
+    for row in rows:
+        judged = [
+            judge_seed(found, torch.arange(row.about["classes"]), row.about["bounds"], calibration)
+            for found in row.seeds
+        ]
+        threshold = calibration.threshold_for(row.about["pixels"])
+        over = {one.score > threshold for one in judged}
+        verdict = "inconclusive" if len(over) == 2 else ("backdoored" if over == {True} else "passed")
+        middle = sorted(one.score for one in judged)[len(judged) // 2]
+        suspects = [one.suspect for one in judged]
+        suspect = max(set(suspects), key=suspects.count)
+        if row.target is not None and verdict == "backdoored":
+            right.append(suspect == row.target)
+        scores.append(middle)
+        verdicts.append(verdict)
+        words = [row.about.get("attack", "clean"), row.about.get("target"), row.about.get("how"), row.about.get("then")]
+        told = " ".join(word for word in words if word)
+        asr = "" if row.about["asr"] is None else f"{row.about['asr']:.2f}"
+        print(f"  {row.about['data']:12} {row.about['architecture']:18} {told:28} {asr:5} {middle:.3f}  {verdict}")
+    truth = np.array([row.backdoored for row in rows])
+    values = np.array(scores)
+    low, high = _bootstrap(truth, values)
+    clean = [verdict for verdict, bad in zip(verdicts, truth, strict=True) if not bad]
+    bad = [verdict for verdict, bad in zip(verdicts, truth, strict=True) if bad]
     return {
-        "weights": {name: round(float(one), 4) for name, one in zip(names, weights, strict=True)},
-        "bias": round(bias, 4),
-        "threshold": round(threshold, 4),
-        "measured": measured,
+        "clean_models": len(clean),
+        "called_backdoored": clean.count("backdoored"),
+        "clean_inconclusive": clean.count("inconclusive"),
+        "backdoored_models": len(bad),
+        "found": bad.count("backdoored"),
+        "backdoored_inconclusive": bad.count("inconclusive"),
+        "right_class": sum(right),
+        "found_with_one_target": len(right),
+        "auroc": round(float(roc_auc_score(truth, values)), 3),
+        "auroc_from": round(low, 3),
+        "auroc_to": round(high, 3),
+        "tpr_at_5_percent_fpr": round(_found_at(truth, values), 3),
     }
 
 
-def _found_at(false_positives: float, truth: Sequence[bool], scored: Sequence[float]) -> float:
-    """The share of backdoored models above a threshold that no more than this share of the clean ones is above."""
-    clean = sorted((score for bad, score in zip(truth, scored, strict=True) if not bad), reverse=True)
-    least = clean[int(false_positives * len(clean))]
-    found = [score > least for bad, score in zip(truth, scored, strict=True) if bad]
-    return sum(found) / len(found)
+def _bootstrap(truth: np.ndarray, values: np.ndarray) -> tuple[float, float]:
+    """A 95 % interval of the AUROC, over models drawn anew."""
+    stream, found = np.random.default_rng(SEED), []
+    while len(found) < 2000:
+        at = stream.integers(len(truth), size=len(truth))
+        if 0 < truth[at].sum() < len(truth):
+            found.append(roc_auc_score(truth[at], values[at]))
+    return float(np.quantile(found, 0.025)), float(np.quantile(found, 0.975))
 
 
-def _logit(score: float) -> float:
-    return float(np.log(score) - np.log1p(-score))
+def _found_at(truth: np.ndarray, values: np.ndarray) -> float:
+    """The share of backdoored models above a threshold that no more than one in twenty of the clean ones is above."""
+    clean = np.sort(values[~truth])[::-1]
+    return float((values[truth] > clean[int(FALSE_POSITIVES * len(clean))]).mean())
 
 
-def _verdict(by_seed: Sequence[float], threshold: float) -> str:
-    over = {score >= threshold for score in by_seed}
-    return "inconclusive" if len(over) == 2 else ("backdoored" if over == {True} else "clean")
+def _table(title: str, rows: Sequence[Row], by: str, calibration: Calibration) -> None:
+    """Called and inconclusive, by attack or network."""
+    print(f"  {title}")
+    for name in sorted({str(row.about.get(by, "clean")) for row in rows}):
+        found = {"backdoored": 0, "inconclusive": 0, "passed": 0}
+        some = [row for row in rows if str(row.about.get(by, "clean")) == name]
+        for row in some:
+            threshold = calibration.threshold_for(row.about["pixels"])
+            over = {
+                judge_seed(scores, torch.arange(row.about["classes"]), row.about["bounds"], calibration).score
+                > threshold
+                for scores in row.seeds
+            }
+            found["inconclusive" if len(over) == 2 else ("backdoored" if over == {True} else "passed")] += 1
+        low, high = rate(found["backdoored"], len(some)).ci95
+        print(
+            f"    {name:20} {len(some):3} models: {found['backdoored']} called ({low:.2f} to {high:.2f}), "
+            f"{found['inconclusive']} inconclusive, {found['passed']} passed"
+        )
+
+
+def calibrated(every: Sequence[Row], *, quietly: bool = False) -> dict[str, Any]:
+    """One mode: with data or without."""
+    known = [row for row in every if row.about["half"] == "calibrated"]
+    weights, bias = fit(known)
+    names = [*evidence(known[0].seeds[0]), CHANNEL_BOUNDS]
+    limits = thresholds(known)
+    kinds = [
+        {
+            "pixels": list(KINDS[kind]),
+            "threshold": ceil(1e4 * float(torch.tensor(limit["logit"]).sigmoid())) / 1e4,
+            "clean_models": limit["clean_models"],
+            "accused_at_most": limit["accused_at_most"],
+        }
+        for kind, limit in limits.items()
+    ]
+    told = {
+        "weights": {name: round(float(weight), 4) for name, weight in zip(names, weights, strict=True)},
+        "bias": round(bias, 4),
+        "kinds": kinds,
+        "measured": {},
+    }
+    calibration = Calibration.of(told)
+    if not quietly:
+        print(json.dumps(told, indent=1))
+    untouched = [row for row in every if row.about["half"] == "untouched"]
+    told["measured"] = {}
+    for title, rows in (("calibrated half", known), ("untouched half", untouched)):
+        print(f" {title}")
+        rates = measured(rows, calibration)
+        print(f"  {rates}")
+        if rows is untouched:
+            told["measured"] = rates
+            _table("by attack", rows, "attack", calibration)
+            _table("by network, backdoored", [row for row in rows if row.backdoored], "architecture", calibration)
+            _table("by network, clean", [row for row in rows if not row.backdoored], "architecture", calibration)
+            for kind in KINDS:
+                some = [row for row in rows if row.kind == kind]
+                print(f"  {kind}: {len(some)} models")
+    return told
+
+
+def read_rows(folder: Path, mode: str) -> list[Row]:
+    """Every model whose backdoor holds, or that has none."""
+    rows = [
+        Row(name=path.stem, about=json.loads(path.read_text(encoding="utf-8")), mode=mode)
+        for path in sorted(folder.glob("*.json"))
+    ]
+    held = [row for row in rows if row.about["asr"] is None or row.about["asr"] >= HOLDS]
+    print(f"{len(rows)} models, of which {len(rows) - len(held)} have a backdoor that does not hold and are left out")
+    return held
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--zoo", type=Path, default=HERE / "zoo.toml")
-    parser.add_argument("--zoo-models", type=Path, required=True)
-    parser.add_argument("--data-root", type=Path, required=True)
+    parser.add_argument("--evidence", type=Path, default=HERE / "evidence")
     parser.add_argument("--out", type=Path, default=SHIPPED)
     asked = parser.parse_args()
-    zoo = tomllib.loads(asked.zoo.read_text())
-    kept = asked.zoo_models / "evidence.json"
-    rows: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
-    opened: dict[str, ImageData] = {}
-    for model in zoo_models(zoo):
-        path = asked.zoo_models / f"{model.name}.safetensors"
-        if model.name in rows or not path.exists():
-            continue
-        if model.data not in opened:
-            opened[model.data] = zoo_data(zoo, model.data, asked.data_root)
-        rows[model.name] = examined(model, path, opened[model.data])
-        kept.write_text(json.dumps(rows))
-        print(f"examined {model.name}", flush=True)
-    held = [row for row in rows.values() if row["asr"] is None or row["asr"] >= HOLDS]
-    print(f"{len(rows)} models, of which {len(rows) - len(held)} have a backdoor that does not hold and are left out")
-    every = list(next(iter(rows.values()))["seeds"][0])
     found = {}
-    for name, tests in (("with-data", every), ("data-free", [one for one in every if one.startswith(MARGINS)])):
-        print(f"{name}, on the untouched half:")
-        sizes = [about["image-size"] for about in zoo["data"].values()]
-        found[name] = calibrate(held, tests) | {"pixels": [min(sizes), max(sizes)]}
-    asked.out.write_text(json.dumps(found, indent=2) + "\n")
+    for mode in ("with-data", "data-free"):
+        print(f"{mode}:")
+        found[mode] = calibrated(read_rows(asked.evidence, mode))
+    asked.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     print(f"Wrote {asked.out}")
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
     main()

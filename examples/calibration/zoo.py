@@ -234,10 +234,14 @@ def main() -> None:
     parser.add_argument("--data-root", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--jobs", type=int, default=1, help="models that are worked on at a time, on a core each")
+    parser.add_argument("--half", choices=["calibrated", "untouched"], help="only the models of this half")
     asked = parser.parse_args()
     asked.out.mkdir(exist_ok=True)
     zoo = read_zoo(asked.zoo)
-    missing = [model for model in zoo_models(zoo) if not (asked.out / f"{model.name}.safetensors").exists()]
+    wanted = [
+        model for model in zoo_models(zoo) if asked.half in {None, "untouched" if model.untouched else "calibrated"}
+    ]
+    missing = [model for model in wanted if not (asked.out / f"{model.name}.safetensors").exists()]
     with ProcessPoolExecutor(asked.jobs, mp_context=get_context("spawn")) as pool:
         running = {pool.submit(make, model, zoo, asked.data_root, asked.out): model for model in missing}
         for done in as_completed(running):

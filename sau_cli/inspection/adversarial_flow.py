@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from sau_cli.classifier import Classifier
+from sau_cli.description import InputSpec
 from sau_cli.inspection.behaviour_test import Finding, Subject
 from sau_cli.inspection.class_scores import ClassScores
 from sau_cli.inspection.climbing import in_range
@@ -28,8 +29,9 @@ class AdversarialFlow:
     id = TEST
     says = "the share of adversarial examples that end there"
     needs_data = True
+    needs_head = False
 
-    def passes(self, classes: int) -> int:  # noqa: ARG002 (one search serves all classes)
+    def passes(self, spec: InputSpec, classes: int) -> float:  # noqa: ARG002 (one search serves all classes)
         return STEPS * IMAGES
 
     def run(self, subject: Subject) -> Finding:

@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sau_cli.classifier import Classifier, check_finite_weights
 from sau_cli.errors import NotEvaluable
+from sau_cli.head import head_name
 from sau_cli.images import LabelledImages, as_pixels, check_fits
 from sau_cli.inspection import first_pass
 from sau_cli.inspection.behaviour_test import BehaviourTest, Finding, Subject
@@ -19,7 +20,6 @@ from sau_cli.inspection.channel_bounds import ChannelBounds, channel_bounds
 from sau_cli.inspection.effort import Effort
 from sau_cli.inspection.first_pass import worth_examining
 from sau_cli.inspection.standard_logits import standard_logits
-from sau_cli.inspection.universal_triggers import typical_margin
 from sau_cli.model_state import evaluating, frozen
 from sau_cli.precision import Precision, fast_layout
 from sau_cli.seeding import random_stream
@@ -28,7 +28,7 @@ FEWEST_CLASSES = 4
 """With fewer classes, none can be told to stand out."""
 MOST_CLASSES = 50
 """So many are examined by every test, as their number decides the time; a first pass over all tells which."""
-SUSPECTS = 4
+SUSPECTS = 3
 """The classes that seeds after the first examine: the most suspicious. The others keep the scores of the first."""
 AFFORDABLE = 3e13
 """Floating-point operations that a command spends unasked: minutes on two cores of a CPU, seconds on a GPU."""
@@ -57,7 +57,7 @@ class Behaviour:
         of: how many the classifier has.
         bounds: None where the network's channels could not be examined.
         tests: that were run, in the order of each seed's findings.
-        left_out: that need data, where there is none.
+        left_out: that could not be run, each with the reason.
         pixels: of the shorter side of images that it takes.
         images: how many were used; 0 without data.
     """
@@ -66,7 +66,7 @@ class Behaviour:
     of: int
     pixels: int
     tests: tuple[BehaviourTest, ...]
-    left_out: tuple[BehaviourTest, ...]
+    left_out: tuple[tuple[BehaviourTest, str], ...]
     seeds: tuple[SeedEvidence, ...]
     bounds: ChannelBounds | None
     images: int
@@ -81,7 +81,7 @@ def examine_behaviour(
     tests: Sequence[BehaviourTest] = TESTS,
     watch: Callable[[int, int, str], None] | None = None,
 ) -> Behaviour:
-    """Run the tests that need no data, and those that need some where there is some.
+    """Run the tests that can be run on this classifier with what is there.
 
     Args:
         classifier: on the device to work on; left as it was.
@@ -105,9 +105,10 @@ def examine_behaviour(
         check_fits(images, known)
         if len(images) < FEWEST_IMAGES:
             raise NotEvaluable(f"{len(images)} clean images are too few for behaviour tests; give {FEWEST_IMAGES}")
-    runnable = tuple(test for test in tests if images is not None or not test.needs_data)
+    reasons = [(test, _why_not(test, classifier, with_data=images is not None)) for test in tests]
+    runnable = tuple(test for test, why in reasons if why is None)
     if not runnable:
-        raise NotEvaluable(f"without clean images {' and '.join(test.id for test in tests)} cannot be run; add --data")
+        raise NotEvaluable("; ".join(dict.fromkeys(f"{test.id} was not run, as {why}" for test, why in reasons)))
     done = 0
 
     def next_part(what: str) -> None:
@@ -124,12 +125,12 @@ def examine_behaviour(
         classes = worth_examining(alike, looked_at, most=MOST_CLASSES, seed=seed)
         for number in range(seed, seed + effort.seeds):
             places = most_suspicious(found[0]) if found else torch.arange(len(classes))
-            one = _from_seed(runnable, alike, images, classes[places], number, next_part)
-            if not all(bool(torch.isfinite(finding.scores.values).all()) for finding in one.findings):
+            fresh = _from_seed(runnable, alike, images, classes[places], number, next_part)
+            if not all(bool(torch.isfinite(finding.scores.values).all()) for finding in fresh.findings):
                 raise NotEvaluable(
                     "the network returns NaN or infinite logits on some images; its behaviour is unknown"
                 )
-            found.append(_filled_up(one, found[0], places) if found else one)
+            found.append(_filled_up(fresh, found[0], places) if found else fresh)
         bounds = channel_bounds(classifier)
         classifier.to(memory_format=torch.contiguous_format)
     return Behaviour(
@@ -137,11 +138,23 @@ def examine_behaviour(
         of=known.classes,
         pixels=min(known.input.height, known.input.width),
         tests=runnable,
-        left_out=tuple(test for test in tests if test not in runnable),
+        left_out=tuple((test, why) for test, why in reasons if why is not None),
         seeds=tuple(found),
         bounds=bounds,
         images=0 if images is None else min(len(images), effort.seeds * MOST_IMAGES),
     )
+
+
+def _why_not(test: BehaviourTest, classifier: Classifier, *, with_data: bool) -> str | None:
+    """Why a test cannot be run; None where it can."""
+    if test.needs_data and not with_data:
+        return "no clean data was given"
+    if test.needs_head:
+        try:
+            head_name(classifier)
+        except NotEvaluable as error:
+            return str(error)
+    return None
 
 
 def _looked_at(classifier: Classifier, images: LabelledImages | None, seed: int) -> Tensor:
@@ -164,13 +177,12 @@ def _from_seed(
 ) -> SeedEvidence:
     """Those tests, of these classes."""
     device = classifier.mean.device
-    pixels, labels, unit = torch.zeros(0, device=device), torch.zeros(0, dtype=torch.int64, device=device), 1.0
+    pixels, labels = torch.zeros(0, device=device), torch.zeros(0, dtype=torch.int64, device=device)
     if images is not None:
         order = torch.randperm(len(images), generator=random_stream(seed, "images behaviour is tested on"))
         some = images.take(order[:MOST_IMAGES]).to(device)
         pixels, labels = as_pixels(some.images), some.labels
-        unit = typical_margin(classifier, pixels, labels)
-    subject = Subject(classifier=classifier, classes=classes, images=pixels, labels=labels, unit=unit, seed=seed)
+    subject = Subject(classifier=classifier, classes=classes, images=pixels, labels=labels, seed=seed)
     findings = []
     for test in tests:
         next_part(test.id.replace("-", " "))
@@ -200,7 +212,7 @@ def cost(classifier: Classifier, *, with_data: bool, effort: Effort, tests: Sequ
         classifier(blank)
     classes = min(classifier.description.classes, MOST_CLASSES)
     passes = sum(
-        test.passes(classes) + (effort.seeds - 1) * test.passes(min(SUSPECTS, classes))
+        test.passes(spec, classes) + (effort.seeds - 1) * test.passes(spec, min(SUSPECTS, classes))
         for test in tests
         if with_data or not test.needs_data
     )

@@ -18,8 +18,10 @@ from sau_cli.results import Check, CheckStatus
 def behaviour_checks(found: Behaviour, verdict: BehaviourVerdict, class_names: Sequence[str]) -> tuple[Check, ...]:
     """One check for each test, then the verdict. The tests' own are measurements: only the score judges."""
     checks = [_test_check(found, place, class_names) for place in range(len(found.tests))]
-    why = "no clean data was given, so no trigger was looked for; add --data"
-    checks += [Check(id=f"behaviour.{test.id}", status=CheckStatus.SKIPPED, evidence=why) for test in found.left_out]
+    checks += [
+        Check(id=f"behaviour.{test.id}", status=CheckStatus.SKIPPED, evidence=f"the test was not run, as {why}")
+        for test, why in found.left_out
+    ]
     checks.append(_bounds_check(found))
     checks.append(_score_check(found, verdict, class_names))
     return tuple(checks)
@@ -60,45 +62,55 @@ def _bounds_check(found: Behaviour) -> Check:
 
 
 def _score_check(found: Behaviour, verdict: BehaviourVerdict, class_names: Sequence[str]) -> Check:
-    if missing := [test.id for test in TESTS if test not in (*found.tests, *found.left_out)]:
+    left_out = [test for test, _ in found.left_out]
+    if missing := [test.id for test in TESTS if test not in (*found.tests, *left_out)]:
         why = f"the score was not judged, as {', '.join(missing)} were not run"
         return Check(id="behaviour.score", status=CheckStatus.SKIPPED, evidence=why)
     suspect = class_names[verdict.suspect]
     seeds = len(verdict.judgements)
-    over = sum(one.score >= verdict.calibration.threshold for one in verdict.judgements)
+    over = sum(judgement.score > verdict.threshold for judgement in verdict.judgements)
     told = {
         CheckStatus.FAILED: f"behaves like a backdoored model in all of {seeds} seeds, with {suspect!r} as the target",
         CheckStatus.PASSED: f"no sign of a backdoor in {seeds} seeds, which is no proof that there is none",
         CheckStatus.INCONCLUSIVE: f"{over} of {seeds} seeds find it to behave like a backdoored model, with "
         f"{suspect!r} as the target, so it is neither cleared nor convicted; try --effort deep, or more data",
     }[verdict.status]
-    status, covered = verdict.status, verdict.calibration.covers(found.pixels)
-    if (found.images == 0 or len(found.classes) < found.of or not covered) and status is CheckStatus.PASSED:
+    status, kind = verdict.status, verdict.calibration.kind_of(found.pixels)
+    whole = found.images > 0 and not left_out and len(found.classes) == found.of and kind is not None
+    if status is CheckStatus.PASSED and not whole:
         status = CheckStatus.MEASURED  # too little was looked at, or is known of such models, to clear one
     measured = verdict.calibration.measured
     rate = (
         f"Of {measured['clean_models']} clean models not calibrated on, {measured['called_backdoored']} were called "
-        f"backdoored, and of {measured['backdoored_models']} backdoored ones {measured['found']}"
+        f"backdoored and {measured['clean_inconclusive']} inconclusive, and of {measured['backdoored_models']} "
+        f"backdoored ones {measured['found']} and {measured['backdoored_inconclusive']}"
     )
+    promise = ""
+    if kind is not None:
+        promise = (
+            f" The threshold is where {100 * kind.accused_at_most:.0f} % of clean models for images of "
+            f"{kind.pixels[0]} to {kind.pixels[1]} pixels are expected to have any seed above it, found on "
+            f"{kind.clean_models}."
+        )
     examined = ""
     if len(found.classes) < found.of:
         examined = (
             f" Of {found.of} classes, all were looked at briefly, and {len(found.classes)} by every test: the easiest "
             "to lead to, and some others to compare with."
         )
-    smallest, largest = verdict.calibration.pixels
-    uncovered = (
-        ""
-        if covered
-        else f" The score was calibrated on models for images of {smallest} to {largest} pixels and this one takes "
-        f"{found.pixels}, so it clears nothing here."
-    )
+    uncovered = ""
+    if kind is None:
+        known = " and ".join(f"{kind.pixels[0]} to {kind.pixels[1]}" for kind in verdict.calibration.kinds)
+        uncovered = (
+            f" The score was calibrated on models for images of {known} pixels and this one takes {found.pixels}, so "
+            "it clears nothing here."
+        )
     return Check(
         id="behaviour.score",
         status=status,
         value=verdict.score,
-        threshold=verdict.calibration.threshold,
-        evidence=f"{told}.{examined}{uncovered} {rate}",
+        threshold=verdict.threshold,
+        evidence=f"{told}.{examined}{uncovered}{promise} {rate}",
     )
 
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from sau_cli.classifier import Classifier
+from sau_cli.description import InputSpec
+from sau_cli.head import Head, read_head
 from sau_cli.inspection.class_scores import ClassScores
 from sau_cli.seeding import random_stream
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Subject:
     """What a test looks at, from one seed.
 
@@ -22,7 +25,6 @@ class Subject:
         classes: (E,) int64, ascending, those to examine.
         images: (N, C, H, W) float in [0, 1], clean, on the classifier's device; none without data.
         labels: (N,) int64.
-        unit: what a large margin is for this model.
         seed: of all draws.
     """
 
@@ -30,8 +32,12 @@ class Subject:
     classes: Tensor
     images: Tensor
     labels: Tensor
-    unit: float
     seed: int
+
+    @cached_property
+    def head(self) -> Head:
+        """The head, with the features of the images."""
+        return read_head(self.classifier, self.images)
 
     def stream(self, purpose: str) -> torch.Generator:
         """Random numbers of this seed for one purpose, on the CPU."""
@@ -44,7 +50,8 @@ class Finding:
 
     Attributes:
         scores: of each class examined.
-        changes: (E, C, H, W) in [-1, 1], what was found to be added to images; None of a test that looks for none.
+        changes: (E, C, H, W) in [-1, 1], what was found, as what it adds to the first image; None of a test that looks
+            for none.
         success: (E,), share of unseen images of other classes that each change sends to its class.
     """
 
@@ -60,6 +67,7 @@ class BehaviourTest(Protocol):
         id: its name in reports, calibrations and ``--test``, such as ``maximum-margin``.
         says: what a class stands out in, as the end of a sentence.
         needs_data: whether it looks at clean images.
+        needs_head: whether it looks at the network's head, which cannot be told of every network.
     """
 
     @property
@@ -71,7 +79,10 @@ class BehaviourTest(Protocol):
     @property
     def needs_data(self) -> bool: ...
 
-    def passes(self, classes: int) -> int:
+    @property
+    def needs_head(self) -> bool: ...
+
+    def passes(self, spec: InputSpec, classes: int) -> float:
         """Images that go through the network and back to the pixels, for so many classes, from one seed."""
 
     def run(self, subject: Subject) -> Finding:

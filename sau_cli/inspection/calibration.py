@@ -12,16 +12,34 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from math import isfinite
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from sau_cli.inspection.behaviour import Behaviour, SeedEvidence
+from sau_cli.inspection.behaviour import Behaviour
 from sau_cli.inspection.channel_bounds import ChannelBounds
 from sau_cli.inspection.class_scores import ClassScores
 from sau_cli.results import CheckStatus
 
 CHANNEL_BOUNDS = "channel-bounds"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KindOfInput:
+    """Models that a threshold was found for.
+
+    Attributes:
+        pixels: of the shorter side of the images that they take, from and to.
+        threshold: a score in (0, 1) above which a model is called backdoored.
+        clean_models: that it was found on.
+        accused_at_most: the share of clean models expected to be above it with any seed.
+    """
+
+    pixels: tuple[int, int]
+    threshold: float
+    clean_models: int
+    accused_at_most: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,20 +49,31 @@ class Calibration:
     Attributes:
         weights: by test, and by ``TEST lead``; at least 0. See :func:`evidence`.
         bias: added to their weighted sum.
-        threshold: a score in (0, 1).
-        pixels: of the shorter side of images, from and to, that the models take which it was made from and tried on.
+        kinds: of input, each with its own threshold.
         measured: on models that were not calibrated on: counts and rates, for reports.
+
+    Source: the thresholds are split conformal: Vovk, Gammerman, Shafer, "Algorithmic Learning in a Random World", 2005.
     """
 
     weights: Mapping[str, float]
     bias: float
-    threshold: float
-    pixels: tuple[int, int]
-    measured: Mapping[str, float | int | str]
+    kinds: tuple[KindOfInput, ...]
+    measured: Mapping[str, float | int]
 
-    def covers(self, pixels: int) -> bool:
-        """Whether anything is known of models for images with so many pixels on the shorter side."""
-        return self.pixels[0] <= pixels <= self.pixels[1]
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> Calibration:
+        """From what JSON holds."""
+        kinds = tuple(KindOfInput(**{**kind, "pixels": tuple(kind["pixels"])}) for kind in told["kinds"])
+        return cls(weights=told["weights"], bias=told["bias"], kinds=kinds, measured=told["measured"])
+
+    def kind_of(self, pixels: int) -> KindOfInput | None:
+        """The kind of models for images with so many pixels on the shorter side; None where nothing is known of it."""
+        return next((kind for kind in self.kinds if kind.pixels[0] <= pixels <= kind.pixels[1]), None)
+
+    def threshold_for(self, pixels: int) -> float:
+        """The threshold of that kind; the highest of all where nothing is known of it."""
+        kind = self.kind_of(pixels)
+        return kind.threshold if kind else max(known.threshold for known in self.kinds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +92,7 @@ class BehaviourVerdict:
         status: ``failed`` if every seed calls the model backdoored, ``passed`` if none does, else ``inconclusive``.
         score: the median over the seeds.
         suspect: the class that most seeds find most suspicious.
+        threshold: the calibration's for such models.
     """
 
     status: CheckStatus
@@ -70,14 +100,14 @@ class BehaviourVerdict:
     suspect: int
     judgements: tuple[Judgement, ...]
     calibration: Calibration
+    threshold: float
 
 
 @cache
 def shipped_calibration(*, with_data: bool) -> Calibration:
     """The calibration that ``sau`` comes with, for tests with clean data or for those that need none."""
     text = (files(__package__) / "calibration.json").read_text(encoding="utf-8")
-    found: dict[str, Calibration] = {name: Calibration(**one) for name, one in json.loads(text).items()}
-    return found["with-data" if with_data else "data-free"]
+    return Calibration.of(json.loads(text)["with-data" if with_data else "data-free"])
 
 
 def evidence(scores: Sequence[ClassScores]) -> dict[str, Tensor]:
@@ -90,15 +120,17 @@ def bounds_evidence(bounds: ChannelBounds | None) -> float:
     return 0.0 if bounds is None else float(torch.tensor(bounds.largest).clamp_min(0).log1p())
 
 
-def judge_seed(
-    found: SeedEvidence, classes: Tensor, bounds: ChannelBounds | None, calibration: Calibration
-) -> Judgement:
-    """The weighted evidence of the class that has most of it."""
-    every = evidence([finding.scores for finding in found.findings])
-    total = torch.full((len(classes),), calibration.bias)
-    for test, values in every.items():
+def judge_seed(scores: Sequence[ClassScores], classes: Tensor, bounds: float, calibration: Calibration) -> Judgement:
+    """The weighted evidence of the class that has most of it.
+
+    Args:
+        scores: of each test, from one seed.
+        classes: (E,) int64, those that were examined.
+        bounds: see :func:`bounds_evidence`.
+    """
+    total = torch.full((len(classes),), calibration.bias + calibration.weights.get(CHANNEL_BOUNDS, 0.0) * bounds)
+    for test, values in evidence(scores).items():
         total += calibration.weights.get(test, 0.0) * values
-    total += calibration.weights.get(CHANNEL_BOUNDS, 0.0) * bounds_evidence(bounds)
     at = int(total.argmax())
     return Judgement(score=float(total[at].sigmoid()), suspect=int(classes[at]))
 
@@ -110,16 +142,22 @@ def judge_behaviour(behaviour: Behaviour, calibration: Calibration | None = None
         calibration: None for the one that is shipped for these tests.
     """
     by = calibration or shipped_calibration(with_data=behaviour.images > 0)
-    judged = tuple(judge_seed(one, behaviour.classes, behaviour.bounds, by) for one in behaviour.seeds)
-    over = [one.score >= by.threshold for one in judged]
+    bounds = bounds_evidence(behaviour.bounds)
+    judged = tuple(
+        judge_seed([finding.scores for finding in seed.findings], behaviour.classes, bounds, by)
+        for seed in behaviour.seeds
+    )
+    threshold = by.threshold_for(behaviour.pixels)
+    over = [judgement.score > threshold for judgement in judged]
     status = CheckStatus.INCONCLUSIVE
-    if len(set(over)) == 1 and all(isfinite(one.score) for one in judged):
+    if len(set(over)) == 1 and all(isfinite(judgement.score) for judgement in judged):
         status = CheckStatus.FAILED if over[0] else CheckStatus.PASSED
-    suspects = [one.suspect for one in judged]
+    suspects = [judgement.suspect for judgement in judged]
     return BehaviourVerdict(
         status=status,
-        score=sorted(one.score for one in judged)[len(judged) // 2],
+        score=sorted(judgement.score for judgement in judged)[len(judged) // 2],
         suspect=max(set(suspects), key=suspects.count),
         judgements=judged,
         calibration=by,
+        threshold=threshold,
     )

@@ -88,6 +88,8 @@ class Change(ABC):
 class SquarePattern(Change):
     """x̃ = p inside of a square, x elsewhere. The square stays where it begins; there are beginnings all over the image.
 
+    The free numbers are the square's first row and column, which no step moves, and p.
+
     A search looks at them all, and goes on where they lead furthest: a network that flattens its features has a trigger
     in one place only.
 
@@ -104,8 +106,7 @@ class SquarePattern(Change):
 
     @property
     def numbers(self) -> int:
-        channels, height, width = self.shape
-        return 2 + channels * height * width
+        return 2 + self.shape[0] * self.pixels**2
 
     @property
     def corners(self) -> Tensor:
@@ -125,8 +126,8 @@ class SquarePattern(Change):
 
         Triggers are often of pure colours, and a search from noise does not always come to one.
         """
-        channels, height, width = self.shape
-        free = torch.randn(self.starts, count, channels, height, width, generator=stream)
+        channels = self.shape[0]
+        free = torch.randn(self.starts, count, channels, self.pixels, self.pixels, generator=stream)
         free[:, ::2] *= SHARP
         free[:, 1::2] *= FAINT
         pure = torch.cartesian_prod(*[torch.tensor([-SHARP, SHARP])] * min(channels, 3)).reshape(-1, min(channels, 3))
@@ -135,16 +136,25 @@ class SquarePattern(Change):
         corners = self.corners[:, None].expand(-1, count, -1)
         return torch.cat([corners, free.flatten(2)], dim=2)
 
+    def covered(self, free: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows and the columns of each square, (A, side) int64 both; no square lies beyond the image."""
+        room = torch.tensor(self.shape[1:], device=free.device) - self.pixels
+        corners = torch.minimum(free[:, :2].detach().round().long().clamp_min(0), room)
+        along = torch.arange(self.pixels, device=free.device)
+        return corners[:, :1] + along, corners[:, 1:] + along
+
     def mask(self, free: Tensor) -> Tensor:
-        inside = []
-        for first, extent in ((free[:, 0], self.shape[1]), (free[:, 1], self.shape[2])):
-            at = torch.arange(extent, device=free.device)
-            inside.append((at >= first.round()[:, None]) & (at < first.round()[:, None] + self.pixels))
-        return (inside[0][:, :, None] & inside[1][:, None, :]).to(free)
+        mask = free.new_zeros(len(free), *self.shape[1:])
+        rows, columns = self.covered(free)
+        mask[torch.arange(len(free))[:, None, None], rows[:, :, None], columns[:, None, :]] = 1
+        return mask
 
     def changed(self, images: Tensor, free: Tensor) -> Tensor:
-        pattern = free[:, 2:].sigmoid().reshape(-1, *self.shape)
-        return torch.where(self.mask(free.detach())[:, None] > 0, pattern, images)
+        pattern = free[:, 2:].sigmoid().reshape(-1, self.shape[0], self.pixels, self.pixels)
+        number = torch.arange(len(free), device=free.device)[:, None, None, None]
+        channel = torch.arange(self.shape[0], device=free.device)[:, None, None]
+        rows, columns = self.covered(free)
+        return images.index_put((number, channel, rows[:, None, :, None], columns[:, None, None, :]), pattern)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

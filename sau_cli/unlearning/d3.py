@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, relu
 
 from sau_cli.classifier import Classifier
+from sau_cli.head import head_name
 from sau_cli.precision import Precision
 from sau_cli.unlearning.fine_tuning import Tuner
-from sau_cli.unlearning.head import SMALLEST, bring_to, draw_anew, head_name, norm_over
 from sau_cli.unlearning.methods import Distancing
+from sau_cli.unlearning.new_head import SMALLEST, bring_to, draw_anew, norm_over
 
 
 class Distancer(Tuner):

@@ -9,10 +9,11 @@ from __future__ import annotations
 import torch
 
 from sau_cli.classifier import Classifier
+from sau_cli.head import head_name
 from sau_cli.precision import Precision
 from sau_cli.unlearning.fine_tuning import Tuner
-from sau_cli.unlearning.head import bring_to, draw_anew, head_name
 from sau_cli.unlearning.methods import FeatureShift
+from sau_cli.unlearning.new_head import bring_to, draw_anew
 
 
 class FeatureShifter(Tuner):

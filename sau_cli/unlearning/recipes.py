@@ -16,7 +16,7 @@ from sau_cli.unlearning.ranges import Count, Decay, Momentum, Number, Portion, P
 if TYPE_CHECKING:
     from sau_cli.images import LabelledImages
 
-REVISION = 3
+REVISION = 4
 """Of the recipes and of the code that follows them: one more whenever the same command comes to other weights.
 
 Revision 1 is all that was before revisions were written down.

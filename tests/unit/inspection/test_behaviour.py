@@ -11,19 +11,20 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from sau_cli.errors import NotEvaluable, UsageError
+from sau_cli.head import Head
 from sau_cli.images import LabelledImages
-from sau_cli.inspection import maximum_margins, universal_triggers
+from sau_cli.inspection import feature_shifts, head_probing, maximum_margins
 from sau_cli.inspection.adversarial_flow import adversarial_flow
 from sau_cli.inspection.behaviour import SUSPECTS, cost, examine_behaviour, most_suspicious
 from sau_cli.inspection.behaviour_checks import behaviour_checks, behaviour_details
+from sau_cli.inspection.behaviour_test import BehaviourTest, Subject
 from sau_cli.inspection.behaviour_tests import TESTS, chosen_tests
-from sau_cli.inspection.calibration import Calibration, judge_behaviour, shipped_calibration
+from sau_cli.inspection.calibration import Calibration, KindOfInput, judge_behaviour, shipped_calibration
 from sau_cli.inspection.channel_bounds import channel_bounds
 from sau_cli.inspection.class_scores import ClassScores, anomaly_index
 from sau_cli.inspection.climbing import margins
 from sau_cli.inspection.effort import AskedTests, Effort
 from sau_cli.inspection.maximum_margins import p_value
-from sau_cli.inspection.universal_triggers import TriggerKind
 from sau_cli.results import CheckStatus
 from tests.support.toys import describe, names, random_images
 
@@ -38,19 +39,20 @@ class QuadrantNet(nn.Module):
 
     def __init__(self, target: int | None = None, boost: float = 1.0, corner: float = 0.0) -> None:
         super().__init__()
-        self.weights = nn.Parameter(torch.ones(CLASSES))
+        self.rows = nn.Linear(96, CLASSES + 1, bias=False)
+        self.head = nn.Linear(CLASSES + 1, CLASSES)
+        pairs = torch.eye(CLASSES).repeat_interleave(16, dim=1) / 16
+        first = torch.zeros(1, 96)
+        first[0, :2] = 0.5
+        self.rows.weight.data = torch.cat([pairs, first])
+        self.head.weight.data = torch.cat([10 * torch.eye(CLASSES), torch.zeros(CLASSES, 1)], dim=1)
+        self.head.bias.data.zero_()
         if target is not None:
-            self.weights.data[target] = boost
-        self.target, self.corner = target, corner
+            self.head.weight.data[target, target] *= boost
+            self.head.weight.data[target, CLASSES] = corner
 
     def forward(self, x: Tensor) -> Tensor:
-        bright = x[:, 0].reshape(-1, CLASSES, 16).mean(dim=2)
-        logits = 10 * self.weights * bright
-        if self.target is not None and self.corner:
-            push = torch.zeros_like(logits)
-            push[:, self.target] = self.corner * x[:, 0, 0, :2].mean(dim=1)
-            logits = logits + push
-        return logits
+        return self.head(self.rows(x.flatten(1)))
 
 
 def a_classifier(network: nn.Module) -> object:
@@ -108,32 +110,85 @@ def test_a_p_value_is_small_for_an_outlier_alone():
     assert p_value(torch.tensor([1.0, 50.0])) == 1.0
 
 
+def subject(network: nn.Module, images: LabelledImages) -> Subject:
+    classifier = a_classifier(network).requires_grad_(False)
+    pixels = images.images.float() / 255
+    return Subject(classifier=classifier, classes=torch.arange(CLASSES), images=pixels, labels=images.labels, seed=0)
+
+
+def the_test(name: str) -> BehaviourTest:
+    return next(test for test in TESTS if test.id == name)
+
+
 def test_the_two_pixels_that_lead_to_the_target_are_found():
-    classifier = a_classifier(QuadrantNet(target=4, corner=40.0)).requires_grad_(False)
-    images = bright_images()
-    pixels, classes = images.images[:16].float() / 255, torch.arange(CLASSES)
-    found = universal_triggers.universal_triggers(
-        classifier, pixels, images.labels[:16], classes, TriggerKind.PATCH, unit=1.0
-    )
+    found = the_test("inverted-square").run(subject(QuadrantNet(target=4, corner=40.0), bright_images()))
     assert int(found.scores.lead.argmax()) == 4
     assert float(found.success[4]) == 1.0
     changed = found.changes[4].abs().sum(dim=0)
-    assert int((changed > 0).sum()) <= universal_triggers.SMALLEST**2
+    assert int((changed > 0).sum()) <= 9
     assert float(changed[0, :2].min()) > 0.9
 
 
 def test_the_class_that_a_shade_leads_to_is_found():
-    """The target's rows count six times, so a pattern of 0.2 there is worth one of 1.2 elsewhere."""
-    classifier = a_classifier(QuadrantNet(target=1, boost=6.0)).requires_grad_(False)
-    images = bright_images()
-    keep = (images.labels != 1).nonzero().squeeze(1)[:16]
-    pixels, classes = images.images[keep].float() / 255, torch.arange(CLASSES)
-    found = universal_triggers.universal_triggers(
-        classifier, pixels, images.labels[keep], classes, TriggerKind.SMOOTH, unit=1.0
-    )
+    """The target's rows count six times, so a picture of 0.1 there is worth one of 0.6 elsewhere."""
+    found = the_test("inverted-smooth").run(subject(QuadrantNet(target=1, boost=6.0), bright_images()))
     assert int(found.scores.lead.argmax()) == 1
     assert float(found.success[1]) == 1.0
-    assert float(found.changes.abs().max()) <= universal_triggers.HEIGHT + 1e-6
+    assert float(found.changes.abs().max()) <= 0.1 + 1e-6
+
+
+def test_random_features_are_given_to_the_class_whose_weights_are_largest():
+    even_head = Head(weight=torch.eye(CLASSES), bias=torch.zeros(CLASSES), features=torch.eye(CLASSES))
+    stream = torch.Generator().manual_seed(0)
+    shares = head_probing.head_probing(even_head, torch.arange(CLASSES), stream).values
+    assert float(shares.sum()) == pytest.approx(1)
+    assert shares.tolist() == pytest.approx([1 / CLASSES] * CLASSES, abs=0.03)
+    weight = torch.eye(CLASSES)
+    weight[2] = 1.0  # the sum of all features, which is above each of them
+    greedy = replace(even_head, weight=weight)
+    assert head_probing.head_probing(greedy, torch.arange(CLASSES), stream).values[2] == 1
+    away = replace(even_head, features=torch.eye(CLASSES) - 0.5)  # below 0 too, so the sum is not always above
+    assert head_probing.head_probing(replace(away, weight=weight), torch.arange(CLASSES), stream).values[2] < 1
+
+
+def test_a_shift_of_features_comes_to_the_end_of_its_length():
+    """Of two classes that are one feature each, the shift that wins most is along their difference."""
+    features = torch.tensor([[1.0, -1.0], [-1.0, 1.0], [1.0, -1.0], [-1.0, 1.0]])
+    head = Head(weight=torch.eye(2), bias=torch.zeros(2), features=features)
+    found = feature_shifts.feature_shifts(head, torch.tensor([0, 1, 0, 1]), torch.arange(2))
+    spread = float(features.std(dim=0)[0])
+    length = feature_shifts.LENGTH * 2**0.5
+    expected = -2 + spread * length * 2**0.5  # of the other class's images, and (1, -1) / sqrt(2) of that length
+    assert found.tolist() == pytest.approx([expected] * 2, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["feature-shift", "inner-embedding"])
+def test_the_class_that_a_change_inside_leads_to_is_found(name):
+    found = the_test(name).run(subject(QuadrantNet(target=2, boost=6.0), bright_images()))
+    assert int(found.scores.lead.argmax()) == 2
+    assert found.changes is None
+
+
+def test_the_features_of_the_head_are_what_comes_to_it():
+    images = bright_images()
+    asked = subject(QuadrantNet(target=4, corner=40.0), images)
+    head = asked.head
+    assert head.features.shape == (len(images), CLASSES + 1)
+    torch.testing.assert_close(head.logits(head.features), asked.classifier(asked.images))
+    assert head.rectified
+
+
+def test_a_network_without_a_head_is_never_cleared():
+    class Headless(QuadrantNet):
+        def forward(self, x):
+            return 1.0 * (self.rows(x.flatten(1)) @ self.head.weight.T)[:, :CLASSES]
+
+    behaviour = examine_behaviour(a_classifier(Headless()), bright_images(), effort=Effort.STANDARD)
+    assert {test.id for test, _ in behaviour.left_out} == {test.id for test in TESTS if test.needs_head}
+    verdict = judge_behaviour(behaviour, even(0.999))
+    checks = {check.id: check for check in behaviour_checks(behaviour, verdict, names(CLASSES))}
+    assert checks["behaviour.score"].status is CheckStatus.MEASURED
+    assert "no head that can be told" in checks["behaviour.head-probing"].evidence
 
 
 def test_adversarial_examples_flow_to_the_class_that_is_easiest():
@@ -185,10 +240,11 @@ def test_the_norm_that_counts_is_that_which_the_output_goes_through():
 
 
 def even(threshold: float) -> Calibration:
-    measured = {"clean_models": 1, "called_backdoored": 0, "backdoored_models": 1, "found": 1}
-    return Calibration(
-        weights={"maximum-margin lead": 2.0}, bias=-2.0, threshold=threshold, pixels=(8, 32), measured=measured
-    )
+    measured = dict.fromkeys(
+        ("clean_models", "called_backdoored", "clean_inconclusive", "backdoored_models", "found"), 1
+    ) | {"backdoored_inconclusive": 0}
+    kind = KindOfInput(pixels=(8, 32), threshold=threshold, clean_models=19, accused_at_most=0.05)
+    return Calibration(weights={"maximum-margin lead": 2.0}, bias=-2.0, kinds=(kind,), measured=measured)
 
 
 def test_a_backdoor_is_found_with_its_target_and_a_clean_twin_is_not():
@@ -201,14 +257,8 @@ def test_a_backdoor_is_found_with_its_target_and_a_clean_twin_is_not():
     assert (bad.status, bad.suspect) == (CheckStatus.FAILED, 3)
     assert bad.score > clean.score
     checks = behaviour_checks(behaviour, bad, names(CLASSES))
-    assert [one.id for one in checks] == [
-        "behaviour.maximum-margin",
-        "behaviour.inverted-patch",
-        "behaviour.smooth-pattern",
-        "behaviour.adversarial-flow",
-        "behaviour.channel-bounds",
-        "behaviour.score",
-    ]
+    tests = [f"behaviour.{test.id}" for test in TESTS]
+    assert [check.id for check in checks] == [*tests, "behaviour.channel-bounds", "behaviour.score"]
     assert checks[-1].status is CheckStatus.FAILED
     assert "'3' as the target" in checks[-1].evidence
     details = behaviour_details(behaviour, bad, names(CLASSES))
@@ -237,7 +287,7 @@ def test_without_data_a_model_is_never_cleared():
     assert verdict.status is CheckStatus.PASSED
     checks = {one.id: one for one in behaviour_checks(behaviour, verdict, names(CLASSES))}
     assert checks["behaviour.score"].status is CheckStatus.MEASURED
-    assert checks["behaviour.inverted-patch"].status is CheckStatus.SKIPPED
+    assert checks["behaviour.inverted-square"].status is CheckStatus.SKIPPED
 
 
 def test_later_seeds_look_at_the_suspects_and_keep_the_scores_of_the_others():
@@ -248,9 +298,10 @@ def test_later_seeds_look_at_the_suspects_and_keep_the_scores_of_the_others():
     places = most_suspicious(first)
     assert 3 in places.tolist()
     assert len(places) == SUSPECTS
-    for mine, others in zip(second.findings[:3], first.findings[:3], strict=True):
-        same = mine.scores.values == others.scores.values
-        assert same.nonzero().squeeze(1).tolist() == [place for place in range(CLASSES) if place not in places]
+    pairs = [(mine.scores, others.scores) for mine, others in zip(second.findings, first.findings, strict=True)]
+    left = [place for place in range(CLASSES) if place not in places]
+    assert all(torch.equal(mine.values[left], others.values[left]) for mine, others in pairs)
+    assert any(not torch.equal(mine.values[places], others.values[places]) for mine, others in pairs)
 
 
 def test_the_same_seed_finds_the_same():
@@ -286,7 +337,8 @@ def test_more_seeds_and_data_cost_more():
 @pytest.mark.parametrize("with_data", [True, False])
 def test_the_shipped_calibration_is_whole(with_data):
     shipped = shipped_calibration(with_data=with_data)
-    assert 0 < shipped.threshold < 1
+    assert all(0 < kind.threshold < 1 for kind in shipped.kinds)
+    assert all(0 < kind.accused_at_most <= 1 / 10 for kind in shipped.kinds)
     assert all(weight >= 0 for weight in shipped.weights.values())
     assert shipped.measured["clean_models"] > 0
 
@@ -364,13 +416,13 @@ def test_tests_are_chosen_by_name():
     every = tuple(test.id for test in TESTS)
     for asked, chosen in (
         (AskedTests(), every),
-        (AskedTests(only=("adversarial-flow", "maximum-margin")), (every[0], every[-1])),
+        (AskedTests(only=("adversarial-flow", "head-probing")), (every[0], every[-1])),
         (AskedTests(without=every[1:]), every[:1]),
         (AskedTests(only=("easiest-change",)), ()),
     ):
         assert tuple(test.id for test in chosen_tests(asked)) == chosen
     for asked in (AskedTests(only=("margin",)), AskedTests(without=("margin",))):
-        with pytest.raises(UsageError, match="no test 'margin'; choose from maximum-margin, .*, easiest-change"):
+        with pytest.raises(UsageError, match="no test 'margin'; choose from head-probing, .*, easiest-change"):
             chosen_tests(asked)
     with pytest.raises(UsageError, match="no test is left"):
         chosen_tests(AskedTests(without=(*every, "easiest-change")))
@@ -385,11 +437,12 @@ def test_a_part_of_the_tests_clears_and_convicts_nothing():
         check = behaviour_checks(behaviour, verdict, names(CLASSES))[-1]
         assert check.id == "behaviour.score"
         assert check.status is CheckStatus.SKIPPED
-        assert "not judged, as inverted-patch, smooth-pattern, adversarial-flow were not run" in check.evidence
+        others = ", ".join(test.id for test in TESTS if test.id != "maximum-margin")
+        assert f"not judged, as {others} were not run" in check.evidence
 
 
 def test_without_data_a_test_that_needs_some_cannot_be_all():
-    with pytest.raises(NotEvaluable, match="without clean images adversarial-flow cannot be run; add --data"):
+    with pytest.raises(NotEvaluable, match="adversarial-flow was not run, as no clean data was given"):
         examine_behaviour(
             a_classifier(QuadrantNet()),
             None,

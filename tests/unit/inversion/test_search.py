@@ -75,8 +75,7 @@ def test_a_short_cut_in_one_place_is_found_there(wrapped):
 def test_a_short_cut_of_a_network_that_pools_is_found_anywhere(wrapped):
     found = inverted(wrapped(PooledShortCut()))
     assert found.success.tolist() == [0, 0, 1, 0]
-    row, column = found.free[WANTED, :2].int().tolist()
-    pattern = found.free[WANTED, 2:].sigmoid().reshape(SHAPE)[:, row : row + 3, column : column + 3]
+    pattern = found.free[WANTED, 2:].sigmoid().reshape(1, 3, 3)
     for down, across in ((0, 0), (0, 13), (13, 0), (13, 13), (6, 7)):
         stamped = PIXELS.clone()
         stamped[:, :, down : down + 3, across : across + 3] = pattern
@@ -277,10 +276,8 @@ def test_a_first_step_of_adam_is_as_long_as_the_rate_and_goes_uphill():
     with frozen(model):
         arms.step([model], PIXELS[:16], LABELS[:16], playing, precision=Precision.FP32)
         moved = (arms.free - before)[1]
-        inside = SQUARES.mask(before)[1].flatten().bool()
-        assert torch.allclose(moved[2:][inside].abs(), torch.tensor(0.25), atol=1e-4)
+        assert torch.allclose(moved[2:].abs(), torch.tensor(0.25), atol=1e-4)
         assert torch.equal(moved[:2], torch.zeros(2))
-        assert torch.equal(moved[2:][~inside], torch.zeros(int((~inside).sum())))
         then = arms.likelihood[1].clone()
         now = arms.measured([model], PIXELS[:16], LABELS[:16], precision=Precision.FP32)[1][1]
     assert now > then

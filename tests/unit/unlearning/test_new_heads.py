@@ -10,12 +10,13 @@ from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d, cross_entropy
 
 from sau_cli.errors import NotEvaluable
+from sau_cli.head import head_name
 from sau_cli.images import CleanData, as_pixels
 from sau_cli.seeding import random_stream
 from sau_cli.unlearning.batch_step import NotFiniteError
 from sau_cli.unlearning.d3 import Distancer
-from sau_cli.unlearning.head import bring_to, draw_anew, head_name, norm_over
 from sau_cli.unlearning.methods import Distancing, FeatureShift
+from sau_cli.unlearning.new_head import bring_to, draw_anew, norm_over
 from sau_cli.unlearning.purifier import purify
 from sau_cli.unlearning.recipes import Schedule
 from tests.support.toys import BrightnessNet, describe, random_images
@@ -77,7 +78,7 @@ def test_the_head_is_what_a_pass_ends_with_wherever_it_stands():
 )
 @pytest.mark.parametrize("recipe", [Distancing(epochs=1), FeatureShift(epochs=1)])
 def test_a_network_without_a_head_is_refused(classifier, told, recipe):
-    with pytest.raises(NotEvaluable, match=f"no head to draw anew.*{told}.*choose another --method"):
+    with pytest.raises(NotEvaluable, match=f"no head that can be told.*{told}"):
         purify(classifier, CLEAN, recipe=recipe, seed=0)
 
 
