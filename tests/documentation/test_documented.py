@@ -8,6 +8,9 @@ import pytest
 
 from sau_cli.attacks.table import ATTACKS
 from sau_cli.errors import ExitCode
+from sau_cli.inspection.behaviour_tests import TESTS
+from sau_cli.inspection.calibration import CHANNEL_BOUNDS
+from sau_cli.inspection.effort import EASIEST_CHANGE
 from tests.conftest import ROOT
 
 COMMANDS = ("inspect", "attack", "purify", "evaluate", "export")
@@ -45,6 +48,12 @@ def test_every_attack_is_in_its_guide():
     guide = (ROOT / "docs" / "guides" / "attack.md").read_text(encoding="utf-8")
     for name in ATTACKS:
         assert f"`{name}`" in guide, name
+
+
+def test_every_test_of_behaviour_is_explained():
+    page = (ROOT / "docs" / "concepts" / "behaviour-tests.md").read_text(encoding="utf-8")
+    for name in (*(test.id for test in TESTS), CHANNEL_BOUNDS, EASIEST_CHANGE):
+        assert f"`{name}`" in page, name
 
 
 def test_the_examples_of_the_help_use_options_that_exist(help_of):
