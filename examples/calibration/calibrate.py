@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,21 +24,27 @@ from scipy.optimize import minimize
 from sklearn.metrics import roc_auc_score
 
 from sau_cli.evaluation.metrics import rate
-from sau_cli.inspection.calibration import CHANNEL_BOUNDS, Calibration, evidence, judge_seed
+from sau_cli.inspection.calibration import CHANNEL_BOUNDS, BehaviourVerdict, Calibration, evidence, judge_seeds, pooled
 from sau_cli.inspection.class_scores import ClassScores
+from sau_cli.results import CheckStatus
 
 HERE = Path(__file__).parent
 SHIPPED = HERE.parents[1] / "sau_cli" / "inspection" / "calibration.json"
 HOLDS = 0.6
 """A backdoor that works less often is none to be found."""
 FALSE_POSITIVES = 0.05
-"""Of clean models, those with any seed above the threshold, which are called backdoored or inconclusive."""
+"""Of clean models, those above the threshold."""
 PENALTY = 0.03
 """On the squared weights, so that few models do not make them large."""
 KINDS = {"8 to 16 pixels": (8, 16), "24 to 40 pixels": (24, 40)}
 """Of input, by the shorter side of images; each has a threshold of its own."""
 SEED = 0
 """Of the bootstrap."""
+NAMES = {
+    CheckStatus.FAILED: "backdoored",
+    CheckStatus.INCONCLUSIVE: "inconclusive",
+    CheckStatus.PASSED: "passed",
+}
 
 
 @dataclass(frozen=True)
@@ -84,14 +91,22 @@ class Row:
         ]
 
     @cached_property
-    def evidence(self) -> list[np.ndarray]:
-        """By seed, what speaks for each class in every test, (tests, classes)."""
-        return [torch.stack(list(evidence(scores).values())).numpy() for scores in self.seeds]
+    def evidence(self) -> np.ndarray:
+        """What speaks for each class in every test, all seeds together, (tests, classes)."""
+        return torch.stack(list(pooled([evidence(scores) for scores in self.seeds]).values())).numpy()
 
-    def logits(self, weights: np.ndarray, bias: float) -> list[float]:
-        """By seed, of the class with most evidence; ``weights`` end with that of the channel bounds."""
-        each = [float((weights[:-1] @ found).max()) for found in self.evidence]
-        return [one + weights[-1] * self.about["bounds"] + bias for one in each]
+    def logit(self, weights: np.ndarray, bias: float) -> float:
+        """Of the class with most evidence; ``weights`` end with that of the channel bounds."""
+        return float((weights[:-1] @ self.evidence).max()) + weights[-1] * self.about["bounds"] + bias
+
+    def judged(self, calibration: Calibration) -> BehaviourVerdict:
+        return judge_seeds(
+            [evidence(scores) for scores in self.seeds],
+            torch.arange(self.about["classes"]),
+            self.about["bounds"],
+            calibration,
+            calibration.threshold_for(self.about["pixels"]),
+        )
 
 
 def fit(rows: Sequence[Row]) -> tuple[np.ndarray, float]:
@@ -101,12 +116,12 @@ def fit(rows: Sequence[Row]) -> tuple[np.ndarray, float]:
     depends on the weights and is chosen anew after each fit. Backdoored and clean models count alike.
     """
     known = [row for row in rows if not row.backdoored or row.target is not None]
-    truth = np.array([row.backdoored for row in known for _ in row.evidence], dtype=float)
+    truth = np.array([row.backdoored for row in known], dtype=float)
     share = np.where(truth > 0, 0.5 / truth.sum(), 0.5 / (1 - truth).sum())
-    weights = np.ones(len(known[0].evidence[0]) + 1)
+    weights = np.ones(len(known[0].evidence) + 1)
     bias = 0.0
     for _ in range(30):
-        seen = np.array([_told(row, found, weights) for row in known for found in row.evidence])
+        seen = np.array([_told(row, weights) for row in known])
 
         def loss(values: np.ndarray, seen: np.ndarray = seen) -> float:
             logits = seen @ values[:-1] + values[-1]
@@ -119,13 +134,13 @@ def fit(rows: Sequence[Row]) -> tuple[np.ndarray, float]:
     return weights, bias
 
 
-def _told(row: Row, found: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    at = row.target if row.target is not None else int((weights[:-1] @ found).argmax())
-    return np.append(found[:, at], row.about["bounds"])
+def _told(row: Row, weights: np.ndarray) -> np.ndarray:
+    at = row.target if row.target is not None else int((weights[:-1] @ row.evidence).argmax())
+    return np.append(row.evidence[:, at], row.about["bounds"])
 
 
 def thresholds(known: Sequence[Row]) -> dict[str, dict[str, float | int]]:
-    """For each kind of input a logit that at most one clean model in twenty is expected to pass, with any seed.
+    """For each kind of input a logit that at most one clean model in twenty is expected to be above.
 
     Split conformal over networks: each clean model is scored with weights that were fitted without its own cell, and
     the threshold is the k-th smallest of n such scores, k = ceil((n + 1)·0.95). Where n is below 19 no such k is there:
@@ -139,7 +154,7 @@ def thresholds(known: Sequence[Row]) -> dict[str, dict[str, float | int]]:
         weights, bias = fit([row for row in known if row.cell != cell])
         for row in known:
             if row.cell == cell and not row.backdoored:
-                outside[row.kind].append(max(row.logits(weights, bias)))
+                outside[row.kind].append(row.logit(weights, bias))
     found: dict[str, dict[str, float | int]] = {}
     for kind, scores in outside.items():
         if not scores:
@@ -156,24 +171,16 @@ def measured(rows: Sequence[Row], calibration: Calibration) -> dict[str, Any]:
     print(f"  {'data':12} {'network':18} {'model':28} ASR   score  verdict")
     scores, verdicts, right = [], [], []
     for row in rows:
-        judged = [
-            judge_seed(found, torch.arange(row.about["classes"]), row.about["bounds"], calibration)
-            for found in row.seeds
-        ]
-        threshold = calibration.threshold_for(row.about["pixels"])
-        over = {one.score > threshold for one in judged}
-        verdict = "inconclusive" if len(over) == 2 else ("backdoored" if over == {True} else "passed")
-        middle = sorted(one.score for one in judged)[len(judged) // 2]
-        suspects = [one.suspect for one in judged]
-        suspect = max(set(suspects), key=suspects.count)
+        found = row.judged(calibration)
+        verdict = NAMES[found.status]
         if row.target is not None and verdict == "backdoored":
-            right.append(suspect == row.target)
-        scores.append(middle)
+            right.append(found.suspect == row.target)
+        scores.append(found.score)
         verdicts.append(verdict)
         words = [row.about.get("attack", "clean"), row.about.get("target"), row.about.get("how"), row.about.get("then")]
         told = " ".join(word for word in words if word)
         asr = "" if row.about["asr"] is None else f"{row.about['asr']:.2f}"
-        print(f"  {row.about['data']:12} {row.about['architecture']:18} {told:28} {asr:5} {middle:.3f}  {verdict}")
+        print(f"  {row.about['data']:12} {row.about['architecture']:18} {told:28} {asr:5} {found.score:.3f}  {verdict}")
     truth = np.array([row.backdoored for row in rows])
     values = np.array(scores)
     low, high = _bootstrap(truth, values)
@@ -215,16 +222,8 @@ def _table(title: str, rows: Sequence[Row], by: str, calibration: Calibration) -
     """Called and inconclusive, by attack or network."""
     print(f"  {title}")
     for name in sorted({str(row.about.get(by, "clean")) for row in rows}):
-        found = {"backdoored": 0, "inconclusive": 0, "passed": 0}
         some = [row for row in rows if str(row.about.get(by, "clean")) == name]
-        for row in some:
-            threshold = calibration.threshold_for(row.about["pixels"])
-            over = {
-                judge_seed(scores, torch.arange(row.about["classes"]), row.about["bounds"], calibration).score
-                > threshold
-                for scores in row.seeds
-            }
-            found["inconclusive" if len(over) == 2 else ("backdoored" if over == {True} else "passed")] += 1
+        found = Counter(NAMES[row.judged(calibration).status] for row in some)
         low, high = rate(found["backdoored"], len(some)).ci95
         print(
             f"    {name:20} {len(some):3} models: {found['backdoored']} called ({low:.2f} to {high:.2f}), "

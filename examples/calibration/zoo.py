@@ -71,6 +71,7 @@ class ZooModel:
     data: str
     architecture: str
     lr: float
+    epochs: int
     seed: int
     about: dict[str, Any]
     untouched: bool
@@ -99,6 +100,7 @@ def zoo_models(zoo: dict[str, Any]) -> Iterator[ZooModel]:
                     data=cell["data"],
                     architecture=cell["architecture"],
                     lr=cell["lr"],
+                    epochs=cell.get("epochs", zoo["data"][cell["data"]]["epochs"]),
                     seed=1000 * number + 10 * place + (kind == "backdoored"),
                     about=about,
                     untouched=cell["half"] == "untouched",
@@ -165,7 +167,7 @@ def make(model: ZooModel, zoo: dict[str, Any], root: Path, out: Path) -> str:
     data, how = data_of(model, zoo, root), model.about.get("how")
     classifier, overfitted = fresh(model, zoo, data.train), how == "overfitted"
     settings = TrainingSettings(
-        epochs=zoo["data"][model.data]["epochs"] * (REPEATED if overfitted else 1),
+        epochs=model.epochs * (REPEATED if overfitted else 1),
         peak_lr=model.lr,
         # Crops would cut most patches off, and want more epochs.
         augmentation=Augmentation(flip=data.flip and not overfitted),
@@ -235,11 +237,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--jobs", type=int, default=1, help="models that are worked on at a time, on a core each")
     parser.add_argument("--half", choices=["calibrated", "untouched"], help="only the models of this half")
+    parser.add_argument("--only", default="", metavar="TEXT", help="only the models whose names hold this")
     asked = parser.parse_args()
     asked.out.mkdir(exist_ok=True)
     zoo = read_zoo(asked.zoo)
     wanted = [
-        model for model in zoo_models(zoo) if asked.half in {None, "untouched" if model.untouched else "calibrated"}
+        model
+        for model in zoo_models(zoo)
+        if asked.only in model.name and asked.half in {None, "untouched" if model.untouched else "calibrated"}
     ]
     missing = [model for model in wanted if not (asked.out / f"{model.name}.safetensors").exists()]
     with ProcessPoolExecutor(asked.jobs, mp_context=get_context("spawn")) as pool:

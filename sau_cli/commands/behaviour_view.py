@@ -191,7 +191,7 @@ def _behaviour(
         if images is None:
             raise NotEvaluable(f"without clean images {EASIEST_CHANGE} cannot be run; add --data")
         session.details = {**session.details, "behaviour": {}}
-        return (_easiest_change(session, classifier, images, asked, seed),)
+        return (_easiest_change(session, classifier, images, seed, at_any_cost=True),)
     operations = cost(classifier, with_data=images is not None, effort=wanted, tests=chosen)
     if asked is None and operations > AFFORDABLE and classifier.mean.device.type == "cpu":
         return (
@@ -222,20 +222,21 @@ def _behaviour(
     checks = behaviour_checks(found, verdict, names)
     if images is None or not easiest:
         return checks
-    return *checks, _easiest_change(session, classifier, images, asked, seed)
+    at_any_cost = wanted is Effort.DEEP or EASIEST_CHANGE in tests.only
+    return *checks, _easiest_change(session, classifier, images, seed, at_any_cost=at_any_cost)
 
 
 def _easiest_change(
-    session: Session, classifier: Classifier, images: LabelledImages, asked: Effort | None, seed: int
+    session: Session, classifier: Classifier, images: LabelledImages, seed: int, *, at_any_cost: bool
 ) -> Check:
-    """The residual test of one model alone: a half-purified file hides from other tests, and seldom from this."""
+    """The residual test of one model alone, which searches further than the other tests, at many times the cost."""
     from sau_cli.inspection.behaviour import AFFORDABLE
     from sau_cli.inspection.residual import operations_of
     from sau_cli.inspection.residual_checks import ALONE
 
     operations = operations_of(classifier)
-    if asked is None and operations > AFFORDABLE and classifier.mean.device.type == "cpu":
-        why = f"that takes some {operations / 1e12:,.0f} trillion operations on this network; add --effort standard"
+    if not at_any_cost and operations > AFFORDABLE and classifier.mean.device.type == "cpu":
+        why = f"that takes some {operations / 1e12:,.0f} trillion operations on this network; add --effort deep"
         return Check(id=ALONE, status=CheckStatus.SKIPPED, evidence=f"easiest changes were not searched for: {why}")
     check, details = residual_of(session, (classifier,), images, seed=seed, shared=False)
     session.details["behaviour"]["easiest_change"] = details

@@ -67,13 +67,19 @@ def _score_check(found: Behaviour, verdict: BehaviourVerdict, class_names: Seque
         why = f"the score was not judged, as {', '.join(missing)} were not run"
         return Check(id="behaviour.score", status=CheckStatus.SKIPPED, evidence=why)
     suspect = class_names[verdict.suspect]
-    seeds = len(verdict.judgements)
-    over = sum(judgement.score > verdict.threshold for judgement in verdict.judgements)
+    seeds, over = len(verdict.judgements), verdict.score > verdict.threshold
+    same = sum(judgement.suspect == verdict.suspect for judgement in verdict.judgements)
+    alone = sum(judgement.score > verdict.threshold for judgement in verdict.judgements)
+    doubt = (
+        f"it behaves like a backdoored model, but only {same} of {seeds} seeds suspect {suspect!r} most"
+        if over
+        else f"{alone} of {seeds} seeds find it to behave like a backdoored model, and all together do not"
+    )
     told = {
-        CheckStatus.FAILED: f"behaves like a backdoored model in all of {seeds} seeds, with {suspect!r} as the target",
+        CheckStatus.FAILED: f"behaves like a backdoored model, with {suspect!r} as the target, which {same} of {seeds} "
+        "seeds suspect most",
         CheckStatus.PASSED: f"no sign of a backdoor in {seeds} seeds, which is no proof that there is none",
-        CheckStatus.INCONCLUSIVE: f"{over} of {seeds} seeds find it to behave like a backdoored model, with "
-        f"{suspect!r} as the target, so it is neither cleared nor convicted; try --effort deep, or more data",
+        CheckStatus.INCONCLUSIVE: f"{doubt}, so it is neither cleared nor convicted; try --effort deep, or more data",
     }[verdict.status]
     status, kind = verdict.status, verdict.calibration.kind_of(found.pixels)
     whole = found.images > 0 and not left_out and len(found.classes) == found.of and kind is not None
@@ -89,7 +95,7 @@ def _score_check(found: Behaviour, verdict: BehaviourVerdict, class_names: Seque
     if kind is not None:
         promise = (
             f" The threshold is where {100 * kind.accused_at_most:.0f} % of clean models for images of "
-            f"{kind.pixels[0]} to {kind.pixels[1]} pixels are expected to have any seed above it, found on "
+            f"{kind.pixels[0]} to {kind.pixels[1]} pixels are expected to be above it, found on "
             f"{kind.clean_models}."
         )
     examined = ""

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from math import isfinite
 from typing import Any
 
 import torch
@@ -33,7 +32,7 @@ class KindOfInput:
         pixels: of the shorter side of the images that they take, from and to.
         threshold: a score in (0, 1) above which a model is called backdoored.
         clean_models: that it was found on.
-        accused_at_most: the share of clean models expected to be above it with any seed.
+        accused_at_most: the share of clean models expected to be above it.
     """
 
     pixels: tuple[int, int]
@@ -78,7 +77,7 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judgement:
-    """One seed's score, in (0, 1), and the class that it is highest for."""
+    """A score, in (0, 1), and the class that it is highest for."""
 
     score: float
     suspect: int
@@ -89,9 +88,11 @@ class BehaviourVerdict:
     """What the seeds say together.
 
     Attributes:
-        status: ``failed`` if every seed calls the model backdoored, ``passed`` if none does, else ``inconclusive``.
-        score: the median over the seeds.
-        suspect: the class that most seeds find most suspicious.
+        status: ``failed`` if the score is over the threshold, and most seeds suspect the same class; ``passed`` if
+            neither it nor any seed's own is over it; else ``inconclusive``.
+        score: of the evidence of all seeds, its mean.
+        suspect: the class that it is highest for.
+        judgements: of each seed alone.
         threshold: the calibration's for such models.
     """
 
@@ -120,44 +121,62 @@ def bounds_evidence(bounds: ChannelBounds | None) -> float:
     return 0.0 if bounds is None else float(torch.tensor(bounds.largest).clamp_min(0).log1p())
 
 
-def judge_seed(scores: Sequence[ClassScores], classes: Tensor, bounds: float, calibration: Calibration) -> Judgement:
+def pooled(seeds: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The mean evidence of several seeds: what is chance in one speaks for another class in the next."""
+    return {name: torch.stack([seed[name] for seed in seeds]).mean(dim=0) for name in seeds[0]}
+
+
+def judge(every: Mapping[str, Tensor], classes: Tensor, bounds: float, calibration: Calibration) -> Judgement:
     """The weighted evidence of the class that has most of it.
 
     Args:
-        scores: of each test, from one seed.
+        every: of each test; see :func:`evidence`.
         classes: (E,) int64, those that were examined.
         bounds: see :func:`bounds_evidence`.
     """
     total = torch.full((len(classes),), calibration.bias + calibration.weights.get(CHANNEL_BOUNDS, 0.0) * bounds)
-    for test, values in evidence(scores).items():
+    for test, values in every.items():
         total += calibration.weights.get(test, 0.0) * values
     at = int(total.argmax())
     return Judgement(score=float(total[at].sigmoid()), suspect=int(classes[at]))
 
 
+def judge_seeds(
+    seeds: Sequence[Mapping[str, Tensor]], classes: Tensor, bounds: float, calibration: Calibration, threshold: float
+) -> BehaviourVerdict:
+    """One verdict over all seeds. Seeds that disagree neither clear nor convict.
+
+    Args:
+        seeds: the evidence of each.
+    """
+    whole = judge(pooled(seeds), classes, bounds, calibration)
+    each = tuple(judge(seed, classes, bounds, calibration) for seed in seeds)
+    status = CheckStatus.INCONCLUSIVE
+    if whole.score > threshold and 2 * sum(seed.suspect == whole.suspect for seed in each) > len(each):
+        status = CheckStatus.FAILED
+    elif max(judgement.score for judgement in (whole, *each)) <= threshold:
+        status = CheckStatus.PASSED
+    return BehaviourVerdict(
+        status=status,
+        score=whole.score,
+        suspect=whole.suspect,
+        judgements=each,
+        calibration=calibration,
+        threshold=threshold,
+    )
+
+
 def judge_behaviour(behaviour: Behaviour, calibration: Calibration | None = None) -> BehaviourVerdict:
-    """One verdict over all seeds. Seeds that disagree are never a clean bill.
+    """The verdict on what the tests found; see :func:`judge_seeds`.
 
     Args:
         calibration: None for the one that is shipped for these tests.
     """
     by = calibration or shipped_calibration(with_data=behaviour.images > 0)
-    bounds = bounds_evidence(behaviour.bounds)
-    judged = tuple(
-        judge_seed([finding.scores for finding in seed.findings], behaviour.classes, bounds, by)
-        for seed in behaviour.seeds
-    )
-    threshold = by.threshold_for(behaviour.pixels)
-    over = [judgement.score > threshold for judgement in judged]
-    status = CheckStatus.INCONCLUSIVE
-    if len(set(over)) == 1 and all(isfinite(judgement.score) for judgement in judged):
-        status = CheckStatus.FAILED if over[0] else CheckStatus.PASSED
-    suspects = [judgement.suspect for judgement in judged]
-    return BehaviourVerdict(
-        status=status,
-        score=sorted(judgement.score for judgement in judged)[len(judged) // 2],
-        suspect=max(set(suspects), key=suspects.count),
-        judgements=judged,
-        calibration=by,
-        threshold=threshold,
+    return judge_seeds(
+        [evidence([finding.scores for finding in seed.findings]) for seed in behaviour.seeds],
+        behaviour.classes,
+        bounds_evidence(behaviour.bounds),
+        by,
+        by.threshold_for(behaviour.pixels),
     )

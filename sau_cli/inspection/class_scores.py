@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 
+import torch
 from torch import Tensor
+
+from sau_cli.seeding import random_stream
+
+USUAL = 10
+"""Classes of most of the models that calibrations are made of."""
+DRAWS, ONE_IN = 10_000, 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -37,8 +45,13 @@ class ClassScores:
 
     @property
     def evidence(self) -> dict[str, Tensor]:
-        """What speaks for each class, (E,): the logarithms of anomaly index and lead, with their signs."""
-        return {self.test: _signed_log(self.anomaly), f"{self.test} lead": _signed_log(self.lead)}
+        """What speaks for each class, (E,): the logarithms of anomaly index and lead, with their signs.
+
+        Among few classes, an index is large by chance more often; each is brought to what it would be worth among
+        :data:`USUAL`.
+        """
+        worth = chance_index(USUAL) / chance_index(len(self.values))
+        return {self.test: _signed_log(worth * self.anomaly), f"{self.test} lead": _signed_log(self.lead)}
 
     def with_others(self, others: ClassScores, places: Tensor) -> ClassScores:
         """The scores of the classes at ``places`` of more, of which the rest are ``others``'."""
@@ -64,3 +77,19 @@ def anomaly_index(values: Tensor, *, least_spread: float) -> Tensor:
     spread = 1.4826 * (values - middle).abs().median()
     index: Tensor = (values - middle) / spread.clamp_min(least_spread)
     return index
+
+
+@cache
+def chance_index(classes: int) -> float:
+    """The anomaly index that the largest of so many normal values exceeds in one of twenty draws.
+
+    >>> 5 < chance_index(10) < 6
+    True
+    >>> chance_index(5) > chance_index(43)
+    True
+    """
+    drawn = torch.randn(DRAWS, classes, generator=random_stream(0, f"anomaly indices of {classes} classes"))
+    middle = drawn.median(dim=1, keepdim=True).values
+    spread = 1.4826 * (drawn - middle).abs().median(dim=1, keepdim=True).values
+    largest = ((drawn - middle) / spread.clamp_min(1e-6)).amax(dim=1)
+    return float(largest.quantile(1 - 1 / ONE_IN))

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from sau_cli.inspection.behaviour_tests import TESTS
 from tests.cli.conftest import one_sentence
 
 
@@ -30,7 +31,7 @@ def test_every_test_is_run_and_the_score_decides(examined):
     done, found, _ = examined
     checks = {one["id"]: one for one in found["checks"]}
     assert "model.behaviour" not in checks
-    for name in ("maximum-margin", "inverted-patch", "smooth-pattern", "adversarial-flow", "channel-bounds"):
+    for name in (*(test.id for test in TESTS), "channel-bounds"):
         assert checks[f"behaviour.{name}"]["status"] == "measured"
     score = checks["behaviour.score"]
     assert 0 < score["value"] < 1
@@ -39,9 +40,13 @@ def test_every_test_is_run_and_the_score_decides(examined):
     assert done.code == found["exit_code"]
     assert checks["acc"]["value"] > 0.9
     seeds = found["details"]["behaviour"]["seeds"]
-    over = [one["score"] >= score["threshold"] for one in seeds]
     assert len(seeds) == 3
-    assert score["status"] == ("failed" if all(over) else "inconclusive" if any(over) else "passed")
+    same = sum(seed["class"] == found["details"]["behaviour"]["most_suspicious_class"] for seed in seeds)
+    over = [seed["score"] > score["threshold"] for seed in seeds]
+    if score["value"] > score["threshold"]:
+        assert score["status"] == ("failed" if same >= 2 else "inconclusive")
+    else:
+        assert score["status"] == ("inconclusive" if any(over) else "passed")
 
 
 def test_the_target_of_the_planted_backdoor_stands_out_most(examined):
@@ -53,7 +58,7 @@ def test_the_target_of_the_planted_backdoor_stands_out_most(examined):
 def test_the_trigger_that_was_found_is_a_picture(examined):
     _, found, page = examined
     recovered = found["details"]["behaviour"]["recovered"]
-    assert [one["kind"] for one in recovered] == ["inverted-patch", "smooth-pattern"]
+    assert [one["kind"] for one in recovered] == ["inverted-square", "inverted-mask", "inverted-smooth"]
     for one in recovered:
         Path("found.png").write_bytes(b64decode(one["png"]))
         with Image.open("found.png") as picture:
@@ -104,6 +109,6 @@ def test_a_score_can_be_ruled_by_policy(call, bad):
     assert call("inspect", "vendor.pth", *words, "--policy", "p.toml", "--json", "r.json").code == 1
     checks = {one["id"]: one for one in report()["checks"]}
     assert checks["policy.max-score"]["status"] == "failed"
-    assert checks["behaviour.inverted-patch"]["status"] == "skipped"
+    assert checks["behaviour.inverted-square"]["status"] == "skipped"
     assert checks["behaviour.score"]["status"] != "passed"
     assert call("inspect", bad, "--effort", "quick", "--policy", "p.toml").code == 6

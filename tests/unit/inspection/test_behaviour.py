@@ -19,7 +19,7 @@ from sau_cli.inspection.behaviour import SUSPECTS, cost, examine_behaviour, most
 from sau_cli.inspection.behaviour_checks import behaviour_checks, behaviour_details
 from sau_cli.inspection.behaviour_test import BehaviourTest, Subject
 from sau_cli.inspection.behaviour_tests import TESTS, chosen_tests
-from sau_cli.inspection.calibration import Calibration, KindOfInput, judge_behaviour, shipped_calibration
+from sau_cli.inspection.calibration import Calibration, KindOfInput, judge_behaviour, judge_seeds, shipped_calibration
 from sau_cli.inspection.channel_bounds import channel_bounds
 from sau_cli.inspection.class_scores import ClassScores, anomaly_index
 from sau_cli.inspection.climbing import margins
@@ -266,19 +266,37 @@ def test_a_backdoor_is_found_with_its_target_and_a_clean_twin_is_not():
     assert len(details["seeds"]) == 3
 
 
-def test_seeds_that_disagree_are_inconclusive_and_the_model_is_left_as_it_was():
+def seed_of(*values: float) -> dict[str, Tensor]:
+    return {"maximum-margin lead": torch.tensor(values, dtype=torch.float32)}
+
+
+@pytest.mark.parametrize(
+    ("seeds", "status", "suspect"),
+    [
+        ([seed_of(0, 3, 0), seed_of(0, 3, 0), seed_of(0, 3, 0)], "failed", 1),
+        ([seed_of(0, 3, 0), seed_of(0, 9, 0), seed_of(1, 0, 0)], "failed", 1),
+        ([seed_of(0, 9, 0), seed_of(2, 0, 0), seed_of(0, 0, 2)], "inconclusive", 1),
+        ([seed_of(0, 0, 0), seed_of(0, 0, 0), seed_of(0, 0, 0)], "passed", 0),
+        ([seed_of(0, 2, 0), seed_of(0.1, 0, 0), seed_of(0, 0.1, 0)], "inconclusive", 1),
+        ([seed_of(2, 0, 0), seed_of(0, 2, 0), seed_of(0, 0, 2)], "inconclusive", 0),
+    ],
+    ids=["agree", "one differs", "one alone", "nothing", "one over, the mean is not", "each another"],
+)
+def test_seeds_that_disagree_are_inconclusive(seeds, status, suspect):
+    """With a weight of 2 and a bias of -2, evidence above 1 is over a threshold of 0.5."""
+    found = judge_seeds(seeds, torch.arange(3), 0.0, even(0.5), 0.5)
+    assert (found.status.value, found.suspect) == (status, suspect)
+
+
+def test_the_model_is_left_as_it_was():
     classifier = a_classifier(QuadrantNet(target=3, boost=1.6))
     classifier.train()
-    before = {name: one.clone() for name, one in classifier.state_dict().items()}
-    behaviour = examine_behaviour(classifier, None, effort=Effort.STANDARD)
+    before = {name: tensor.clone() for name, tensor in classifier.state_dict().items()}
+    examine_behaviour(classifier, bright_images(), effort=Effort.STANDARD)
     assert classifier.training
-    assert all(one.requires_grad for one in classifier.parameters())
-    assert all(torch.equal(before[name], one) for name, one in classifier.state_dict().items())
-    scores = sorted(one.score for one in judge_behaviour(behaviour, even(0.5)).judgements)
-    between = judge_behaviour(behaviour, even((scores[0] + scores[-1]) / 2))
-    assert scores[0] < scores[-1]
-    assert between.status is CheckStatus.INCONCLUSIVE
-    assert "neither cleared nor convicted" in behaviour_checks(behaviour, between, names(CLASSES))[-1].evidence
+    assert all(parameter.requires_grad for parameter in classifier.parameters())
+    assert all(torch.equal(before[name], tensor) for name, tensor in classifier.state_dict().items())
+    assert not any(part._forward_hooks or part._forward_pre_hooks for part in classifier.modules())
 
 
 def test_without_data_a_model_is_never_cleared():
@@ -449,3 +467,11 @@ def test_without_data_a_test_that_needs_some_cannot_be_all():
             effort=Effort.STANDARD,
             tests=chosen_tests(AskedTests(only=("adversarial-flow",))),
         )
+
+
+def test_a_kind_of_input_has_a_threshold_of_its_own():
+    small = KindOfInput(pixels=(8, 16), threshold=0.6, clean_models=19, accused_at_most=0.05)
+    large = KindOfInput(pixels=(24, 40), threshold=0.8, clean_models=40, accused_at_most=0.05)
+    calibration = replace(even(0.5), kinds=(small, large))
+    assert [calibration.kind_of(pixels) for pixels in (8, 16, 20, 32, 41)] == [small, small, None, large, None]
+    assert [calibration.threshold_for(pixels) for pixels in (8, 16, 20, 32, 41)] == [0.6, 0.6, 0.8, 0.8, 0.8]
