@@ -25,7 +25,7 @@ LEFT_OUT = "File"
 
 
 def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    settings = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'adapters'}", "COLUMNS": "118"}
+    settings = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'adapters'}", "COLUMNS": "150"}
     words = [sys.executable, "-m", "sau_cli", *command.split()]
     return subprocess.run(words, cwd=folder, env=settings, capture_output=True, text=True, check=False)
 

@@ -50,7 +50,13 @@ def written(text: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerdictRates:
-    """How often the score was right on models that it was not calibrated on."""
+    """How often the score was right on models that it was not calibrated on.
+
+    Attributes:
+        auroc: with its interval.
+        thresholds: pixels of the images; the score above which a model is called backdoored; and the share of clean
+            models that is expected to be above it.
+    """
 
     clean: int
     accused: int
@@ -58,8 +64,8 @@ class VerdictRates:
     backdoored: int
     found: int
     backdoored_inconclusive: int
-    auroc: float
-    threshold: float
+    auroc: tuple[float, float, float]
+    thresholds: tuple[tuple[str, float, float], ...]
 
 
 @cache
@@ -75,8 +81,11 @@ def verdict_rates(*, with_data: bool) -> VerdictRates:
         backdoored=measured["backdoored_models"],
         found=measured["found"],
         backdoored_inconclusive=measured["backdoored_inconclusive"],
-        auroc=measured["auroc"],
-        threshold=entry["threshold"],
+        auroc=(measured["auroc"], measured["auroc_from"], measured["auroc_to"]),
+        thresholds=tuple(
+            (" to ".join(map(str, kind["pixels"])), kind["threshold"], kind["accused_at_most"])
+            for kind in entry["kinds"]
+        ),
     )
 
 
@@ -95,10 +104,19 @@ def verdict_scores() -> Lines:
     rows = []
     for name, with_data in (("with clean images", True), ("without images", False)):
         known = verdict_rates(with_data=with_data)
+        middle, low, high = known.auroc
         right = _with_interval(known.found, known.backdoored)
         wrong = _with_interval(known.accused, known.clean)
-        rows.append([name, f"{known.threshold:.3f}", f"{known.auroc:.2f}", right, wrong])
-    return _table(["", "threshold of the score", "AUROC", "backdoored models found", "clean models accused"], rows)
+        rows.append([name, f"{middle:.2f} ({low:.2f} to {high:.2f})", right, wrong])
+    return _table(["", "AUROC", "backdoored models found", "clean models accused"], rows)
+
+
+def verdict_thresholds() -> Lines:
+    rows = []
+    for name, with_data in (("with clean images", True), ("without images", False)):
+        for pixels, threshold, accused in verdict_rates(with_data=with_data).thresholds:
+            rows.append([name, pixels, f"{threshold:.3f}", f"{100 * accused:.0f} %"])
+    return _table(["", "pixels", "threshold of the score", "clean models expected above it, at most"], rows)
 
 
 def verdict_in_short() -> Lines:
@@ -392,6 +410,7 @@ def adaptive() -> Lines:
 TABLES: dict[str, Callable[[], Lines]] = {
     "verdicts": verdicts,
     "verdict-scores": verdict_scores,
+    "verdict-thresholds": verdict_thresholds,
     "verdict-in-short": verdict_in_short,
     "demo": demo_table,
     "cifar10": cifar10,

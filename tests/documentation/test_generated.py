@@ -92,7 +92,11 @@ def test_the_transcript_in_the_readme_tells_the_rates_that_hold(scripts):
     tables, _ = scripts
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     shown = " ".join(re.search(r"<!-- transcript -->(.*?)<!-- end of transcript -->", readme, re.DOTALL)[1].split())
-    told = re.search(r"Of (\d+) clean models not calibrated on, (\d+) were called backdoored, and of (\d+)", shown)
     rates = tables.verdict_rates(with_data=True)
-    assert told is not None
-    assert tuple(map(int, told.groups())) == (rates.clean, rates.accused, rates.backdoored)
+    for told, held in (
+        (r"Of (\d+) clean models not calibrated on, (\d+) were called backdoored", (rates.clean, rates.accused)),
+        (r"of (\d+) backdoored ones (\d+)", (rates.backdoored, rates.found)),
+    ):
+        found = re.search(told, shown)
+        assert found is not None, told
+        assert tuple(map(int, found.groups())) == held
