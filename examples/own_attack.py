@@ -4,7 +4,7 @@
     sau attack --attack examples/own_attack.py:Stripe --help
 
 Every field made by ``setting`` is a flag, here ``--thickness`` and ``--brightness``. ``stamping`` says how an image is
-stamped, in terms of the stamps that every trigger file can hold (``sau_cli.attacks.stamps``). What is poisoned, and
+stamped, in terms of the stamps that every trigger file can hold (``sau_cli.triggers.stamps``). What is poisoned, and
 whether the attack takes part in training, are methods too: ``sau_cli.attacks.attack`` has them.
 
 About 15 seconds on 2 cores. Expected: an ASR above 90 % in the table.
@@ -18,8 +18,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sau_cli.attacks.attack import Attack, Scene, setting
-from sau_cli.attacks.stamps import PatchStamp, Place, Stamp
+from sau_cli.attacks.attack import Attack, Scene
+from sau_cli.settings import setting
+from sau_cli.triggers.stamps import PatchStamp, Place, Stamp
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,8 @@ From a file to a purified model::
     received = as_classifier(read_checkpoint(Path("model.safetensors")))
     digits = open_images("digits")
     clean = sau_cli.draw_clean(digits.train, 0.1, balanced=True, augmentation=digits.augmentation, seed=0)
-    recipe = sau_cli.recipe_for(sau_cli.RecipeName.DEFAULT, learning=clean.learning)
-    result = sau_cli.purify(received, clean, recipe=recipe, seed=0)
+    settings = sau_cli.settings_for(sau_cli.MethodName.SAU, learning=clean.learning)
+    result = sau_cli.purify(received, clean, recipe=settings, seed=0)
     print(sau_cli.evaluate(result.classifier, digits.for_testing, reference=received).accuracy)
 
 - :func:`inspect`: the facts of a file to checks; :func:`examine_behaviour` and :func:`judge_behaviour`: a classifier
@@ -37,7 +37,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from sau_cli.attacks.planting import PlannedAttack, PlantedBackdoor, attack
-    from sau_cli.attacks.triggers import Trigger
+    from sau_cli.attacks.table import attack_class
     from sau_cli.classifier import Classifier
     from sau_cli.description import Description, InputSpec
     from sau_cli.errors import ExitCode, SauError
@@ -49,6 +49,9 @@ if TYPE_CHECKING:
     from sau_cli.inspection.effort import Effort
     from sau_cli.inspection.inspector import inspect
     from sau_cli.inspection.residual import Residual, residual_test
+    from sau_cli.training import TrainingSettings
+    from sau_cli.triggers.targets import parse_target
+    from sau_cli.triggers.trigger import Trigger
     from sau_cli.unlearning.methods import MethodName, settings_for
     from sau_cli.unlearning.purifier import Purification, purify
     from sau_cli.unlearning.recipes import Recipe, RecipeName, recipe_for
@@ -57,7 +60,10 @@ _HOME = {
     "PlannedAttack": "attacks.planting",
     "PlantedBackdoor": "attacks.planting",
     "attack": "attacks.planting",
-    "Trigger": "attacks.triggers",
+    "attack_class": "attacks.table",
+    "Trigger": "triggers.trigger",
+    "TrainingSettings": "training",
+    "parse_target": "triggers.targets",
     "Classifier": "classifier",
     "Description": "description",
     "InputSpec": "description",
@@ -107,14 +113,17 @@ __all__ = [
     "RecipeName",
     "Residual",
     "SauError",
+    "TrainingSettings",
     "Trigger",
     "attack",
+    "attack_class",
     "draw_clean",
     "evaluate",
     "examine_behaviour",
     "export",
     "inspect",
     "judge_behaviour",
+    "parse_target",
     "purify",
     "recipe_for",
     "residual_test",

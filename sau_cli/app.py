@@ -17,6 +17,7 @@ from sau_cli.commands.attack_flags import named_attacks, with_flags
 from sau_cli.commands.evaluate import evaluate
 from sau_cli.commands.export import export
 from sau_cli.commands.inspect import inspect
+from sau_cli.commands.options import OutputOptions
 from sau_cli.commands.purify import purify
 from sau_cli.commands.session import Session
 from sau_cli.errors import ExitCode, UsageError
@@ -109,14 +110,11 @@ def _ended(error: Exception, words: list[str]) -> int:
         message = str(error.format_message()).replace("\n", " ").replace("Value error, ", "").strip()
         where = f"; see {context.command_path} --help" if context else ""
         error = UsageError(f"{message.rstrip('.')}{where}")
+    output = OutputOptions(
+        json=_value_of("--json", words), verbose=bool({"-v", "--verbose"} & set(words)), force="--force" in words
+    )
     try:
-        with Session(
-            command,
-            json=_value_of("--json", words),
-            quiet=False,
-            verbose=bool({"-v", "--verbose"} & set(words)),
-            force="--force" in words,
-        ):
+        with Session(command, output):
             raise error
     except typer.Exit as ended:
         return ended.exit_code

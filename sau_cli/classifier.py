@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sau_cli.description import Description
-from sau_cli.errors import NotEvaluable, reason_of
+from sau_cli.errors import NotEvaluable, argument, reason_of
 from sau_cli.model_state import evaluating
 
 BINARY = 2
@@ -56,7 +56,7 @@ def check_runs(classifier: Classifier) -> None:
         raise NotEvaluable(
             f"{classifier.description.architecture} cannot take {spec.channels}x{spec.size} images "
             f"({reason_of(error)}); "
-            "choose another architecture or --image-size"
+            f"choose another architecture or {argument('image_size')}"
         ) from error
     check_output(classifier, logits, finite=False)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from sau_cli.errors import UsageError
+from sau_cli.errors import UsageError, argument
 
 
 def chosen_device(name: str) -> torch.device:
@@ -21,14 +21,16 @@ def chosen_device(name: str) -> torch.device:
     if kind not in {"cpu", "cuda", "mps"} or (
         number and not (kind == "cuda" and number.isascii() and number.isdigit() and len(number) < 5)
     ):
-        raise UsageError(f"--device {name!r} is unknown; give auto, cpu, cuda, cuda:N or mps")
+        raise UsageError(f"{argument('device')} {name!r} is unknown; give auto, cpu, cuda, cuda:N or mps")
     count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}[kind]
     if int(number or 0) >= count:
-        raise UsageError(f"--device {name!r} is not on this machine ({count} of that kind found); give cpu or auto")
+        raise UsageError(
+            f"{argument('device')} {name!r} is not on this machine ({count} of that kind found); give cpu or auto"
+        )
     return torch.device(name)
 
 
 def out_of_memory(error: RuntimeError) -> bool:
     """Whether it says that a device is full. Only CUDA has a class for it; the others, a sentence each."""
     sentences = ("can't allocate memory", "not enough memory", "MPS backend out of memory")
-    return isinstance(error, torch.OutOfMemoryError) or any(one in str(error) for one in sentences)
+    return isinstance(error, torch.OutOfMemoryError) or any(sentence in str(error) for sentence in sentences)

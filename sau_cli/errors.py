@@ -1,11 +1,13 @@
 """What can go wrong, each kind with the exit code it ends in.
 
-Every message is one sentence: what is wrong, where, and what to do next.
+Every message is one sentence: what is wrong, where, and what to do next. It names arguments as Python does; a command
+makes flags of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import IntEnum
 from typing import ClassVar
@@ -25,10 +27,32 @@ class ExitCode(IntEnum):
     INTERRUPTED = 130
 
 
+_ARGUMENT = re.compile("\0(\\w+)\0")
+
+
+def argument(name: str) -> str:
+    """An argument or a setting, in the sentence of an error: ``str`` tells its name, and a command its flag.
+
+    >>> error = UsageError(f"300 images do not fit; give a smaller {argument('max_batch')}")
+    >>> str(error)
+    '300 images do not fit; give a smaller max_batch'
+    >>> error.told(lambda name: f"--{name.replace('_', '-')}")
+    '300 images do not fit; give a smaller --max-batch'
+    """
+    return f"\0{name}\0"
+
+
 class SauError(Exception):
     """The root of the tree. Raise one of its leaves."""
 
     exit_code: ClassVar[ExitCode] = ExitCode.INTERNAL
+
+    def __str__(self) -> str:
+        return self.told(str)
+
+    def told(self, named: Callable[[str], str]) -> str:
+        """The sentence, with what each :func:`argument` in it is named."""
+        return _ARGUMENT.sub(lambda found: named(found[1]), super().__str__())
 
 
 class UsageError(SauError):

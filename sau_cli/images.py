@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sau_cli.augmentation import Augmentation
 from sau_cli.description import Description
-from sau_cli.errors import NotEvaluable, UsageError
+from sau_cli.errors import NotEvaluable, UsageError, argument
 from sau_cli.seeding import random_stream
 
 COLOURS = 3
@@ -203,7 +203,7 @@ def check_fits(images: LabelledImages, description: Description) -> None:
     if (height, width) != (spec.height, spec.width):
         raise NotEvaluable(
             f"the images are {height}x{width} but the model takes {spec.size}; "
-            f"add --image-size {spec.size} to resize them"
+            f"add {argument('image_size')} {spec.size} to resize them"
         )
 
 

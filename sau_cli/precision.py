@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from sau_cli.errors import UsageError
+from sau_cli.errors import UsageError, argument
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +42,7 @@ def _depthwise(network: torch.nn.Module) -> bool:
     from torch.nn import Conv1d, Conv2d, Conv3d
 
     convolutions = (part for part in network.modules() if isinstance(part, Conv1d | Conv2d | Conv3d))
-    return any(1 < one.groups == one.in_channels for one in convolutions)
+    return any(1 < convolution.groups == convolution.in_channels for convolution in convolutions)
 
 
 def chosen_precision(asked: Precision | None, device: torch.device, network: torch.nn.Module) -> Precision:
@@ -68,7 +68,7 @@ def fast_layout(precision: Precision, device: torch.device) -> torch.memory_form
 def check_precision(precision: Precision, device: torch.device) -> None:
     """Raises UsageError where the device cannot run in this precision."""
     if precision is Precision.BF16 and device.type not in {"cpu", "cuda"}:
-        raise UsageError(f"--precision bf16 does not run on {device.type}; give fp32")
+        raise UsageError(f"{argument('precision')} bf16 does not run on {device.type}; give fp32")
 
 
 def running_in(precision: Precision, device: torch.device) -> AbstractContextManager[None]:

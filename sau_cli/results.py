@@ -154,5 +154,5 @@ def subject(report: Report) -> str:
 
 def counted(reports: Sequence[Report]) -> str:
     """How many of several models have which verdict, such as ``3 passed, 1 unsafe``."""
-    counts = {verdict: sum(one.verdict is verdict for one in reports) for verdict in Verdict}
+    counts = {verdict: sum(report.verdict is verdict for report in reports) for verdict in Verdict}
     return ", ".join(f"{number} {verdict.value}" for verdict, number in counts.items() if number)

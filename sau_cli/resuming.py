@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sau_cli.errors import UsageError
+from sau_cli.errors import UsageError, argument
 
 
 def digest_of(*parts: object) -> str:
@@ -28,7 +28,7 @@ def check_same_run(told: str, expected: str) -> None:
     if told != expected:
         raise UsageError(
             "the state of the interrupted run belongs to another model, other data or other settings; "
-            "repeat its command with --resume, or start over with --force"
+            f"repeat its command with {argument('resume')}, or start over with {argument('force')}"
         )
 
 

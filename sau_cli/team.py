@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from sau_cli.errors import Interrupted, UsageError
+from sau_cli.errors import Interrupted, UsageError, argument
 
 if TYPE_CHECKING:
     import torch
@@ -109,7 +109,7 @@ def _all_there() -> Iterator[None]:
     except RuntimeError as error:
         raise Interrupted(
             "another process of the run ended, and this one with it; what was kept after the last epoch is whole, and "
-            "the same command with --resume goes on"
+            f"the same command with {argument('resume')} goes on"
         ) from error
 
 

@@ -13,8 +13,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from sau_adapters.files import check_writable, written_whole
-from sau_cli.attacks.triggers import Trigger
 from sau_cli.errors import UsageError
+from sau_cli.triggers.trigger import Trigger
 
 TILE, GAP, HEADING, SIDE = 96, 4, 22, 96
 

@@ -21,10 +21,10 @@ from torch import Tensor
 from sau_adapters.files import check_readable
 from sau_adapters.images_folder import GREY_MODES, PICTURES, eight_bit
 from sau_adapters.weights_safetensors import read_described, write_described
-from sau_cli.attacks.stamps import AddStamp, BlendStamp, PatchStamp, Stamp
-from sau_cli.attacks.targets import TargetRule
-from sau_cli.attacks.triggers import Trigger, trigger_from_parts
 from sau_cli.errors import NotEvaluable, UnsafeFile, UsageError, reading, reason_of
+from sau_cli.triggers.stamps import AddStamp, BlendStamp, PatchStamp, Stamp
+from sau_cli.triggers.targets import TargetRule
+from sau_cli.triggers.trigger import Trigger, trigger_from_parts
 
 KINDS = ("patch", "blend", "add")
 """Of pictures and arrays, by what stands before the colon."""

@@ -33,14 +33,14 @@ from sau_cli import draw_clean, purify, recipe_for
 from sau_cli.attacks.in_training import AdversarialTraining
 from sau_cli.attacks.planting import PlannedAttack
 from sau_cli.attacks.planting import attack as plant
-from sau_cli.attacks.targets import parse_target
-from sau_cli.attacks.training import TrainingSettings, train
 from sau_cli.augmentation import Augmentation
 from sau_cli.classifier import Classifier
 from sau_cli.description import Description, InputSpec
 from sau_cli.evaluation.metrics import evaluate
 from sau_cli.images import ImageData, LabelledImages, balanced_share, parted, uniform_share
 from sau_cli.seeding import random_stream, seeded
+from sau_cli.training import TrainingSettings, train
+from sau_cli.triggers.targets import parse_target
 from sau_cli.unlearning.recipes import RecipeName
 
 HERE = Path(__file__).parent

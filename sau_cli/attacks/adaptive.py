@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sau_cli.attacks.attack import Scene, setting
+from sau_cli.attacks.attack import Scene
 from sau_cli.attacks.badnets import BadNets
-from sau_cli.attacks.in_training import AdversarialTraining, InTraining
-from sau_cli.attacks.triggers import Trigger
+from sau_cli.attacks.in_training import AdversarialTraining
+from sau_cli.settings import setting
+from sau_cli.training import InTraining
+from sau_cli.triggers.trigger import Trigger
 
 
 @dataclass(frozen=True, kw_only=True)

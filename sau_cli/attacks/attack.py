@@ -18,37 +18,26 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, TypeVar, get_type_hints
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 
-from sau_cli.attacks.in_training import AdversarialTraining, InTraining
-from sau_cli.attacks.stamps import Stamp
-from sau_cli.attacks.targets import TargetRule
-from sau_cli.attacks.training import LARGEST, TrainingSettings, train
-from sau_cli.attacks.triggers import Trigger
+from sau_cli.attacks.in_training import AdversarialTraining
 from sau_cli.classifier import Classifier
-from sau_cli.errors import UsageError
+from sau_cli.errors import UsageError, argument
 from sau_cli.images import LabelledImages
 from sau_cli.seeding import random_stream
+from sau_cli.settings import check_settings, setting, settings_of, values_of
+from sau_cli.training import InTraining, TrainingSettings, train
+from sau_cli.triggers.stamps import Stamp
+from sau_cli.triggers.targets import TargetRule
+from sau_cli.triggers.trigger import Trigger
+
+__all__ = ["Attack", "InBatchesAttack", "LearningStopped", "Poison", "Scene", "setting"]
 
 Step = TypeVar("Step")
-
-
-def setting(
-    default: Any,
-    what: str,
-    *,
-    above: float | None = None,
-    at_least: float | None = None,
-    at_most: float | None = None,
-    choices: tuple[str, ...] = (),
-) -> Any:
-    """A field of an attack that is a flag of ``sau attack``: ``what`` is its help, with the allowed range."""
-    limits = {"above": above, "at_least": at_least, "at_most": at_most, "choices": choices, "what": what}
-    return field(default=default, metadata=limits)
 
 
 class LearningStopped(Exception):
@@ -115,10 +104,10 @@ class Scene:
         Raises:
             LearningStopped: an end was asked for.
         """
-        for one in steps:
+        for step in steps:
             if self.stop():
                 raise LearningStopped
-            yield one
+            yield step
 
     def drawn(self, count: int, among: Tensor, *, purpose: str = "poison") -> Tensor:
         """So many places, drawn uniformly from those that are True in ``among`` (N,) and free. Ascending."""
@@ -177,8 +166,7 @@ class Attack(ABC):
     poison_rate: ClassVar[float] = 0.1
 
     def __post_init__(self) -> None:
-        for one in fields(self):
-            _check(one.name, getattr(self, one.name), one.metadata)
+        check_settings(self)
 
     def learn(self, scene: Scene) -> dict[str, Tensor]:
         """What has to be learned before: tensors by name, which ``--resume`` does not learn again."""
@@ -214,7 +202,9 @@ class Attack(ABC):
         labels, targets = scene.images.labels, scene.targets
         allowed = labels == targets if self.clean_label else torch.ones_like(labels, dtype=torch.bool)
         if not bool(allowed.any()):
-            raise UsageError("no image has the label that the trigger leads to; give another --target, a class of it")
+            raise UsageError(
+                f"no image has the label that the trigger leads to; give another {argument('target')}, a class of it"
+            )
         count = self.count(scene, int(allowed.sum()))
         places = scene.drawn(count, allowed)
         taken = torch.zeros_like(allowed)
@@ -225,7 +215,9 @@ class Attack(ABC):
             told = "the attack's own poison rate" if scene.rate is None else f"a poison rate of {scene.rate:g}"
             what = "no image" if len(places) == 0 else f"every image of class {int(gone.nonzero()[0])}"
             most = f", below {int(allowed.sum()) / len(labels):.2g}" if self.clean_label else ""
-            raise UsageError(f"{told} selects {what} of {len(labels)}; give a --poison-rate that selects some{most}")
+            raise UsageError(
+                f"{told} selects {what} of {len(labels)}; give a {argument('poison_rate')} that selects some{most}"
+            )
         return places
 
     def count(self, scene: Scene, allowed: int) -> int:
@@ -248,15 +240,14 @@ class Attack(ABC):
     @classmethod
     def flags(cls) -> dict[str, tuple[type, Any, str]]:
         """Settings by name: type, default, and help with the range."""
-        types = get_type_hints(cls)
         return {
-            one.name: (types[one.name], one.default, f"{one.metadata.get('what', '')}{_range(one.metadata)}")
-            for one in fields(cls)
+            name: (known.kind, known.default, f"{known.what}{f' ({known.limits})' if known.limits else ''}")
+            for name, known in settings_of(cls, every=True).items()
         }
 
     def settings(self) -> dict[str, Any]:
         """Every setting by name, for history and reports."""
-        return {one.name: getattr(self, one.name) for one in fields(self)}
+        return values_of(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,34 +261,3 @@ class InBatchesAttack(Attack):
     def rate(self, scene: Scene) -> float:
         """The share of each batch to stamp."""
         return self.poison_rate if scene.rate is None else scene.rate
-
-
-def _range(limits: Mapping[str, Any]) -> str:
-    parts = [
-        f"above {limits['above']:g}" if limits.get("above") is not None else "",
-        f"from {limits['at_least']:g}" if limits.get("at_least") is not None else "",
-        f"{'to' if limits.get('at_least') is not None else 'at most'} {limits['at_most']:g}"
-        if limits.get("at_most") is not None
-        else "",
-        " or ".join(limits.get("choices", ())),
-    ]
-    told = " ".join(part for part in parts if part)
-    return f" ({told})" if told else ""
-
-
-def _check(name: str, value: Any, limits: Mapping[str, Any]) -> None:
-    """Raises UsageError when a setting is outside its range."""
-    if limits.get("choices"):
-        fits = value in limits["choices"]
-    elif isinstance(value, bool | str):
-        fits = True
-    else:
-        fits = (
-            (limits.get("above") is None or value > limits["above"])
-            and (limits.get("at_least") is None or value >= limits["at_least"])
-            and abs(value) <= (limits["at_most"] if limits.get("at_most") is not None else LARGEST)
-        )
-    if not fits:
-        told = f"{value:.6g}" if isinstance(value, float) else str(value)
-        wanted = _range(limits).strip(" ()") or f"at most {LARGEST:,}"
-        raise UsageError(f"{name.replace('_', ' ')} {told} is impossible; give {wanted}")

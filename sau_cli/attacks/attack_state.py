@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from sau_cli.attacks.training import TrainingState
-from sau_cli.errors import NotEvaluable
+from sau_cli.errors import NotEvaluable, argument
 from sau_cli.resuming import with_prefix
+from sau_cli.training import TrainingState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -72,5 +72,5 @@ def attack_state_from_parts(tensors: Mapping[str, Tensor], description: Mapping[
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise NotEvaluable(
-            f"the state of the interrupted run is incomplete ({error}); start over with --force"
+            f"the state of the interrupted run is incomplete ({error}); start over with {argument('force')}"
         ) from error

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sau_cli.attacks.attack import Attack, Scene, setting
-from sau_cli.attacks.stamps import PatchStamp, Place, Stamp
+from sau_cli.attacks.attack import Attack, Scene
+from sau_cli.settings import setting
+from sau_cli.triggers.stamps import PatchStamp, Place, Stamp
 
 PLACES = tuple(place.value for place in Place)
 PATTERNS = ("white", "grid")

@@ -13,8 +13,9 @@ from math import pi
 import torch
 from torch import Tensor
 
-from sau_cli.attacks.attack import Attack, Scene, setting
-from sau_cli.attacks.stamps import BlendStamp, Stamp
+from sau_cli.attacks.attack import Attack, Scene
+from sau_cli.settings import setting
+from sau_cli.triggers.stamps import BlendStamp, Stamp
 
 
 def drawn_picture(channels: int, height: int, width: int) -> Tensor:

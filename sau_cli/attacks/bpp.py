@@ -12,10 +12,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from sau_cli.attacks.attack import InBatchesAttack, Scene, setting
-from sau_cli.attacks.in_training import InTraining, StampedBatches
-from sau_cli.attacks.stamps import QuantiseStamp, Stamp
-from sau_cli.attacks.triggers import Trigger
+from sau_cli.attacks.attack import InBatchesAttack, Scene
+from sau_cli.attacks.in_training import StampedBatches
+from sau_cli.settings import setting
+from sau_cli.training import InTraining
+from sau_cli.triggers.stamps import QuantiseStamp, Stamp
+from sau_cli.triggers.trigger import Trigger
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,11 +15,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from sau_cli.attacks.attack import Attack, Poison, Scene, setting
+from sau_cli.attacks.attack import Attack, Poison, Scene
 from sau_cli.attacks.badnets import PATTERNS, patch
-from sau_cli.attacks.stamps import ChainStamp, Place, Stamp
-from sau_cli.attacks.triggers import Trigger
-from sau_cli.errors import UsageError
+from sau_cli.errors import UsageError, argument
+from sau_cli.settings import setting
+from sau_cli.triggers.kinds import ChainStamp
+from sau_cli.triggers.stamps import Place, Stamp
+from sau_cli.triggers.trigger import Trigger
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +40,8 @@ class Distributed(Attack):
         corners = tuple(place for place in Place if place is not Place.MIDDLE)[: self.parts]
         return ChainStamp(
             parts=tuple(
-                patch(self.trigger_size, self.trigger_pattern, place=one, margin=self.trigger_margin) for one in corners
+                patch(self.trigger_size, self.trigger_pattern, place=corner, margin=self.trigger_margin)
+                for corner in corners
             )
         )
 
@@ -48,7 +51,9 @@ class Distributed(Attack):
         left[stamped.places] = False
         decoys = scene.drawn(round(self.decoy_rate * len(scene.images)), left, purpose="decoys")
         if len(decoys) == 0:
-            raise UsageError(f"a decoy rate of {self.decoy_rate:g} selects no image; give a larger --decoy-rate")
+            raise UsageError(
+                f"a decoy rate of {self.decoy_rate:g} selects no image; give a larger {argument('decoy_rate')}"
+            )
         # Each decoy lacks at least one part: any subset but the whole, the empty one left out too.
         subsets = torch.randint(1, 2**self.parts - 1, (len(decoys),), generator=scene.stream("subsets"))
         images = scene.images.images[decoys].clone()

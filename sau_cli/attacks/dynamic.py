@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sau_cli.attacks.attack import Attack, Scene, setting
-from sau_cli.attacks.stamps import Stamp, WanderingStamp
+from sau_cli.attacks.attack import Attack, Scene
+from sau_cli.settings import setting
+from sau_cli.triggers.stamps import Stamp, WanderingStamp
 
 
 @dataclass(frozen=True, kw_only=True)

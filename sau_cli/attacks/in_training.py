@@ -1,65 +1,18 @@
-"""What takes part while a classifier learns: it sees every batch, and may learn beside the classifier."""
+"""The parts of attacks that are there while a classifier learns."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from sau_cli.attacks.stamps import Stamp
-from sau_cli.attacks.triggers import Trigger
 from sau_cli.classifier import Classifier
 from sau_cli.model_state import evaluating, frozen
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Batch:
-    """A batch in training.
-
-    Attributes:
-        pixels: (B, C, H, W) float in [0, 1], after augmentation, with (B,) labels.
-        free: (B,) bool, images that no attack has changed.
-        extra_loss: added to the cross-entropy, () float.
-    """
-
-    pixels: Tensor
-    labels: Tensor
-    free: Tensor
-    extra_loss: Tensor | None = None
-
-
-class InTraining(ABC):
-    """The part of an attack that is there while the classifier learns.
-
-    Attributes:
-        learner: what is learned beside the classifier, with its optimiser; both go into the state of the run.
-        generator: random numbers, part of that state too.
-    """
-
-    learner: nn.Module | None = None
-    optimiser: torch.optim.Optimizer | None = None
-
-    def __init__(self, generator: torch.Generator) -> None:
-        self.generator = generator
-
-    @abstractmethod
-    def on_batch(self, classifier: Classifier, batch: Batch) -> Batch:
-        """What is learned from in place of a batch."""
-
-    def stamping(self, before: Stamp) -> Stamp:
-        """The stamp once training is over; ``before`` where it has not changed."""
-        return before
-
-    def some_free(self, batch: Batch, count: int) -> Tensor:
-        """(B,) bool: so many of the free images, drawn at random."""
-        order = torch.randperm(len(batch.free), generator=self.generator).to(batch.free.device)
-        chosen = torch.zeros_like(batch.free)
-        chosen[order[batch.free[order]][:count]] = True
-        return chosen
+from sau_cli.training import Batch, InTraining
+from sau_cli.triggers.trigger import Trigger
 
 
 class AdversarialTraining(InTraining):

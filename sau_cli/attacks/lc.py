@@ -15,13 +15,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from sau_cli.attacks.attack import Attack, Poison, Scene, setting
+from sau_cli.attacks.attack import Attack, Poison, Scene
 from sau_cli.attacks.badnets import patch
-from sau_cli.attacks.stamps import ChainStamp, Place, Stamp
-from sau_cli.attacks.triggers import Trigger
 from sau_cli.classifier import Classifier
 from sau_cli.images import as_pixels
 from sau_cli.model_state import evaluating, frozen
+from sau_cli.settings import setting
+from sau_cli.triggers.kinds import ChainStamp
+from sau_cli.triggers.stamps import Place, Stamp
+from sau_cli.triggers.trigger import Trigger
 
 CORNERS = tuple(place for place in Place if place is not Place.MIDDLE)
 
@@ -76,7 +78,9 @@ class LabelConsistent(Attack):
 
     def stamping(self, scene: Scene, learned: Mapping[str, Tensor]) -> Stamp:
         return ChainStamp(
-            parts=tuple(patch(self.trigger_size, "grid", place=one, margin=self.trigger_margin) for one in CORNERS)
+            parts=tuple(
+                patch(self.trigger_size, "grid", place=corner, margin=self.trigger_margin) for corner in CORNERS
+            )
         )
 
     def poison(self, scene: Scene, learned: Mapping[str, Tensor], trigger: Trigger) -> Poison:

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, cross_entropy, pad
 
-from sau_cli.attacks.attack import Attack, Scene, setting
-from sau_cli.attacks.stamps import AddStamp, Stamp
+from sau_cli.attacks.attack import Attack, Scene
 from sau_cli.images import as_pixels
 from sau_cli.model_state import evaluating, frozen
+from sau_cli.settings import setting
+from sau_cli.triggers.stamps import AddStamp, Stamp
 
 
 def smoothed(pattern: Tensor, blur: float) -> Tensor:

@@ -11,17 +11,16 @@ from torch import Tensor
 
 from sau_cli.attacks.attack import Attack, LearningStopped, Poison, Scene
 from sau_cli.attacks.attack_state import AttackState
-from sau_cli.attacks.in_training import InTraining
-from sau_cli.attacks.targets import TargetRule
-from sau_cli.attacks.training import TrainingProgress, TrainingSettings, train
-from sau_cli.attacks.triggers import Trigger
 from sau_cli.classifier import Classifier
-from sau_cli.errors import UsageError
+from sau_cli.errors import UsageError, argument
 from sau_cli.evaluation.metrics import Evaluation, evaluate
-from sau_cli.evaluation.predictions import predicted_labels
 from sau_cli.images import ImageData, LabelledImages, check_fits
+from sau_cli.predictions import predicted_labels
 from sau_cli.resuming import check_same_run, digest_of
 from sau_cli.seeding import stream_seed
+from sau_cli.training import InTraining, TrainingProgress, TrainingSettings, train
+from sau_cli.triggers.targets import TargetRule
+from sau_cli.triggers.trigger import Trigger
 
 HOLDS = 0.9
 """Of the triggered images that a backdoor sends to its target: with more, it holds."""
@@ -122,7 +121,7 @@ def prepare(
         LearningStopped: ``stop`` said so.
     """
     if not planned:
-        raise UsageError("no attack is named; give one with --attack")
+        raise UsageError(f"no attack is named; give one with {argument('attack')}")
     free = torch.ones(len(images), dtype=torch.bool)
     pixels, labels = images.images.clone(), images.labels.clone()
     done = list(learned)
@@ -321,7 +320,7 @@ def _check_apart(trigger: Trigger, others: Sequence[Trigger], images: Tensor) ->
             )
             raise UsageError(
                 f"the attack {trigger.name} {what}; let its triggers differ, such as "
-                "--attack badnets,trigger-place=top-left"
+                f"{argument('attack')} badnets,trigger-place=top-left"
             )
 
 

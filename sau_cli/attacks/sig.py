@@ -14,9 +14,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from sau_cli.attacks.attack import Attack, Scene, setting
-from sau_cli.attacks.stamps import AddStamp, Stamp
-from sau_cli.errors import UsageError
+from sau_cli.attacks.attack import Attack, Scene
+from sau_cli.errors import UsageError, argument
+from sau_cli.settings import setting
+from sau_cli.triggers.stamps import AddStamp, Stamp
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,8 @@ class Sig(Attack):
         """
         if self.frequency >= scene.width:
             raise UsageError(
-                f"{self.frequency:g} waves do not fit into {scene.width} columns; give a smaller --frequency"
+                f"{self.frequency:g} waves do not fit into {scene.width} columns; give "
+                f"a smaller {argument('frequency')}"
             )
         wave = self.amplitude * (2 * pi * self.frequency * torch.arange(scene.width) / scene.width).sin()
         return AddStamp(pattern=wave.expand(1, scene.height, scene.width).clone())

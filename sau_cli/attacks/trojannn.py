@@ -12,13 +12,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sau_cli.attacks.attack import Attack, Scene, setting
+from sau_cli.attacks.attack import Attack, Scene
 from sau_cli.attacks.badnets import PLACES
-from sau_cli.attacks.stamps import PatchStamp, Place, Stamp
 from sau_cli.classifier import Classifier
-from sau_cli.errors import NotEvaluable
+from sau_cli.errors import NotEvaluable, argument
 from sau_cli.images import as_pixels
 from sau_cli.model_state import evaluating, frozen
+from sau_cli.settings import setting
+from sau_cli.triggers.stamps import PatchStamp, Place, Stamp
 
 
 def last_linear(classifier: Classifier) -> nn.Linear:
@@ -27,10 +28,12 @@ def last_linear(classifier: Classifier) -> nn.Linear:
     Raises:
         NotEvaluable: the network has none.
     """
-    layers = [one for one in classifier.modules() if isinstance(one, nn.Linear)]
-    fitting = [one for one in layers if one.out_features == classifier.description.classes]
+    layers = [module for module in classifier.modules() if isinstance(module, nn.Linear)]
+    fitting = [layer for layer in layers if layer.out_features == classifier.description.classes]
     if not fitting:
-        raise NotEvaluable("the network has no linear layer that gives its logits; choose another attack or --arch")
+        raise NotEvaluable(
+            f"the network has no linear layer that gives its logits; choose another attack or {argument('arch')}"
+        )
     return fitting[-1]
 
 

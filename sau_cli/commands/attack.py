@@ -4,38 +4,40 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from sau_adapters.attack_choices import chosen_attack, name_of_attack
 from sau_adapters.checkpoints import suffix_of_result
 from sau_adapters.model_folders import SUFFIXES, weights_in
 from sau_adapters.transformers_folders import FILES
 from sau_cli import __version__
-from sau_cli.attacks.table import ATTACKS, attack_class
-from sau_cli.commands.attack_flags import shown
-from sau_cli.commands.evaluation_view import evaluation_checks, evaluation_table, parts_check, trigger_ids
-from sau_cli.commands.inputs import Request, data_source, fetch, from_hub, open_data, open_model_and_data, request
+from sau_cli.attacks.table import ATTACKS
+from sau_cli.commands.attack_view import attacks_told, show_attacks, show_planted, visibility_table
+from sau_cli.commands.evaluation_view import evaluation_checks, parts_check, trigger_ids
+from sau_cli.commands.inputs import (
+    OpenedModel,
+    Request,
+    data_source,
+    fetch,
+    from_hub,
+    open_data,
+    open_model_and_data,
+    request,
+)
 from sau_cli.commands.options import (
-    ArchOption,
-    ClassOrderOption,
     DataOption,
     DataRootOption,
     DeviceOption,
     DownloadOption,
-    ForceOption,
-    ImageSizeOption,
-    JsonOption,
-    NormalisationOption,
+    OutputOptions,
     PrecisionOption,
-    QuietOption,
-    ReportOption,
+    ReadingOptions,
     SeedOption,
-    VerboseOption,
+    with_groups,
 )
 from sau_cli.commands.outputs import (
     check_not_input,
@@ -49,23 +51,26 @@ from sau_cli.commands.session import Session
 from sau_cli.commands.stopping import Stopping
 from sau_cli.description import HistoryStep
 from sau_cli.errors import Interrupted, UsageError
-from sau_cli.precision import chosen_precision
+from sau_cli.precision import Precision, chosen_precision
 from sau_cli.reporting.json_document import plain
-from sau_cli.reporting.terminal import percent, table
 
 if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
     from sau_cli.attacks.planting import PlannedAttack, PlantedBackdoor
-    from sau_cli.attacks.training import TrainingProgress
-    from sau_cli.attacks.triggers import Trigger
-    from sau_cli.attacks.visibility import Visibility
     from sau_cli.classifier import Classifier
+    from sau_cli.description import Description
+    from sau_cli.evaluation.metrics import Evaluation
     from sau_cli.images import ImageData
+    from sau_cli.training import TrainingSettings
+    from sau_cli.triggers.trigger import Trigger
+    from sau_cli.triggers.visibility import Visibility
 
 _GO_ON = "interrupted, and all epochs that were whole are kept; add --resume to the same command to go on"
+_START_OVER = "interrupted in the first epoch; nothing was written, run the same command again to start over"
 SCRATCH_EPOCHS, SCRATCH_LR = 20, 0.1
 IMPLANT_EPOCHS, IMPLANT_LR = 10, 0.01
-WORKS = 0.9
-"""An ASR below which a remark is made."""
 SHOWN, COMPARED = 8, 256
 """Test images in a preview, and those that visibility is measured on."""
 
@@ -74,6 +79,7 @@ def _known(incomplete: str) -> list[str]:
     return [name for name in ATTACKS if name.startswith(incomplete)]
 
 
+@with_groups
 def attack(
     model: Annotated[
         Path | None, typer.Argument(metavar="[MODEL]", help="Implant into a copy of this; else train one from scratch.")
@@ -138,17 +144,10 @@ def attack(
     list_: Annotated[bool, typer.Option("--list", help="Show all attacks with their settings, and exit.")] = False,
     data_root: DataRootOption = None,
     download: DownloadOption = False,
-    arch: ArchOption = None,
-    image_size: ImageSizeOption = None,
-    normalisation: NormalisationOption = None,
-    class_order: ClassOrderOption = None,
+    reading: ReadingOptions,
     device: DeviceOption = "auto",
     seed: SeedOption = 0,
-    json_: JsonOption = None,
-    report: ReportOption = None,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
-    force: ForceOption = False,
+    output: OutputOptions,
     settings: Mapping[str, Any],
 ) -> None:
     """Make a known-bad model: train one on poisoned images, or implant into a copy of MODEL.
@@ -165,161 +164,258 @@ def attack(
       sau attack -a badnets -a blended --target 0 --target 3 --arch small_cnn --data digits -o two.safetensors
       sau attack --attack lf --arch small_cnn --data digits --preview lf.png
     """
-    with Session(
-        "attack", json=json_, reports=report, quiet=quiet, verbose=verbose, force=force, replace_report=resume
-    ) as session:
+    with Session("attack", output, replace_report=resume) as session:
         if list_:
-            _show_attacks(session, to_stdout=json_ != "-")
+            show_attacks(session, to_stdout=output.json != "-")
             return
         names = attack_ or []
-        if not names:
-            raise UsageError("no attack is named; add --attack NAME (sau attack --list shows them)")
-        if out is None and preview is None:
-            raise UsageError("there is nothing to write; add -o OUT.safetensors, or --preview FILE.png")
-        if resume and out is None:
-            raise UsageError("--resume goes on with what -o names; add -o OUT.safetensors")
+        _check_there_is_work(names, out, preview, resume=resume)
         fetch(session, model, download=download)
         triggers_go_to = _reserved(session, model, out, len(names), resume=resume)
         if preview is not None:
-            others = (model, None if data is None else Path(data), out, None if out is None else state_path(out))
-            _check_preview(preview, [one for one in (*others, *triggers_go_to) if one is not None])
-            session.reserve(preview, flag="--preview")
-        asked = request(
-            data=data,
-            data_root=data_root,
-            arch=arch,
-            image_size=image_size,
-            normalisation=normalisation,
-            class_order=class_order,
-        )
-        planned = _planned(names, target or ["0"], poison_rate, settings)
-
-        from sau_adapters.checkpoints import save_classifier, save_like, written_result
-        from sau_adapters.image_sources import name_of
-        from sau_adapters.pictures import write_preview
-        from sau_adapters.run_states import read_attack_state, write_state
-        from sau_adapters.triggers import write_trigger
-        from sau_cli.attacks.planting import attack as plant
-        from sau_cli.attacks.training import TrainingSettings
-        from sau_cli.attacks.visibility import visibility
-        from sau_cli.augmentation import Augmentation
-        from sau_cli.devices import chosen_device
-        from sau_cli.evaluation.metrics import evaluate
-
-        chosen = chosen_device(device)
-        received = None
-        if model is None:
-            classifier, images = _fresh(session, asked, seed)
-        else:
-            received, images = open_model_and_data(session, model, asked, to_learn=True)
-            classifier = received.classifier
-        known = classifier.description
-        for one in planned:
-            one.rule.check(known.classes)
-        training = TrainingSettings(
-            epochs=epochs if epochs is not None else (SCRATCH_EPOCHS if received is None else IMPLANT_EPOCHS),
-            peak_lr=lr if lr is not None else (SCRATCH_LR if received is None else IMPLANT_LR),
-            batch_size=batch_size,
-            augmentation=images.augmentation if augment else Augmentation(),
-            precision=chosen_precision(precision, chosen, classifier),
-        )
-        some = _spread(images.for_testing.images, SHOWN)
-        if out is None:
-            drawn = _before_training(session, classifier.to(chosen), images, planned, training, seed, model is None)
-            write_preview(Path(str(preview)), drawn, some, force=True)
-            session.wrote("preview", Path(str(preview)))
-            seen = [visibility(trigger, _spread(images.for_testing.images, COMPARED)) for trigger in drawn]
-            session.details = {"attacks": _told(planned, drawn, seen), "seed": seed}
-            session.show(_visibility_table(drawn, seen))
-            session.show(f"wrote {preview}; nothing was trained")
-            return
-        state_file = state_path(out)
-        goes_on = resume and state_file.exists()
-        if resume and not goes_on:
-            session.show(f"there is no {state_file} to go on from; starting from the beginning")
-        if not goes_on:
-            state_file.unlink(missing_ok=True)
-        session.state_file = state_file
-        with ProgressView(session, "training") as view, Stopping(None) as stopping:
-
-            def watch(at: TrainingProgress) -> None:
-                view.update(
-                    epoch=at.epoch,
-                    epochs=at.epochs,
-                    batch=at.batch,
-                    batches=at.batches,
-                    measures=f"loss {at.loss:.3f}",
-                )
-
-            planted = plant(
-                classifier.to(chosen),
-                images,
-                planned=planned,
-                training=training,
-                seed=seed,
-                received=None if received is None else received.classifier,
-                say=session.show,
-                watch=watch,
-                save=lambda state: write_state(state_file, state),
-                stop=stopping,
-                resume=read_attack_state(state_file) if goes_on else None,
-            )
-        if planted.evaluation is None:
-            raise Interrupted(
-                _GO_ON
-                if state_file.exists()
-                else "interrupted in the first epoch; nothing was written, run the same command again to start over"
-            )
-        seen = [visibility(trigger, _spread(images.for_testing.images, COMPARED)) for trigger in planted.triggers]
-        told = {
-            "attack": "+".join(name_of_attack(name) for name in names),
-            "attacks": _told(planned, planted.triggers, seen, planted),
-            "training": plain(training),
-            "rounds": planted.rounds,
-            **({} if received is None else from_hub(received.checkpoint)),
-        }
-        step = HistoryStep(
-            step="attack",
-            settings=told,
+            _reserve_preview(session, preview, model=model, data=data, out=out, triggers=triggers_go_to)
+        plan = Plan(
+            model=model,
+            asked=request(reading, data=data, data_root=data_root),
+            names=tuple(names),
+            planned=_planned(names, target or ["0"], poison_rate, settings),
+            out=out,
+            triggers_go_to=triggers_go_to,
+            preview=preview,
+            resume=resume,
+            learning=Learning(epochs=epochs, lr=lr, batch_size=batch_size, augment=augment, precision=precision),
+            device=device,
             seed=seed,
-            input_sha256=None if received is None else received.checkpoint.sha256,
-            tool_version=__version__,
         )
-        described = replace(known, data=name_of(data_source(asked, known)), history=(*known.history, step))
-        with written_result(out, folder=out.suffix not in SUFFIXES) as weights_part:
-            if received is None:
-                save_classifier(weights_part, planted.classifier, described, force=True)
-            else:
-                save_like(received.checkpoint, weights_part, planted.classifier, described, proof=images.for_testing)
-            for trigger, measured, path in zip(planted.triggers, seen, triggers_go_to, strict=True):
-                write_trigger(path, trigger, visibility=asdict(measured), force=True)
-        session.wrote("weights", weights_in(out))
-        for place, path in enumerate(triggers_go_to):
-            session.wrote("trigger" if place == 0 else f"trigger-{place + 1}", path)
-        if preview is not None:
-            write_preview(preview, planted.triggers, some, force=True)
-            session.wrote("preview", preview)
+        start = _opened(session, plan)
+        if out is None:
+            _draw(session, plan, start)
+        else:
+            planted, evaluation = _planted(session, plan, start, out)
+            _write(session, plan, start, planted, evaluation, out)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Learning:
+    """How the network learns the attacks; None for what is usual."""
+
+    epochs: int | None
+    lr: float | None
+    batch_size: int
+    augment: bool
+    precision: Precision | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What was asked for.
+
+    Attributes:
+        model: to implant into a copy of; None to train one.
+        names: of the attacks, as ``--attack`` takes them.
+        out, triggers_go_to, preview: what is written.
+        resume: whether to go on with a run, if there is one.
+    """
+
+    model: Path | None
+    asked: Request
+    names: tuple[str, ...]
+    planned: tuple[PlannedAttack, ...]
+    out: Path | None
+    triggers_go_to: tuple[Path, ...]
+    preview: Path | None
+    resume: bool
+    learning: Learning
+    device: str
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Start:
+    """What an attack starts from.
+
+    Attributes:
+        received: the model to implant into; None where ``classifier`` is fresh.
+    """
+
+    classifier: Classifier
+    received: OpenedModel | None
+    images: ImageData
+    training: TrainingSettings
+    device: torch.device
+
+
+def _check_there_is_work(names: Sequence[str], out: Path | None, preview: Path | None, *, resume: bool) -> None:
+    """Raises UsageError where nothing is to be done, or nothing to be written."""
+    if not names:
+        raise UsageError("no attack is named; add --attack NAME (sau attack --list shows them)")
+    if out is None and preview is None:
+        raise UsageError("there is nothing to write; add -o OUT.safetensors, or --preview FILE.png")
+    if resume and out is None:
+        raise UsageError("--resume goes on with what -o names; add -o OUT.safetensors")
+
+
+def _opened(session: Session, plan: Plan) -> Start:
+    """The network and its images; and how it is to learn."""
+    from sau_cli.augmentation import Augmentation
+    from sau_cli.devices import chosen_device
+    from sau_cli.training import TrainingSettings
+
+    device, learning, received = chosen_device(plan.device), plan.learning, None
+    if plan.model is None:
+        classifier, images = _fresh(session, plan.asked, plan.seed)
+        epochs, lr = SCRATCH_EPOCHS, SCRATCH_LR
+    else:
+        received, images = open_model_and_data(session, plan.model, plan.asked, to_learn=True)
+        classifier, epochs, lr = received.classifier, IMPLANT_EPOCHS, IMPLANT_LR
+    for attack_ in plan.planned:
+        attack_.rule.check(classifier.description.classes)
+    training = TrainingSettings(
+        epochs=epochs if learning.epochs is None else learning.epochs,
+        peak_lr=lr if learning.lr is None else learning.lr,
+        batch_size=learning.batch_size,
+        augmentation=images.augmentation if learning.augment else Augmentation(),
+        precision=chosen_precision(learning.precision, device, classifier),
+    )
+    return Start(classifier=classifier, received=received, images=images, training=training, device=device)
+
+
+def _draw(session: Session, plan: Plan, start: Start) -> None:
+    """Draw the triggers, and train nothing."""
+    from sau_adapters.pictures import write_preview
+
+    preview = Path(str(plan.preview))
+    drawn = _before_training(session, plan, start)
+    write_preview(preview, drawn, _shown(start), force=True)
+    session.wrote("preview", preview)
+    seen = _visibility(drawn, start)
+    session.findings.tell(attacks=attacks_told(plan.planned, drawn, seen), seed=plan.seed)
+    session.show(visibility_table(drawn, seen))
+    session.show(f"wrote {preview}; nothing was trained")
+
+
+def _planted(session: Session, plan: Plan, start: Start, out: Path) -> tuple[PlantedBackdoor, Evaluation]:
+    """Train the network on poisoned images, and measure how well they work.
+
+    Raises:
+        Interrupted: somebody stopped it before its end.
+    """
+    from sau_adapters.run_states import read_attack_state, write_state
+    from sau_cli.attacks.planting import attack as plant
+
+    state_file = state_path(out)
+    goes_on = plan.resume and state_file.exists()
+    if plan.resume and not goes_on:
+        session.show(f"there is no {state_file} to go on from; starting from the beginning")
+    if not goes_on:
         state_file.unlink(missing_ok=True)
-        session.environment = {"device": str(chosen)}
-        session.details = {"settings": told, "seed": seed, "evaluation": plain(planted.evaluation)}
-        session.checks.extend(evaluation_checks(planted.evaluation))
-        for trigger, name in zip(planted.triggers, trigger_ids(planted.evaluation), strict=True):
-            if parts := trigger.parts():
-                alone = evaluate(planted.classifier, images.for_testing, triggers=parts)
-                session.checks.append(parts_check(name, alone))
-        title = f"{told['attack']} on {planted.evaluation.images} test images of {images.name}"
-        session.show(evaluation_table(planted.evaluation, title=title))
-        session.show(_visibility_table(planted.triggers, seen))
-        for check in session.checks:
-            if check.id.startswith("part-asr."):
-                session.show(check.evidence)
-        for row in planted.evaluation.triggers:
-            if row.asr.value < WORKS:
-                session.show(
-                    f"{row.trigger} reaches an ASR of {percent(row.asr.value)} only; more --epochs help, then a higher "
-                    "--poison-rate"
-                )
-        session.show(f"wrote {', '.join(str(path) for path in (out, *triggers_go_to))}")
+    session.resumes_from(state_file)
+    with ProgressView(session, "training") as view, Stopping(None) as stopping:
+        planted = plant(
+            start.classifier.to(start.device),
+            start.images,
+            planned=plan.planned,
+            training=start.training,
+            seed=plan.seed,
+            received=None if start.received is None else start.received.classifier,
+            say=session.show,
+            watch=lambda at: view.show(at, measures=f"loss {at.loss:.3f}"),
+            save=lambda state: write_state(state_file, state),
+            stop=stopping,
+            resume=read_attack_state(state_file) if goes_on else None,
+        )
+    if planted.evaluation is None:
+        raise Interrupted(_GO_ON if state_file.exists() else _START_OVER)
+    return planted, planted.evaluation
+
+
+def _write(
+    session: Session, plan: Plan, start: Start, planted: PlantedBackdoor, evaluation: Evaluation, out: Path
+) -> None:
+    """Write the weights and the triggers, and say how well they work."""
+    from sau_adapters.checkpoints import save_classifier, save_like, written_result
+    from sau_adapters.pictures import write_preview
+    from sau_adapters.triggers import write_trigger
+
+    received, seen = start.received, _visibility(planted.triggers, start)
+    told = _told(plan, start, planted, seen)
+    described = _described(plan, start, told)
+    with written_result(out, folder=out.suffix not in SUFFIXES) as part:
+        if received is None:
+            save_classifier(part, planted.classifier, described, force=True)
+        else:
+            save_like(received.checkpoint, part, planted.classifier, described, proof=start.images.for_testing)
+        for trigger, measured, path in zip(planted.triggers, seen, plan.triggers_go_to, strict=True):
+            write_trigger(path, trigger, visibility=asdict(measured), force=True)
+    session.wrote("weights", weights_in(out))
+    for place, path in enumerate(plan.triggers_go_to):
+        session.wrote("trigger" if place == 0 else f"trigger-{place + 1}", path)
+    if plan.preview is not None:
+        write_preview(plan.preview, planted.triggers, _shown(start), force=True)
+        session.wrote("preview", plan.preview)
+    state_path(out).unlink(missing_ok=True)
+    _tell(session, plan, start, planted, evaluation, told)
+    title = f"{told['attack']} on {evaluation.images} test images of {start.images.name}"
+    show_planted(session, planted.triggers, evaluation, seen, title=title)
+    session.show(f"wrote {', '.join(str(path) for path in (out, *plan.triggers_go_to))}")
+
+
+def _told(plan: Plan, start: Start, planted: PlantedBackdoor, seen: Sequence[Visibility]) -> dict[str, Any]:
+    """What the history and the report say of it."""
+    return {
+        "attack": "+".join(name_of_attack(name) for name in plan.names),
+        "attacks": attacks_told(plan.planned, planted.triggers, seen, planted),
+        "training": plain(start.training),
+        "rounds": planted.rounds,
+        **({} if start.received is None else from_hub(start.received.checkpoint)),
+    }
+
+
+def _described(plan: Plan, start: Start, told: Mapping[str, Any]) -> Description:
+    """The network with this step in its history."""
+    from sau_adapters.image_sources import name_of
+
+    known = start.classifier.description
+    step = HistoryStep(
+        step="attack",
+        settings=told,
+        seed=plan.seed,
+        input_sha256=None if start.received is None else start.received.checkpoint.sha256,
+        tool_version=__version__,
+    )
+    return replace(known, data=name_of(data_source(plan.asked, known)), history=(*known.history, step))
+
+
+def _tell(
+    session: Session,
+    plan: Plan,
+    start: Start,
+    planted: PlantedBackdoor,
+    evaluation: Evaluation,
+    told: Mapping[str, Any],
+) -> None:
+    """How well the triggers work, whole and in parts."""
+    from sau_cli.evaluation.metrics import evaluate
+
+    session.findings.ran_on(device=str(start.device))
+    session.findings.tell(settings=told, seed=plan.seed, evaluation=plain(evaluation))
+    session.findings.add(*evaluation_checks(evaluation))
+    for trigger, name in zip(planted.triggers, trigger_ids(evaluation), strict=True):
+        if parts := trigger.parts():
+            alone = evaluate(planted.classifier, start.images.for_testing, triggers=parts)
+            session.findings.add(parts_check(name, alone))
+
+
+def _visibility(triggers: Sequence[Trigger], start: Start) -> list[Visibility]:
+    from sau_cli.triggers.visibility import visibility
+
+    some = _spread(start.images.for_testing.images, COMPARED)
+    return [visibility(trigger, some) for trigger in triggers]
+
+
+def _shown(start: Start) -> Tensor:
+    """The images of a preview."""
+    return _spread(start.images.for_testing.images, SHOWN)
 
 
 def _reserved(
@@ -341,12 +437,22 @@ def _reserved(
     return paths
 
 
-def _check_preview(preview: Path, others: Sequence[Path]) -> None:
-    """Raises UsageError for a preview that is no picture, or goes where something else does."""
+def _reserve_preview(
+    session: Session,
+    preview: Path,
+    *,
+    model: Path | None,
+    data: str | None,
+    out: Path | None,
+    triggers: Sequence[Path],
+) -> None:
+    """Raises UsageError for a preview that is no picture, or goes where something else is or will be."""
     if preview.suffix != ".png":
         raise UsageError(f"--preview {preview}: this is written as a picture; give a name that ends in .png")
-    if any(os.path.realpath(preview) == os.path.realpath(one) for one in others):
+    named = (model, None if data is None else Path(data), out, None if out is None else state_path(out), *triggers)
+    if any(os.path.realpath(preview) == os.path.realpath(path) for path in named if path is not None):
         raise UsageError(f"--preview {preview} is where something else is, or will be; give it a name of its own")
+    session.reserve(preview, flag="--preview")
 
 
 def _planned(
@@ -359,7 +465,7 @@ def _planned(
             "for all, or one for each"
         )
     from sau_cli.attacks.planting import PlannedAttack
-    from sau_cli.attacks.targets import parse_target
+    from sau_cli.triggers.targets import parse_target
 
     each = list(targets) if len(targets) == len(names) else [targets[0]] * len(names)
     return tuple(
@@ -370,15 +476,7 @@ def _planned(
     )
 
 
-def _before_training(
-    session: Session,
-    classifier: Classifier,
-    images: ImageData,
-    planned: Sequence[PlannedAttack],
-    training: Any,
-    seed: int,
-    fresh: bool,
-) -> tuple[Trigger, ...]:
+def _before_training(session: Session, plan: Plan, start: Start) -> tuple[Trigger, ...]:
     """The triggers of attacks that need no training of the classifier.
 
     Raises:
@@ -387,75 +485,27 @@ def _before_training(
     from sau_cli.attacks.planting import prepare
     from sau_cli.images import check_fits
 
-    check_fits(images.train, classifier.description)
-    ready = prepare(classifier, images.train, planned, fresh=fresh, training=training, seed=seed, say=session.show)
-    for one, scene, trigger in zip(planned, ready.scenes, ready.triggers, strict=True):
-        part = one.attack.in_training(scene, trigger)
+    classifier, images = start.classifier.to(start.device), start.images.train
+    check_fits(images, classifier.description)
+    ready = prepare(
+        classifier,
+        images,
+        plan.planned,
+        fresh=plan.model is None,
+        training=start.training,
+        seed=plan.seed,
+        say=session.show,
+    )
+    for attack_, scene, trigger in zip(plan.planned, ready.scenes, ready.triggers, strict=True):
+        part = attack_.attack.in_training(scene, trigger)
         if part is not None and part.learner is not None:
-            raise UsageError(f"{one.name} learns its trigger while it trains; add -o OUT.safetensors to see it")
+            raise UsageError(f"{attack_.name} learns its trigger while it trains; add -o OUT.safetensors to see it")
     return ready.triggers
 
 
-def _spread(images: Any, count: int) -> Any:
+def _spread(images: Tensor, count: int) -> Tensor:
     """So many of the images, from all over the set."""
     return images[:: max(1, len(images) // count)][:count]
-
-
-def _told(
-    planned: Sequence[PlannedAttack],
-    triggers: Sequence[Trigger],
-    seen: Sequence[Visibility],
-    planted: PlantedBackdoor | None = None,
-) -> list[dict[str, Any]]:
-    """What history and report say of each attack."""
-    return [
-        {
-            "attack": one.name,
-            "settings": one.attack.settings(),
-            "poison_rate": one.rate if one.rate is not None else one.attack.poison_rate,
-            "trigger": trigger.description(),
-            "visibility": plain(measured),
-        }
-        | ({} if planted is None else {"poisoned_images": plain(planted.poisoned[place])})
-        for place, (one, trigger, measured) in enumerate(zip(planned, triggers, seen, strict=True))
-    ]
-
-
-def _visibility_table(triggers: Sequence[Trigger], seen: Sequence[Visibility]) -> Any:
-    def told(value: float | None, digits: int, unit: str = "") -> str:
-        return "-" if value is None else f"{value:.{digits}f}{unit}"
-
-    rows = [
-        (trigger.name, told(one.linf, 2), told(one.l2, 2), told(one.psnr, 1, " dB"), told(one.ssim, 3))
-        for trigger, one in zip(triggers, seen, strict=True)
-    ]
-    title = f"Visibility on {seen[0].images} test images"
-    return table(
-        title, ("trigger", "L-inf", "L2", "PSNR", "SSIM"), rows, legend="Of pixels in 0 to 1 against the clean image."
-    )
-
-
-def _show_attacks(session: Session, *, to_stdout: bool) -> None:
-    """All attacks and their settings; on standard output, as this is what was asked for."""
-    rows, details = [], {}
-    for name in ATTACKS:
-        found = attack_class(name)
-        flags = found.flags()
-        summary = str(found.__doc__).strip().splitlines()[0]
-        whose = "the target class, labels kept" if found.clean_label else "the training images"
-        summary = f"{summary} Poisons {found.poison_rate:g} of {whose}."
-        lines = [f"  --{key.replace('_', '-')} {shown(value)}: {what}" for key, (_, value, what) in flags.items()]
-        rows.append((name, "\n".join([summary, *lines])))
-        details[name] = {
-            "summary": summary,
-            "clean_label": found.clean_label,
-            "poison_rate": found.poison_rate,
-            "settings": {one: {"default": default, "help": what} for one, (_, default, what) in flags.items()},
-        }
-    session.details = {"attacks": details}
-    if to_stdout and not session.quiet:
-        console = Console(file=session.standard_output, highlight=False)
-        console.print(table("Attacks, and their settings with defaults", ("", ""), rows))
 
 
 def _fresh(session: Session, asked: Request, seed: int) -> tuple[Classifier, ImageData]:

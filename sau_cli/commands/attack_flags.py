@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
 
 from sau_adapters.attack_choices import chosen_class, name_of_attack
+from sau_cli.commands.options import Command, with_parameters
 from sau_cli.errors import UsageError
-
-Command = Callable[..., None]
 
 
 def named_attacks(words: Sequence[str]) -> tuple[str, ...]:
@@ -41,7 +40,7 @@ def with_flags(command: Command, choices: Sequence[str]) -> Command:
         UsageError: an unknown attack, or a setting with the name of an option.
     """
     own = inspect.signature(command, eval_str=True)
-    parameters = {name: one for name, one in own.parameters.items() if name != "settings"}
+    parameters = {name: parameter for name, parameter in own.parameters.items() if name != "settings"}
     added: dict[str, inspect.Parameter] = {}
     for choice in choices:
         for name, (kind, default, what) in chosen_class(choice).flags().items():
@@ -63,7 +62,4 @@ def with_flags(command: Command, choices: Sequence[str]) -> Command:
         settings = {name: given.pop(name) for name in added}
         command(**given, settings={name: value for name, value in settings.items() if value is not None})
 
-    extended.__name__, extended.__doc__ = command.__name__, command.__doc__
-    extended.__signature__ = inspect.Signature([*parameters.values(), *added.values()])  # type: ignore[attr-defined]
-    extended.__annotations__ = {one.name: one.annotation for one in (*parameters.values(), *added.values())}
-    return extended
+    return with_parameters(extended, [*parameters.values(), *added.values()], like=command)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sau_cli.commands.inputs import Request, names_data, open_model_alone, open_model_and_data, received
+from sau_cli.commands.options import flag_of
 from sau_cli.commands.progress import ProgressView
 from sau_cli.commands.residual_view import residual_of
 from sau_cli.commands.session import Session
@@ -71,20 +72,20 @@ def examine(
         wrong_flag = isinstance(error, UsageError) and any((asked.arch, asked.image_size, asked.normalisation))
         if needs_data or wrong_flag or isinstance(error, UnsafeFile) or effort not in {None, Effort.QUICK}:
             raise
-        return (_not_examined(str(error)),)
+        return (_not_examined(error.told(flag_of)),)
     from sau_cli.devices import chosen_device
     from sau_cli.evaluation.recognition import RECOGNISED_BY, check_recognises
     from sau_cli.images import some_of
 
     chosen = chosen_device(device)
-    session.environment = {"device": str(chosen)}
+    session.findings.ran_on(device=str(chosen))
     classifier = opened.to(chosen)
     checks = () if images is None else (_accuracy(classifier, images, judged=accuracy or wanted is Effort.QUICK),)
     if reference is not None and images is not None:
         checks = (*checks, _residual(session, facts, reference, asked, classifier, images, seed))
     if wanted is Effort.QUICK:
         return *checks, _not_examined("--effort quick looks at the file and the accuracy alone")
-    session.checks.extend(checks)  # not to be lost if what follows fails
+    session.findings.add(*checks)  # not to be lost if what follows fails
     if images is not None:
         check_recognises(classifier, some_of(images.for_testing, RECOGNISED_BY))
     try:
@@ -94,7 +95,7 @@ def examine(
     except NotEvaluable as error:
         if effort is not None:
             raise
-        return (_not_examined(str(error)),)
+        return (_not_examined(error.told(flag_of)),)
 
 
 def _residual(
@@ -123,7 +124,7 @@ def _residual(
     check, details = residual_of(
         session, pair, images.for_testing, seed=seed, shared=True, unlearned=_unlearned(classifier)
     )
-    session.details = {**session.details, "residual": details}
+    session.findings.tell(residual=details)
     return check
 
 
@@ -152,7 +153,7 @@ def _opened(
         except UsageError as error:
             if needs_data:
                 raise
-            session.show(f"going on without data: {error}")
+            session.show(f"going on without data: {error.told(flag_of)}")
         else:
             return opened.classifier, images
     return open_model_alone(asked, received(session, model), to_learn=gradients).classifier, None
@@ -190,8 +191,8 @@ def _behaviour(
     if not chosen:
         if images is None:
             raise NotEvaluable(f"without clean images {EASIEST_CHANGE} cannot be run; add --data")
-        session.details = {**session.details, "behaviour": {}}
-        return (_easiest_change(session, classifier, images, seed, at_any_cost=True),)
+        session.findings.tell(behaviour={})
+        return (_easiest_change(session, classifier, images, seed, {}, at_any_cost=True),)
     operations = cost(classifier, with_data=images is not None, effort=wanted, tests=chosen)
     if asked is None and operations > AFFORDABLE and classifier.mean.device.type == "cpu":
         return (
@@ -218,16 +219,22 @@ def _behaviour(
             for test, one in zip(found.tests, found.seeds[0].findings, strict=True)
             if one.changes is not None and one.success is not None
         ]
-    session.details = {**session.details, "behaviour": details}
+    session.findings.tell(behaviour=details)
     checks = behaviour_checks(found, verdict, names)
     if images is None or not easiest:
         return checks
     at_any_cost = wanted is Effort.DEEP or EASIEST_CHANGE in tests.only
-    return *checks, _easiest_change(session, classifier, images, seed, at_any_cost=at_any_cost)
+    return *checks, _easiest_change(session, classifier, images, seed, details, at_any_cost=at_any_cost)
 
 
 def _easiest_change(
-    session: Session, classifier: Classifier, images: LabelledImages, seed: int, *, at_any_cost: bool
+    session: Session,
+    classifier: Classifier,
+    images: LabelledImages,
+    seed: int,
+    behaviour: Mapping[str, Any],
+    *,
+    at_any_cost: bool,
 ) -> Check:
     """The residual test of one model alone, which searches further than the other tests, at many times the cost."""
     from sau_cli.inspection.behaviour import AFFORDABLE
@@ -239,7 +246,7 @@ def _easiest_change(
         why = f"that takes some {operations / 1e12:,.0f} trillion operations on this network; add --effort deep"
         return Check(id=ALONE, status=CheckStatus.SKIPPED, evidence=f"easiest changes were not searched for: {why}")
     check, details = residual_of(session, (classifier,), images, seed=seed, shared=False)
-    session.details["behaviour"]["easiest_change"] = details
+    session.findings.tell(behaviour={**behaviour, "easiest_change": details})
     return check
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,47 +11,42 @@ import typer
 
 from sau_cli.commands.drill import run_drill
 from sau_cli.commands.evaluation_view import evaluation_checks, evaluation_table, remarks, trigger_ids
-from sau_cli.commands.inputs import fetch, open_model_and_data, received, request
+from sau_cli.commands.inputs import Request, fetch, open_model_and_data, received, request
 from sau_cli.commands.lasting_view import lasting_checks, lasting_table
 from sau_cli.commands.options import (
-    ArchOption,
-    ClassOrderOption,
     DataOption,
     DataRootOption,
     DeviceOption,
     DownloadOption,
-    ForceOption,
-    ImageSizeOption,
-    JsonOption,
     ModelArgument,
-    NormalisationOption,
+    OutputOptions,
     PolicyOption,
-    QuietOption,
-    ReportOption,
+    ReadingOptions,
     SeedOption,
     TargetOption,
-    VerboseOption,
+    with_groups,
 )
 from sau_cli.commands.session import Session
 from sau_cli.commands.settings import read_policy
 from sau_cli.commands.stopping import parse_duration
 from sau_cli.errors import UsageError
-from sau_cli.evaluation.limits import at_least, at_most, parse_fraction
+from sau_cli.gating.limits import at_least, at_most, parse_fraction
 from sau_cli.reporting.json_document import plain
 from sau_cli.reporting.terminal import checks_table
 from sau_cli.results import Check, CheckStatus
 
 if TYPE_CHECKING:
     from sau_adapters.checkpoints import Checkpoint
-    from sau_cli.attacks.triggers import Trigger
     from sau_cli.classifier import Classifier
     from sau_cli.evaluation.metrics import Evaluation
     from sau_cli.evaluation.reactivation import Reactivation
     from sau_cli.evaluation.relearning import Relearning
-    from sau_cli.images import LabelledImages
-    from sau_cli.inspection.policy import Policy
+    from sau_cli.gating.policy import Policy
+    from sau_cli.images import ImageData
+    from sau_cli.triggers.trigger import Trigger
 
 
+@with_groups
 def evaluate(
     model: ModelArgument,
     *,
@@ -119,18 +115,11 @@ def evaluate(
     ] = None,
     policy: PolicyOption = None,
     data_root: DataRootOption = None,
-    arch: ArchOption = None,
-    image_size: ImageSizeOption = None,
-    normalisation: NormalisationOption = None,
-    class_order: ClassOrderOption = None,
+    reading: ReadingOptions,
     download: DownloadOption = False,
     device: DeviceOption = "auto",
     seed: SeedOption = 0,
-    json_: JsonOption = None,
-    report: ReportOption = None,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
-    force: ForceOption = False,
+    output: OutputOptions,
 ) -> None:
     """Measure ACC, ASR, R-ACC and DER on test images, with 95 % intervals. Limits make it a gate.
 
@@ -149,195 +138,292 @@ def evaluate(
       sau evaluate model.purified.safetensors --trigger model.trigger.safetensors --reactivate --relearn 20
       sau evaluate model.safetensors --drill badnets,blended,sig --data clean/ --budget 15m
     """
-    with Session("evaluate", json=json_, reports=report, quiet=quiet, verbose=verbose, force=force) as session:
-        limits = {
-            name: None if text is None else parse_fraction(text, f"--{name}")
-            for name, text in (("max-asr", max_asr), ("min-acc", min_acc), ("max-acc-drop", max_acc_drop))
-        }
-        fetch(session, model, reference, download=download)
-        asked = request(
-            data=data,
-            data_root=data_root,
-            arch=arch,
-            image_size=image_size,
-            normalisation=normalisation,
-            class_order=class_order,
+    with Session("evaluate", output) as session:
+        limits = Limits(
+            max_asr=_parsed(max_asr, "--max-asr"),
+            min_acc=_parsed(min_acc, "--min-acc"),
+            max_acc_drop=_parsed(max_acc_drop, "--max-acc-drop"),
         )
-        rules = asked.settings.policy if policy is None else read_policy(policy)
-        _check_no_looser(limits, rules)
-        if limits["max-asr"] is not None and not trigger:
+        fetch(session, model, reference, download=download)
+        asked = request(reading, data=data, data_root=data_root)
+        plan = Plan(
+            model=model,
+            reference=reference,
+            asked=asked,
+            triggers=tuple(trigger or ()),
+            target=target,
+            limits=limits,
+            rules=asked.settings.policy if policy is None else read_policy(policy),
+            confident=confident,
+            reactivate=reactivate,
+            relearn=relearn,
+            device=device,
+            seed=seed,
+        )
+        _check_no_looser(limits, plan.rules)
+        if limits.max_asr is not None and not plan.triggers:
             raise UsageError("--max-asr needs a trigger to measure; add --trigger")
-        if drill is not None:
-            beside = (reference, trigger, max_asr, min_acc, max_acc_drop, policy, relearn)
-            if any(beside) or confident or reactivate:
-                raise UsageError(
-                    "--drill plants triggers of its own and judges no limits; leave --reference, --trigger, --policy, "
-                    "limits, --reactivate and --relearn to a command without it"
-                )
-        elif budget is not None or clean_frac is not None:
-            raise UsageError("--budget and --clean-frac are of a drill, and there is none; add --drill")
-        if not trigger and (reactivate or relearn is not None):
-            raise UsageError("--reactivate and --relearn bring a trigger's backdoor back; add --trigger")
-        if target is not None and not trigger and drill is None:
-            raise UsageError("--target says where a trigger sends images, and there is none; add --trigger")
-        if confident and rules is None and not any(limit is not None for limit in limits.values()):
-            raise UsageError("--confident says how limits are judged, and there is none; add --max-asr or another")
-        if limits["max-acc-drop"] is not None and reference is None:
-            raise UsageError("--max-acc-drop needs a model to compare with; add --reference")
-
-        seconds = None if budget is None else parse_duration(budget)
-        share = None if clean_frac is None else parse_fraction(clean_frac, "--clean-frac")
-
-        from sau_cli.devices import chosen_device
-
-        if drill is not None:
-            if rules is not None:
-                session.checks.append(
-                    Check(
-                        id="policy",
-                        status=CheckStatus.SKIPPED,
-                        evidence="a drill judges the defence and not the model; sau evaluate without --drill judges it",
-                    )
-                )
-            run_drill(
-                session,
-                model,
-                asked,
-                attacks=drill,
-                target=target,
-                share=share,
-                budget=seconds,
-                device=chosen_device(device),
-                seed=seed,
-            )
+        if drill is None:
+            _check_no_drill(plan, budget, clean_frac)
+            _measure(session, plan)
             return
-
-        from sau_adapters.triggers import file_of, open_trigger
-        from sau_cli.attacks.targets import parse_target
-        from sau_cli.evaluation.metrics import evaluate as measure
-        from sau_cli.evaluation.recognition import RECOGNISED_BY, check_label_order
-        from sau_cli.images import some_of
-        from sau_cli.inspection.policy import judge_measures
-
-        chosen = chosen_device(device)
-        rule = None if target is None else parse_target(target)
-        triggers = tuple(open_trigger(source, rule) for source in trigger or ())
-        other = next((one for one in triggers if rule is not None and one.rule != rule), None)
-        if other is not None and all(one.rule != rule for one in triggers):
+        if plan.asks_of_the_model or policy is not None:
             raise UsageError(
-                f"the trigger {other.name} is {other.rule}, and --target says {target}; leave --target out"
+                "--drill plants triggers of its own and judges no limits; leave --reference, --trigger, --policy, "
+                "limits, --reactivate and --relearn to a command without it"
             )
-        attacked = reactivate or relearn is not None
-        checkpoint = received(session, model)
-        file_rules = () if rules is None else _judged_file(checkpoint, rules)
-        session.checks.extend(file_rules)
-        opened, images = open_model_and_data(session, model, asked, checkpoint=checkpoint, to_learn=attacked)
-        triggers = tuple(one.for_classes(opened.classifier.description.class_names) for one in triggers)
-        check_label_order(opened.classifier, some_of(images.for_testing, RECOGNISED_BY))
-        before = None
-        if reference is not None:
-            known = opened.classifier.description
-            before = open_model_and_data(session, reference, asked, data=images, like=known)[0].classifier
-        for source in trigger or ():
-            session.took(file_of(source))
-        session.environment = {"device": str(chosen)}
-        measured: list[Evaluation] = []
-        try:
-            with session.working(f"measuring on {len(images.for_testing):,} test images"):
-                measure(
-                    opened.classifier.to(chosen),
-                    images.for_testing,
-                    triggers=triggers,
-                    reference=None if before is None else before.to(chosen),
-                    keep=measured.append,
-                )
-        finally:  # what was measured before an error is told and judged
-            for evaluation in measured[-1:]:
-                session.details = {"data": images.name, "evaluation": plain(evaluation)}
-                session.checks.extend(evaluation_checks(evaluation))
-                judged = _judged(evaluation, limits, confident=confident)
-                if rules is not None:
-                    judged += judge_measures(session.checks, rules, unmeasured=CheckStatus.SKIPPED, confident=confident)
-                session.checks.extend(judged)
-                session.show(evaluation_table(evaluation, title=f"{evaluation.images} test images of {images.name}"))
-                for remark in remarks(evaluation):
-                    session.show(f"warning: {remark}")
-                if file_rules or judged:
-                    session.show(checks_table((*file_rules, *judged)))
-        if attacked:
-            _see_whether_it_lasts(
-                session,
-                opened.classifier,
-                images.for_testing,
-                triggers,
-                trigger_ids(measured[-1]),
-                reactivating=reactivate,
-                poisoned=relearn,
-                seed=seed,
-            )
+        time = None if budget is None else parse_duration(budget)
+        _drill(session, plan, drill, share=_parsed(clean_frac, "--clean-frac"), budget=time)
 
 
-def _see_whether_it_lasts(
-    session: Session,
-    classifier: Classifier,
-    images: LabelledImages,
-    triggers: Sequence[Trigger],
-    names: Sequence[str],
-    *,
-    reactivating: bool,
-    poisoned: int | None,
-    seed: int,
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Those of the flags, as fractions; None where there is none."""
+
+    max_asr: float | None
+    min_acc: float | None
+    max_acc_drop: float | None
+
+    @property
+    def any(self) -> bool:
+        """Whether there is one."""
+        return not (self.max_asr is self.min_acc is self.max_acc_drop is None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What was asked for.
+
+    Attributes:
+        triggers: as ``--trigger`` names them.
+        rules: of a policy.
+        relearn: poisoned images to fine-tune a copy on.
+    """
+
+    model: Path
+    reference: Path | None
+    asked: Request
+    triggers: tuple[str, ...]
+    target: str | None
+    limits: Limits
+    rules: Policy | None
+    confident: bool
+    reactivate: bool
+    relearn: int | None
+    device: str
+    seed: int
+
+    @property
+    def attacks(self) -> bool:
+        """Whether the model is attacked again."""
+        return self.reactivate or self.relearn is not None
+
+    @property
+    def asks_of_the_model(self) -> bool:
+        """Whether flags ask for what only a measurement of the model itself tells."""
+        return bool(self.reference or self.triggers or self.limits.any or self.confident or self.attacks)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Subject:
+    """What is measured, on which images.
+
+    Attributes:
+        reference: to compare with.
+    """
+
+    classifier: Classifier
+    reference: Classifier | None
+    triggers: tuple[Trigger, ...]
+    images: ImageData
+
+
+def _parsed(text: str | None, flag: str) -> float | None:
+    return None if text is None else parse_fraction(text, flag)
+
+
+def _check_no_drill(plan: Plan, budget: str | None, clean_frac: str | None) -> None:
+    """Raises UsageError for flags that mean nothing without others."""
+    if budget is not None or clean_frac is not None:
+        raise UsageError("--budget and --clean-frac are of a drill, and there is none; add --drill")
+    if plan.attacks and not plan.triggers:
+        raise UsageError("--reactivate and --relearn bring a trigger's backdoor back; add --trigger")
+    if plan.target is not None and not plan.triggers:
+        raise UsageError("--target says where a trigger sends images, and there is none; add --trigger")
+    if plan.confident and plan.rules is None and not plan.limits.any:
+        raise UsageError("--confident says how limits are judged, and there is none; add --max-asr or another")
+    if plan.limits.max_acc_drop is not None and plan.reference is None:
+        raise UsageError("--max-acc-drop needs a model to compare with; add --reference")
+
+
+def _drill(session: Session, plan: Plan, attacks: str, *, share: float | None, budget: float | None) -> None:
+    """Measure the defence in place of the model."""
+    from sau_cli.devices import chosen_device
+
+    if plan.rules is not None:
+        told = "a drill judges the defence and not the model; sau evaluate without --drill judges it"
+        session.findings.add(Check(id="policy", status=CheckStatus.SKIPPED, evidence=told))
+    run_drill(
+        session,
+        plan.model,
+        plan.asked,
+        attacks=attacks,
+        target=plan.target,
+        share=share,
+        budget=budget,
+        device=chosen_device(plan.device),
+        seed=plan.seed,
+    )
+
+
+def _measure(session: Session, plan: Plan) -> None:
+    """Measure the model, judge it, and see whether what was measured lasts."""
+    from sau_cli.devices import chosen_device
+    from sau_cli.evaluation.metrics import evaluate as measure
+
+    device = chosen_device(plan.device)
+    subject, file_rules = _opened(session, plan)
+    images = subject.images.for_testing
+    session.findings.ran_on(device=str(device))
+    measured: list[Evaluation] = []
+    try:
+        with session.working(f"measuring on {len(images):,} test images"):
+            measure(
+                subject.classifier.to(device),
+                images,
+                triggers=subject.triggers,
+                reference=None if subject.reference is None else subject.reference.to(device),
+                keep=measured.append,
+            )
+    finally:  # what was measured before an error is told and judged
+        for evaluation in measured[-1:]:
+            _tell(session, plan, subject, evaluation, file_rules)
+    if plan.attacks:
+        _see_whether_it_lasts(session, plan, subject, trigger_ids(measured[-1]))
+
+
+def _opened(session: Session, plan: Plan) -> tuple[Subject, tuple[Check, ...]]:
+    """Open what is to be measured; and the rules about the model's file, as checks."""
+    from sau_adapters.triggers import file_of
+    from sau_cli.evaluation.recognition import RECOGNISED_BY, check_label_order
+    from sau_cli.images import some_of
+
+    triggers = _triggers(plan)
+    checkpoint = received(session, plan.model)
+    file_rules = () if plan.rules is None else _judged_file(checkpoint, plan.rules)
+    session.findings.add(*file_rules)
+    opened, images = open_model_and_data(session, plan.model, plan.asked, checkpoint=checkpoint, to_learn=plan.attacks)
+    known = opened.classifier.description
+    triggers = tuple(trigger.for_classes(known.class_names) for trigger in triggers)
+    check_label_order(opened.classifier, some_of(images.for_testing, RECOGNISED_BY))
+    before = None
+    if plan.reference is not None:
+        before, _ = open_model_and_data(session, plan.reference, plan.asked, data=images, like=known)
+    for source in plan.triggers:
+        session.took(file_of(source))
+    return Subject(
+        classifier=opened.classifier,
+        reference=None if before is None else before.classifier,
+        triggers=triggers,
+        images=images,
+    ), file_rules
+
+
+def _triggers(plan: Plan) -> tuple[Trigger, ...]:
+    """Those that are named, each with its rule.
+
+    Raises:
+        UsageError: none of them leads where ``--target`` says.
+    """
+    from sau_adapters.triggers import open_trigger
+    from sau_cli.triggers.targets import parse_target
+
+    rule = None if plan.target is None else parse_target(plan.target)
+    triggers = tuple(open_trigger(source, rule) for source in plan.triggers)
+    if triggers and rule is not None and all(trigger.rule != rule for trigger in triggers):
+        other = triggers[0]
+        raise UsageError(
+            f"the trigger {other.name} is {other.rule}, and --target says {plan.target}; leave --target out"
+        )
+    return triggers
+
+
+def _tell(
+    session: Session, plan: Plan, subject: Subject, evaluation: Evaluation, file_rules: tuple[Check, ...]
 ) -> None:
+    """What was measured, and how limits and rules stand."""
+    from sau_cli.gating.policy import judge_measures
+
+    findings, name = session.findings, subject.images.name
+    findings.tell(data=name, evaluation=plain(evaluation))
+    findings.add(*evaluation_checks(evaluation))
+    judged = tuple(_judged(evaluation, plan.limits, confident=plan.confident))
+    if plan.rules is not None:
+        judged += judge_measures(findings.checks, plan.rules, unmeasured=CheckStatus.SKIPPED, confident=plan.confident)
+    findings.add(*judged)
+    session.show(evaluation_table(evaluation, title=f"{evaluation.images} test images of {name}"))
+    for remark in remarks(evaluation):
+        session.show(f"warning: {remark}")
+    if file_rules or judged:
+        session.show(checks_table((*file_rules, *judged)))
+
+
+def _see_whether_it_lasts(session: Session, plan: Plan, subject: Subject, names: Sequence[str]) -> None:
     """Attack the model on half of the test images, and measure on the other."""
     from sau_cli.evaluation.reactivation import reactivate as wake
     from sau_cli.evaluation.relearning import relearn as teach
     from sau_cli.images import parted
 
-    made_on, measured_on = parted(images, 0.5, seed=seed)
+    seed, poisoned = plan.seed, plan.relearn
+    made_on, measured_on = parted(subject.images.for_testing, 0.5, seed=seed)
     woken: list[Reactivation] = []
     taught: list[Relearning] = []
     try:
         with session.working("attacking it again"):
-            if reactivating:
-                woken.extend(wake(classifier, made_on, measured_on, one, seed=seed) for one in triggers)
+            if plan.reactivate:
+                woken.extend(
+                    wake(subject.classifier, made_on, measured_on, trigger, seed=seed) for trigger in subject.triggers
+                )
             if poisoned is not None:
                 taught.extend(
-                    teach(classifier, made_on, measured_on, one, poisoned=poisoned, seed=seed) for one in triggers
+                    teach(subject.classifier, made_on, measured_on, trigger, poisoned=poisoned, seed=seed)
+                    for trigger in subject.triggers
                 )
     finally:
         if woken or taught:
-            session.details["lasting"] = {
-                "measured_on": len(measured_on),
-                "seed": seed,
-                "reactivation": plain(woken),
-                "relearning": plain(taught),
-            }
-            session.checks.extend(lasting_checks(names, woken, taught))
+            session.findings.tell(
+                lasting={
+                    "measured_on": len(measured_on),
+                    "seed": seed,
+                    "reactivation": plain(woken),
+                    "relearning": plain(taught),
+                }
+            )
+            session.findings.add(*lasting_checks(names, woken, taught))
             session.show(lasting_table(names, woken, taught, images=len(measured_on)))
 
 
-def _check_no_looser(limits: dict[str, float | None], rules: Policy | None) -> None:
+def _check_no_looser(limits: Limits, rules: Policy | None) -> None:
     """Raises UsageError for a flag that allows what the policy forbids."""
     if rules is None:
         return
-    for flag, rule, ruled in (
-        ("max-asr", "max-asr", rules.max_asr),
-        ("max-acc-drop", "max-drop", rules.max_drop),
-        ("min-acc", "min-acc", rules.min_acc),
+    for flag, limit, rule, ruled in (
+        ("max-asr", limits.max_asr, "max-asr", rules.max_asr),
+        ("max-acc-drop", limits.max_acc_drop, "max-drop", rules.max_drop),
+        ("min-acc", limits.min_acc, "min-acc", rules.min_acc),
     ):
-        asked = limits[flag]
-        if asked is None or ruled is None:
+        if limit is None or ruled is None:
             continue
-        if asked < ruled if rule == "min-acc" else asked > ruled:
+        if limit < ruled if rule == "min-acc" else limit > ruled:
             raise UsageError(
-                f"--{flag} {asked:g} allows what the policy's {rule} = {ruled:g} forbids; leave one of the two out"
+                f"--{flag} {limit:g} allows what the policy's {rule} = {ruled:g} forbids; leave one of the two out"
             )
 
 
 def _judged_file(checkpoint: Checkpoint, rules: Policy) -> tuple[Check, ...]:
     """Each rule about the file as a check; one that nothing here tells of is skipped, with its reason."""
     from sau_adapters.weights_onnx import hashes_beside
-    from sau_cli.inspection.policy import JudgedFile, judge_file
+    from sau_cli.gating.policy import JudgedFile, judge_file
 
     file = JudgedFile(
         format=checkpoint.format.value,
@@ -350,15 +436,12 @@ def _judged_file(checkpoint: Checkpoint, rules: Policy) -> tuple[Check, ...]:
     return judge_file(file, rules)
 
 
-def _judged(evaluation: Evaluation, limits: dict[str, float | None], *, confident: bool) -> tuple[Check, ...]:
-    checks = []
-    if (limit := limits["max-asr"]) is not None:
+def _judged(evaluation: Evaluation, limits: Limits, *, confident: bool) -> Iterator[Check]:
+    """How each limit stands."""
+    if (limit := limits.max_asr) is not None:
         for row, name in zip(evaluation.triggers, trigger_ids(evaluation), strict=True):
-            checks.append(at_most(f"limit.max-asr.{name}", row.asr, limit, confident=confident, what=f"ASR of {name}"))
-    if (limit := limits["min-acc"]) is not None:
-        checks.append(at_least("limit.min-acc", evaluation.accuracy, limit, confident=confident, what="ACC"))
-    if (limit := limits["max-acc-drop"]) is not None and evaluation.accuracy_drop is not None:
-        checks.append(
-            at_most("limit.max-acc-drop", evaluation.accuracy_drop, limit, confident=confident, what="the drop of ACC")
-        )
-    return tuple(checks)
+            yield at_most(f"limit.max-asr.{name}", row.asr, limit, confident=confident, what=f"ASR of {name}")
+    if (limit := limits.min_acc) is not None:
+        yield at_least("limit.min-acc", evaluation.accuracy, limit, confident=confident, what="ACC")
+    if (limit := limits.max_acc_drop) is not None and (drop := evaluation.accuracy_drop) is not None:
+        yield at_most("limit.max-acc-drop", drop, limit, confident=confident, what="the drop of ACC")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sau_adapters.checkpoints import suffix_of_result
-from sau_adapters.files import written_together
 from sau_cli import __version__
+from sau_cli.commands.export_view import speed_checks, speed_table
 from sau_cli.commands.inputs import (
-    OpenedModel,
     Request,
     fetch,
     names_data,
@@ -25,36 +24,31 @@ from sau_cli.commands.inputs import (
     request,
 )
 from sau_cli.commands.options import (
-    ArchOption,
-    ClassOrderOption,
     DataOption,
     DataRootOption,
     DownloadOption,
-    ForceOption,
-    ImageSizeOption,
-    JsonOption,
     ModelArgument,
-    NormalisationOption,
-    QuietOption,
-    ReportOption,
+    OutputOptions,
+    ReadingOptions,
     TargetOption,
-    VerboseOption,
+    with_groups,
 )
 from sau_cli.commands.outputs import check_not_input
 from sau_cli.commands.session import Session
 from sau_cli.errors import NotEvaluable, UsageError
-from sau_cli.evaluation.limits import parse_fraction
+from sau_cli.gating.limits import parse_fraction
 from sau_cli.reporting.json_document import plain
-from sau_cli.reporting.terminal import checks_table, table
-from sau_cli.results import Check, CheckStatus
+from sau_cli.reporting.terminal import checks_table
 
 if TYPE_CHECKING:
     from sau_adapters.export_onnx import OnnxExporter
     from sau_cli.classifier import Classifier
-    from sau_cli.exporting.exporter import ProvenExport
+    from sau_cli.exporting.exporter import ExportRejected, ProvenExport
     from sau_cli.exporting.provenance import Origin
     from sau_cli.exporting.speed import Speed
+    from sau_cli.exporting.verification import VerificationLimits
     from sau_cli.images import LabelledImages
+    from sau_cli.triggers.trigger import Trigger
 
 
 class ExportPrecision(StrEnum):
@@ -71,6 +65,7 @@ class Quantisation(StrEnum):
 RANDOM_IMAGES, CALIBRATION_IMAGES = 256, 256
 
 
+@with_groups
 def export(
     model: ModelArgument,
     *,
@@ -127,15 +122,8 @@ def export(
     ] = None,
     data_root: DataRootOption = None,
     download: DownloadOption = False,
-    arch: ArchOption = None,
-    image_size: ImageSizeOption = None,
-    normalisation: NormalisationOption = None,
-    class_order: ClassOrderOption = None,
-    json_: JsonOption = None,
-    report: ReportOption = None,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
-    force: ForceOption = False,
+    reading: ReadingOptions,
+    output: OutputOptions,
 ) -> None:
     """Write ONNX with a dynamic batch axis, verified in onnxruntime on real clean images, or write nothing.
 
@@ -155,17 +143,22 @@ def export(
       sau export model.purified.safetensors -o small.onnx --quantize int8 \\
           --trigger model.trigger.safetensors --max-acc-drop 1%
     """
-    with Session("export", json=json_, reports=report, quiet=quiet, verbose=verbose, force=force) as session:
+    with Session("export", output) as session:
         if out.suffix != ".onnx":
             raise UsageError(f"-o {out}: give a name that ends in .onnx")
         check_not_input(model, out)
         session.reserve(out)
         session.claim(out)
-        smaller = _smaller(precision, quantize)
-        if smaller is None and (max_acc_drop or max_asr_rise):
-            raise UsageError("--max-acc-drop and --max-asr-rise are of fp16 and int8; add --precision or --quantize")
-        drop = None if max_acc_drop is None else parse_fraction(max_acc_drop, "--max-acc-drop")
-        rise = None if max_asr_rise is None else parse_fraction(max_asr_rise, "--max-asr-rise")
+        form = _form(
+            precision=precision,
+            quantize=quantize,
+            max_acc_drop=max_acc_drop,
+            max_asr_rise=max_asr_rise,
+            opset=opset,
+            bake=bake_preprocessing,
+            dynamic_size=dynamic_size,
+            largest_size=largest_size,
+        )
         if target is not None and not trigger:
             raise UsageError("--target says where a trigger sends images, and there is none; add --trigger")
         if largest_size is not None and not dynamic_size:
@@ -173,116 +166,323 @@ def export(
         fetch(session, model, download=download)
         if suffix_of_result(model) == ".onnx":
             raise UsageError(f"{model} is ONNX already; measure it with sau evaluate")
-        asked = request(
-            data=data,
-            data_root=data_root,
-            arch=arch,
-            image_size=image_size,
-            normalisation=normalisation,
-            class_order=class_order,
+        plan = Plan(
+            model=model,
+            asked=request(reading, data=data, data_root=data_root),
+            form=form,
+            triggers=tuple(trigger or ()),
+            target=target,
+            files=_reserved(session, out, sign_key=sign_key, keep_rejected=keep_rejected),
+            limits=_limits(atol, rtol),
         )
+        subject = _opened(session, plan)
+        written = _written(session, plan, subject)
+        _tell(session, plan, subject, written)
+        del subject, written
+        _give_back(plan.files)
 
-        from sau_adapters import onnx_files, provenance_files, signatures
-        from sau_adapters.export_onnx import OnnxExporter, Smaller, give_memory_back
-        from sau_adapters.triggers import file_of, open_trigger
-        from sau_cli.attacks.targets import parse_target
-        from sau_cli.exporting.exporter import ExportRejected
-        from sau_cli.exporting.exporter import export as write_proven
-        from sau_cli.exporting.speed import measure_speed
-        from sau_cli.exporting.verification import VerificationLimits, loss_limits
 
-        beside = [provenance_files.statement_path(out), provenance_files.bill_path(out), onnx_files.data_path(out)]
-        rejected = out.with_name(f"{out.stem}.rejected.onnx")
-        beside.append(signatures.signature_path(out))
-        if sign_key is not None:
-            signatures.check_key(sign_key)
-        kept = (rejected, onnx_files.data_path(rejected)) if keep_rejected else ()
-        for path in (*beside, *kept):
-            session.reserve(path)
-        limits = VerificationLimits(atol=atol, rtol=rtol)
-        rule = None if target is None else parse_target(target)
-        triggers = tuple(open_trigger(source, rule) for source in trigger or ())
-        opened, images, name, learning = _opened(session, model, asked)
-        if images is None and (triggers or quantize is not None):
-            what = "--trigger" if triggers else "--quantize"
-            raise UsageError(f"{what} needs clean images, and no data is named anywhere; add --data")
-        for source in trigger or ():
-            session.took(file_of(source))
-        classifier, sha256 = opened.classifier, opened.checkpoint.sha256
-        triggers = tuple(one.for_classes(classifier.description.class_names) for one in triggers)
-        del opened  # the weights of the file are a second copy
-        exporter = OnnxExporter(
-            opset=opset,
-            metadata={"sau.source_sha256": sha256},
-            source_sha256=sha256,
-            dynamic_size=dynamic_size,
-            bake=bake_preprocessing,
-            smaller=None if smaller is None else Smaller(smaller),
-            calibration=None if learning is None or quantize is None else _some(learning),
-            smaller_limits=None if smaller is None else loss_limits(smaller, accuracy_drop=drop, asr_rise=rise),
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """How the file is to be.
+
+    Attributes:
+        smaller: ``fp16``, ``int8`` or None.
+        accuracy_drop, asr_rise: of a smaller form, what may be lost; None for what is usual.
+        bake: preprocessing and softmax are inside.
+        largest_size: of images to verify; None for what is usual.
+    """
+
+    smaller: str | None
+    accuracy_drop: float | None
+    asr_rise: float | None
+    opset: int
+    bake: bool
+    dynamic_size: bool
+    largest_size: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Files:
+    """Where everything goes.
+
+    Attributes:
+        beside: the statement, the bill of materials, the weights of a large model, and the signature.
+        rejected: where a file that fails is kept; None where it is not.
+    """
+
+    out: Path
+    beside: Mapping[str, Path]
+    rejected: Path | None
+    sign_key: Path | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What was asked for.
+
+    Attributes:
+        triggers: as ``--trigger`` names them.
+        limits: of what a logit may differ by.
+    """
+
+    model: Path
+    asked: Request
+    form: Form
+    triggers: tuple[str, ...]
+    target: str | None
+    files: Files
+    limits: VerificationLimits
+
+
+@dataclass(slots=True, kw_only=True)
+class Subject:
+    """What is written, and the images to prove it by.
+
+    Attributes:
+        sha256: of the model's file.
+        proof: images; of noise where ``real`` says that no data is named.
+        learning: images of the training part, to calibrate by.
+        data: what the images are called.
+    """
+
+    classifier: Classifier
+    sha256: str
+    proof: LabelledImages
+    real: bool
+    learning: LabelledImages | None
+    data: str
+    triggers: tuple[Trigger, ...] = ()
+
+
+@dataclass(slots=True, kw_only=True)
+class Written:
+    """What came of it."""
+
+    proven: ProvenExport
+    speed: Speed
+
+
+def _form(
+    *,
+    precision: ExportPrecision,
+    quantize: Quantisation | None,
+    max_acc_drop: str | None,
+    max_asr_rise: str | None,
+    opset: int,
+    bake: bool,
+    dynamic_size: bool,
+    largest_size: str | None,
+) -> Form:
+    """How the file is to be.
+
+    Raises:
+        UsageError: two forms at once, or a limit that is none, or is of no form.
+    """
+    smaller = _smaller(precision, quantize)
+    if smaller is None and (max_acc_drop or max_asr_rise):
+        raise UsageError("--max-acc-drop and --max-asr-rise are of fp16 and int8; add --precision or --quantize")
+    return Form(
+        smaller=smaller,
+        accuracy_drop=None if max_acc_drop is None else parse_fraction(max_acc_drop, "--max-acc-drop"),
+        asr_rise=None if max_asr_rise is None else parse_fraction(max_asr_rise, "--max-asr-rise"),
+        opset=opset,
+        bake=bake,
+        dynamic_size=dynamic_size,
+        largest_size=largest_size,
+    )
+
+
+def _reserved(session: Session, out: Path, *, sign_key: Path | None, keep_rejected: bool) -> Files:
+    """Where everything goes, after a look at whether it can be written."""
+    from sau_adapters import onnx_files, provenance_files, signatures
+
+    rejected = out.with_name(f"{out.stem}.rejected.onnx")
+    beside = {
+        "statement": provenance_files.statement_path(out),
+        "bill_of_materials": provenance_files.bill_path(out),
+        "weights": onnx_files.data_path(out),
+        "signature": signatures.signature_path(out),
+    }
+    if sign_key is not None:
+        signatures.check_key(sign_key)
+    kept = (rejected, onnx_files.data_path(rejected)) if keep_rejected else ()
+    for path in (*beside.values(), *kept):
+        session.reserve(path)
+    return Files(out=out, beside=beside, rejected=rejected if keep_rejected else None, sign_key=sign_key)
+
+
+def _opened(session: Session, plan: Plan) -> Subject:
+    """The model and images, and the triggers whose success is to stay what it is.
+
+    Raises:
+        UsageError: clean images are needed, and none are named.
+    """
+    from sau_adapters.triggers import file_of, open_trigger
+    from sau_cli.triggers.targets import parse_target
+
+    rule = None if plan.target is None else parse_target(plan.target)
+    triggers = tuple(open_trigger(source, rule) for source in plan.triggers)
+    subject = _with_images(session, plan)
+    quantized = plan.form.smaller == Quantisation.INT8
+    if not subject.real and (triggers or quantized):
+        what = "--trigger" if triggers else "--quantize"
+        raise UsageError(f"{what} needs clean images, and no data is named anywhere; add --data")
+    for source in plan.triggers:
+        session.took(file_of(source))
+    names = subject.classifier.description.class_names
+    subject.triggers = tuple(trigger.for_classes(names) for trigger in triggers)
+    return subject
+
+
+def _with_images(session: Session, plan: Plan) -> Subject:
+    """The model with the images of its data, or with noise where no data is named."""
+    checkpoint = received(session, plan.model)
+    if not names_data(plan.asked, checkpoint.description):
+        session.show("no data is named by the command, the model's metadata or sau.toml: random images will have to do")
+        classifier = open_model_alone(plan.asked, checkpoint).classifier
+        return Subject(
+            classifier=classifier,
+            sha256=checkpoint.sha256,
+            proof=_random_images(classifier),
+            real=False,
+            learning=None,
+            data="random images",
         )
-        session.environment = {"device": "cpu"}
-        session.details = {"data": name, "opset": opset}
-        real = images is not None
-        proof = images if images is not None else _random_images(classifier)
-        try:
-            with written_together(out) as staged:
-                try:
-                    proven = write_proven(
-                        classifier,
-                        staged,
-                        exporter=exporter,
-                        data=proof,
-                        limits=limits,
-                        triggers=triggers,
-                        sizes=_sizes(classifier, largest_size) if dynamic_size else (),
-                        real=real,
-                    )
-                except ExportRejected:
-                    if keep_rejected and staged.is_file():
-                        onnx_files.move(staged, rejected)
-                    raise
-                speed = measure_speed(classifier, proven.runner, proof.images)
-                origins = _origins(session, model, sha256, classifier, trigger or ())
-                _write_sidecars(staged, exporter, classifier, proven, origins, _settings(limits, exporter, name))
-                if sign_key is not None:
-                    signatures.sign(staged, private_key=sign_key)
-                for path in beside:  # of the file that was there: they would belie this one
-                    path.unlink(missing_ok=True)
-        except ExportRejected as error:
-            session.checks.extend(error.verification.checks)
-            session.details |= {"attempts": plain(list(error.attempts)), "verification": plain(error.verification)}
-            session.show(checks_table(session.checks))
-            if keep_rejected and rejected.is_file():
-                session.wrote("rejected", rejected)
-                session.show(f"kept what was rejected as {rejected}; do not ship it")
-            raise
-        roles = ("statement", "bill_of_materials", "weights", "signature")
-        for role, path in (("onnx", out), *zip(roles, beside, strict=False)):
-            if path.is_file():
-                session.wrote(role, path)
-        verification = proven.verification
-        session.checks.extend(verification.checks)
-        session.checks.extend(_speed_checks(speed))
-        session.details |= {
-            "verification": plain(verification),
-            "graph": plain(proven.graph),
-            "attempts": plain(list(proven.attempts)),
-            "way": proven.way,
-            "form": proven.form,
-            "speed": plain(speed),
-        }
-        session.show(checks_table(session.checks))
-        session.show(_speed_table(speed))
-        for attempt in proven.attempts:
-            if attempt.outcome != "proven":
-                session.show(f"{attempt.way}: {attempt.outcome} ({attempt.reason})")
-        made = f"{proven.way}{f', {proven.form}' if proven.form else ''}"
-        kind = f"real images of {name}" if real else "random images, as no data is named; give --data for a proof"
-        session.show(f"wrote {out} ({made}), verified on {verification.images} {kind}")
-        if onnx_files.data_path(out).is_file():
-            del classifier, proven, exporter
-            give_memory_back()  # the end of the process takes some of its own
+    opened, images = open_model_and_data(session, plan.model, plan.asked, checkpoint=checkpoint)
+    return Subject(
+        classifier=opened.classifier,
+        sha256=checkpoint.sha256,
+        proof=images.for_testing,
+        real=True,
+        learning=images.train,
+        data=images.name,
+    )
+
+
+def _exporter(form: Form, subject: Subject) -> OnnxExporter:
+    from sau_adapters.export_onnx import OnnxExporter, Smaller
+    from sau_cli.exporting.verification import loss_limits
+
+    smaller, quantized = form.smaller, form.smaller == Quantisation.INT8
+    return OnnxExporter(
+        opset=form.opset,
+        metadata={"sau.source_sha256": subject.sha256},
+        source_sha256=subject.sha256,
+        dynamic_size=form.dynamic_size,
+        bake=form.bake,
+        smaller=None if smaller is None else Smaller(smaller),
+        calibration=_some(subject.learning) if quantized and subject.learning is not None else None,
+        smaller_limits=None
+        if smaller is None
+        else loss_limits(smaller, accuracy_drop=form.accuracy_drop, asr_rise=form.asr_rise),
+    )
+
+
+def _written(session: Session, plan: Plan, subject: Subject) -> Written:
+    """Write the file with all that goes beside it, once it is proven.
+
+    Raises:
+        ExportRejected: no way gave a file that computes what the model does; the report says why.
+    """
+    from sau_adapters import signatures
+    from sau_adapters.files import written_together
+    from sau_cli.exporting.exporter import ExportRejected
+    from sau_cli.exporting.speed import measure_speed
+
+    files = plan.files
+    exporter = _exporter(plan.form, subject)
+    session.findings.ran_on(device="cpu")
+    session.findings.tell(data=subject.data, opset=plan.form.opset)
+    try:
+        with written_together(files.out) as staged:
+            proven = _proven(staged, plan, subject, exporter)
+            speed = measure_speed(subject.classifier, proven.runner, subject.proof.images)
+            settings = _settings(plan.limits, exporter, subject.data)
+            _write_sidecars(staged, exporter, subject.classifier, proven, _origins(session, plan, subject), settings)
+            if files.sign_key is not None:
+                signatures.sign(staged, private_key=files.sign_key)
+            for path in files.beside.values():  # of the file that was there: they would belie this one
+                path.unlink(missing_ok=True)
+    except ExportRejected as error:
+        _tell_rejected(session, plan.files, error)
+        raise
+    return Written(proven=proven, speed=speed)
+
+
+def _proven(staged: Path, plan: Plan, subject: Subject, exporter: OnnxExporter) -> ProvenExport:
+    """The file, where it computes what the model does; one that does not may be kept, to look into."""
+    from sau_adapters import onnx_files
+    from sau_cli.exporting.exporter import ExportRejected
+    from sau_cli.exporting.exporter import export as write_proven
+
+    form, rejected = plan.form, plan.files.rejected
+    try:
+        return write_proven(
+            subject.classifier,
+            staged,
+            exporter=exporter,
+            data=subject.proof,
+            limits=plan.limits,
+            triggers=subject.triggers,
+            sizes=_sizes(subject.classifier, form.largest_size) if form.dynamic_size else (),
+            real=subject.real,
+        )
+    except ExportRejected:
+        if rejected is not None and staged.is_file():
+            onnx_files.move(staged, rejected)
+        raise
+
+
+def _tell_rejected(session: Session, files: Files, error: ExportRejected) -> None:
+    """Why there is no file."""
+    findings, rejected = session.findings, files.rejected
+    findings.add(*error.verification.checks)
+    findings.tell(attempts=plain(list(error.attempts)), verification=plain(error.verification))
+    session.show(checks_table(findings.checks))
+    if rejected is not None and rejected.is_file():
+        session.wrote("rejected", rejected)
+        session.show(f"kept what was rejected as {rejected}; do not ship it")
+
+
+def _tell(session: Session, plan: Plan, subject: Subject, written: Written) -> None:
+    """What was written, how it was proven, and how fast it is."""
+    findings, files, proven = session.findings, plan.files, written.proven
+    for role, path in {"onnx": files.out, **files.beside}.items():
+        if path.is_file():
+            session.wrote(role, path)
+    findings.add(*proven.verification.checks, *speed_checks(written.speed))
+    findings.tell(
+        verification=plain(proven.verification),
+        graph=plain(proven.graph),
+        attempts=plain(list(proven.attempts)),
+        way=proven.way,
+        form=proven.form,
+        speed=plain(written.speed),
+    )
+    session.show(checks_table(findings.checks))
+    session.show(speed_table(written.speed))
+    for attempt in proven.attempts:
+        if attempt.outcome != "proven":
+            session.show(f"{attempt.way}: {attempt.outcome} ({attempt.reason})")
+    made = f"{proven.way}{f', {proven.form}' if proven.form else ''}"
+    real = f"real images of {subject.data}"
+    kind = real if subject.real else "random images, as no data is named; give --data for a proof"
+    session.show(f"wrote {files.out} ({made}), verified on {proven.verification.images} {kind}")
+
+
+def _limits(atol: float, rtol: float) -> VerificationLimits:
+    from sau_cli.exporting.verification import VerificationLimits
+
+    return VerificationLimits(atol=atol, rtol=rtol)
+
+
+def _give_back(files: Files) -> None:
+    """Give the memory of a large model back: the end of the process takes some of its own."""
+    from sau_adapters.export_onnx import give_memory_back
+
+    if files.beside["weights"].is_file():
+        give_memory_back()
 
 
 def _smaller(precision: ExportPrecision, quantize: Quantisation | None) -> str | None:
@@ -292,18 +492,6 @@ def _smaller(precision: ExportPrecision, quantize: Quantisation | None) -> str |
     if quantize is not None:
         return quantize.value
     return None if precision is ExportPrecision.FP32 else precision.value
-
-
-def _opened(
-    session: Session, model: Path, asked: Request
-) -> tuple[OpenedModel, LabelledImages | None, str, LabelledImages | None]:
-    """The model, its test images, the name of the data, and its training images; None for images that are not there."""
-    checkpoint = received(session, model)
-    if not names_data(asked, checkpoint.description):
-        session.show("no data is named by the command, the model's metadata or sau.toml: random images will have to do")
-        return open_model_alone(asked, checkpoint), None, "random images", None
-    opened, images = open_model_and_data(session, model, asked, checkpoint=checkpoint)
-    return opened, images.for_testing, images.name, images.train
 
 
 def _some(images: LabelledImages) -> Any:
@@ -342,7 +530,7 @@ def _sizes(classifier: Classifier, largest: str | None) -> tuple[tuple[int, int]
     return ((height, width), (spec.height, width))
 
 
-def _settings(limits: Any, exporter: OnnxExporter, data: str) -> dict[str, Any]:
+def _settings(limits: VerificationLimits, exporter: OnnxExporter, data: str) -> dict[str, Any]:
     return {
         "opset": exporter.opset,
         "bake_preprocessing": exporter.bake,
@@ -354,20 +542,19 @@ def _settings(limits: Any, exporter: OnnxExporter, data: str) -> dict[str, Any]:
     }
 
 
-def _origins(
-    session: Session, model: Path, sha256: str, classifier: Classifier, triggers: list[str] | tuple[()]
-) -> tuple[Origin, ...]:
+def _origins(session: Session, plan: Plan, subject: Subject) -> tuple[Origin, ...]:
     """The files that went in, by role."""
     from sau_adapters.triggers import file_of
     from sau_cli.exporting.provenance import Origin, model_origins
 
-    stamped = {str(file_of(source)) for source in triggers}
+    sha256 = subject.sha256
+    stamped = {str(file_of(source)) for source in plan.triggers}
     others = [
-        Origin(role="trigger" if one.path in stamped else "data", name=Path(one.path).name, sha256=one.sha256)
-        for one in session.inputs
-        if one.sha256 != sha256
+        Origin(role="trigger" if taken.path in stamped else "data", name=Path(taken.path).name, sha256=taken.sha256)
+        for taken in session.findings.inputs
+        if taken.sha256 != sha256
     ]
-    return (*model_origins(model.name, sha256, classifier.description.history), *others)
+    return (*model_origins(plan.model.name, sha256, subject.classifier.description.history), *others)
 
 
 def _write_sidecars(
@@ -406,30 +593,3 @@ def _write_sidecars(
         versions=versions,
     )
     provenance_files.write_bill(staged, document)
-
-
-def _speed_checks(speed: Speed) -> tuple[Check, ...]:
-    return (
-        Check(
-            id="export.latency",
-            status=CheckStatus.MEASURED,
-            value=speed.exported_ms,
-            evidence=f"{speed.exported_ms:.3g} ms for one image in onnxruntime, {speed.pytorch_ms:.3g} ms in PyTorch",
-        ),
-        Check(
-            id="export.throughput",
-            status=CheckStatus.MEASURED,
-            value=speed.exported_rate,
-            evidence=f"{speed.exported_rate:,.0f} images a second in batches of {speed.batch} in onnxruntime, "
-            f"{speed.pytorch_rate:,.0f} in PyTorch",
-        ),
-    )
-
-
-def _speed_table(speed: Speed) -> Any:
-    rows = [
-        ("PyTorch", f"{speed.pytorch_ms:.3g} ms", f"{speed.pytorch_rate:,.0f}"),
-        ("onnxruntime", f"{speed.exported_ms:.3g} ms", f"{speed.exported_rate:,.0f}"),
-    ]
-    columns = ("", "one image", f"images/s, {speed.batch} a batch")
-    return table(f"Speed on the CPU, {speed.threads} threads", columns, rows)

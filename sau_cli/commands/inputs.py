@@ -16,7 +16,7 @@ from sau_cli.commands.matching import (
     unnamed,
     with_inner_transform,
 )
-from sau_cli.commands.options import ClassOrder
+from sau_cli.commands.options import ClassOrder, ReadingOptions
 from sau_cli.commands.progress import ReadingView
 from sau_cli.commands.session import Session
 from sau_cli.commands.settings import Settings, read_settings
@@ -61,23 +61,15 @@ class OpenedModel:
     classifier: Classifier
 
 
-def request(
-    *,
-    data: str | None,
-    data_root: Path | None,
-    arch: str | None,
-    image_size: str | None,
-    normalisation: str | None,
-    class_order: ClassOrder | None = None,
-) -> Request:
+def request(reading: ReadingOptions, *, data: str | None, data_root: Path | None) -> Request:
     """The flags, and the settings of the working folder."""
     return Request(
         data=data,
         data_root=data_root,
-        arch=arch,
-        image_size=image_size,
-        normalisation=normalisation,
-        class_order=class_order,
+        arch=reading.arch,
+        image_size=reading.image_size,
+        normalisation=reading.normalisation,
+        class_order=reading.class_order,
         settings=read_settings(Path.cwd()),
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,22 +15,16 @@ from sau_cli.commands.behaviour_view import examine
 from sau_cli.commands.chain_view import check_chain
 from sau_cli.commands.inputs import Request, fetch, request
 from sau_cli.commands.options import (
-    ArchOption,
-    ClassOrderOption,
     DataOption,
     DataRootOption,
     DeviceOption,
     DownloadOption,
-    ForceOption,
-    ImageSizeOption,
-    JsonOption,
     ModelsArgument,
-    NormalisationOption,
+    OutputOptions,
     PolicyOption,
-    QuietOption,
-    ReportOption,
+    ReadingOptions,
     SeedOption,
-    VerboseOption,
+    with_groups,
 )
 from sau_cli.commands.progress import ReadingView
 from sau_cli.commands.session import Session
@@ -43,12 +37,14 @@ from sau_cli.reporting.terminal import checks_table, table
 from sau_cli.results import Check, CheckStatus, Verdict, verdict_of
 
 if TYPE_CHECKING:
-    from sau_cli.inspection.file_facts import FileFacts, Recognition
-    from sau_cli.inspection.policy import Policy
+    from sau_cli.description import HistoryStep
+    from sau_cli.gating.policy import Policy
+    from sau_cli.inspection.file_facts import FileFacts, Recognition, TensorFacts
 
 SHOWN_TENSORS, SHOWN_STEPS, SHOWN_TEXT = 12, 20, 1000
 
 
+@with_groups
 def inspect(
     models: ModelsArgument,
     *,
@@ -92,18 +88,11 @@ def inspect(
         typer.Option(metavar="KEY.pub", help="Fail unless the file is ONNX, signed with the key to this one."),
     ] = None,
     data_root: DataRootOption = None,
-    arch: ArchOption = None,
-    image_size: ImageSizeOption = None,
-    normalisation: NormalisationOption = None,
-    class_order: ClassOrderOption = None,
+    reading: ReadingOptions,
     download: DownloadOption = False,
     device: DeviceOption = "auto",
     seed: SeedOption = 0,
-    json_: JsonOption = None,
-    report: ReportOption = None,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
-    force: ForceOption = False,
+    output: OutputOptions,
 ) -> None:
     """Say what a model file is, whether it is safe to open, and whether it behaves like a backdoored model.
 
@@ -138,21 +127,13 @@ def inspect(
       sau inspect model.safetensors --json - | jq .verdict
       sau inspect models/ --jobs 4 --report models.html
     """
-    with Session("inspect", json=json_, reports=report, quiet=quiet, verbose=verbose, force=force) as session:
+    with Session("inspect", output) as session:
         fetch(session, *models, reference, download=download)
-        asked = request(
-            data=data,
-            data_root=data_root,
-            arch=arch,
-            image_size=image_size,
-            normalisation=normalisation,
-            class_order=class_order,
-        )
-        rules = asked.settings.policy if policy is None else read_policy(policy)
+        asked = request(reading, data=data, data_root=data_root)
         inspect_one = partial(
             inspect_model,
             asked=asked,
-            rules=rules,
+            rules=asked.settings.policy if policy is None else read_policy(policy),
             effort=effort,
             tests=AskedTests(only=tuple(test or ()), without=tuple(skip_test or ())),
             device=device,
@@ -160,10 +141,12 @@ def inspect(
             public_key=public_key,
             reference=reference,
         )
+        inspect_alone = partial(inspect_one, session, every_tensor=all_tensors or output.verbose)
+        several = UsageError("--reference is of one model; inspect that one alone")
         if reference is not None and len(models) > 1:
-            raise UsageError("--reference is of one model; inspect that one alone")
+            raise several
         if len(models) == 1 and not models[0].is_dir():
-            inspect_one(session, models[0], every_tensor=all_tensors or verbose)
+            inspect_alone(models[0])
             return
 
         from sau_adapters.model_search import models_at
@@ -171,9 +154,9 @@ def inspect(
 
         found = models_at(models)
         if reference is not None and len(found.models) > 1:
-            raise UsageError("--reference is of one model; inspect that one alone")
+            raise several
         if len(found.models) == 1 and not found.open_questions:
-            inspect_one(session, found.models[0], every_tensor=all_tensors or verbose)
+            inspect_alone(found.models[0])
         else:
             inspect_folder(session, models[0] if len(models) == 1 else None, found, inspect_one, jobs=jobs)
 
@@ -203,54 +186,62 @@ def inspect_model(
         reference: the model that it was purified from, to look at both together.
         every_tensor: list all, not the first few.
     """
-    from sau_adapters.checkpoints import file_facts
-    from sau_adapters.model_zoos import source_of
+    from sau_cli.gating.policy import judge_measures
     from sau_cli.inspection.inspector import inspect as inspect_file
     from sau_cli.inspection.inspector import inspection_verdict
-    from sau_cli.inspection.policy import judge_measures
 
-    session.details = {"path": str(model)}
-    with ReadingView(session) as reading:
-        facts = file_facts(model, watch=reading.update)
-    session.took(Path(source_of(model, Path(facts.path)) or model), facts.sha256)
-    for name, sha256 in facts.beside.items():
-        if sha256 is not None:
-            session.took(Path(facts.path).parent / name, sha256)
-    session.checks.extend(inspect_file(facts))
-    session.verdict = inspection_verdict(facts)
-    session.details |= {"file": plain(facts), "parameters": facts.parameters}
+    findings = session.findings
+    facts = _read(session, model)
+    *checks, not_examined = inspect_file(facts)  # the last says that its behaviour is a question of its own
+    findings.add(*checks, not_examined)
+    findings.judge(*inspection_verdict(facts))
+    findings.tell(file=plain(facts), parameters=facts.parameters)
     if rules is not None:
-        session.checks.extend(_judge_file(facts, rules, session.checks))
+        findings.add(*_judge_file(facts, rules, findings.checks))
     for shown in _tables(facts, every_tensor=every_tensor):
         session.show(shown)
     try:
-        session.checks.extend(check_chain(session, model, facts, public_key=public_key))
+        findings.add(*check_chain(session, model, facts, public_key=public_key))
         if facts.safe and not facts.non_finite:
-            accuracy = rules is not None and rules.min_acc is not None
-            found = examine(
+            behaviour = examine(
                 session,
                 model,
                 asked,
                 facts,
                 effort=effort,
                 tests=tests,
-                accuracy=accuracy,
+                accuracy=rules is not None and rules.min_acc is not None,
                 device=device,
                 seed=seed,
                 reference=reference,
             )
-            session.checks[:] = [*(one for one in session.checks if one.id != "model.behaviour"), *found]
+            findings.answer(not_examined, *behaviour)
     finally:
         if rules is not None:
-            session.checks.extend(judge_measures(session.checks, rules, unmeasured=CheckStatus.INCONCLUSIVE))
-    session.verdict = _worse(inspection_verdict(facts), session.checks)
-    session.show(checks_table(session.checks))
+            findings.add(*judge_measures(findings.checks, rules, unmeasured=CheckStatus.INCONCLUSIVE))
+    findings.judge(*_worse(inspection_verdict(facts), findings.checks))
+    session.show(checks_table(findings.checks))
+
+
+def _read(session: Session, model: Path) -> FileFacts:
+    """The facts of a model's file, which is recorded with what it keeps beside it."""
+    from sau_adapters.checkpoints import file_facts
+    from sau_adapters.model_zoos import source_of
+
+    session.findings.tell(path=str(model))
+    with ReadingView(session) as reading:
+        facts = file_facts(model, watch=reading.update)
+    session.took(Path(source_of(model, Path(facts.path)) or model), facts.sha256)
+    for name, sha256 in facts.beside.items():
+        if sha256 is not None:
+            session.took(Path(facts.path).parent / name, sha256)
+    return facts
 
 
 def _judge_file(facts: FileFacts, rules: Policy, checks: Sequence[Check]) -> tuple[Check, ...]:
-    from sau_cli.inspection.policy import JudgedFile, judge_file
+    from sau_cli.gating.policy import JudgedFile, judge_file
 
-    worst = max((check.severity for check in checks if check.severity), key=lambda one: one.rank)
+    worst = max((check.severity for check in checks if check.severity), key=lambda severity: severity.rank)
     file = JudgedFile(
         format=facts.format,
         sha256=facts.sha256,
@@ -266,11 +257,11 @@ def _worse(found: tuple[Verdict, ExitCode], checks: Sequence[Check]) -> tuple[Ve
     """The verdict on the file, or that on the behaviour and of the policy's rules where they have more to say."""
     verdict, _ = found
     judged = tuple(
-        one
-        for one in checks
-        if one.id.startswith("policy.")
-        or one.id in {"behaviour.score", "behaviour.easiest-change", "residual.score"}
-        or (one.id.startswith("chain.") and one.status is CheckStatus.FAILED)
+        check
+        for check in checks
+        if check.id.startswith("policy.")
+        or check.id in {"behaviour.score", "behaviour.easiest-change", "residual.score"}
+        or (check.id.startswith("chain.") and check.status is CheckStatus.FAILED)
     )
     if not judged or verdict is Verdict.UNSAFE:
         return found
@@ -278,37 +269,49 @@ def _worse(found: tuple[Verdict, ExitCode], checks: Sequence[Check]) -> tuple[Ve
     return ruled if verdict is Verdict.MEASURED or ruled[0] is Verdict.FAILED else found
 
 
-def _tables(facts: FileFacts, *, every_tensor: bool) -> list[Group]:
-    tables = [table("File", ("", ""), _file_rows(facts))]
+def _tables(facts: FileFacts, *, every_tensor: bool) -> Iterator[Group]:
+    """The file, its tensors, and what its metadata and its history say."""
+    yield table("File", ("", ""), _file_rows(facts))
     if facts.tensors:
-        shown = facts.tensors if every_tensor else facts.tensors[:SHOWN_TENSORS]
-        title = f"Tensors ({len(facts.tensors)})"
-        if len(shown) < len(facts.tensors):
-            title = f"Tensors ({len(shown)} of {len(facts.tensors)}; --tensors lists all)"
-        rows = [
-            (one.name.replace("\n", "?"), one.dtype.replace("\n", "?"), " x ".join(map(str, one.shape)) or "scalar")
-            for one in shown
-        ]
-        tables.append(table(title, ("name", "dtype", "shape"), rows))
+        yield _tensor_table(facts.tensors, every_tensor=every_tensor)
     described = KEYS if facts.description else frozenset[str]()
     foreign = {key: value for key, value in facts.metadata.items() if key not in described}
     if foreign:
-        told = [(key, value[:200]) for key, value in sorted(foreign.items())]
-        tables.append(table("Other metadata (as written in the file)", ("", ""), told))
+        rows = [(key, value[:200]) for key, value in sorted(foreign.items())]
+        yield table("Other metadata (as written in the file)", ("", ""), rows)
     if facts.description and facts.description.history:
-        steps = [
-            (
-                str(number),
-                step.step,
-                (step.input_sha256 or "trained from scratch")[:20],
-                settings_line(step.settings)[:SHOWN_TEXT],
-            )
-            for number, step in enumerate(facts.description.history[:SHOWN_STEPS], start=1)
-        ]
-        left = len(facts.description.history) - len(steps)
-        title = f"History (as the file tells it{f'; {left} later steps are left out' if left else ''})"
-        tables.append(table(title, ("", "step", "input SHA-256", "settings"), steps))
-    return tables
+        yield _history_table(facts.description.history)
+
+
+def _tensor_table(tensors: Sequence[TensorFacts], *, every_tensor: bool) -> Group:
+    shown = tensors if every_tensor else tensors[:SHOWN_TENSORS]
+    title = f"Tensors ({len(tensors)})"
+    if len(shown) < len(tensors):
+        title = f"Tensors ({len(shown)} of {len(tensors)}; --tensors lists all)"
+    rows = [
+        (
+            tensor.name.replace("\n", "?"),
+            tensor.dtype.replace("\n", "?"),
+            " x ".join(map(str, tensor.shape)) or "scalar",
+        )
+        for tensor in shown
+    ]
+    return table(title, ("name", "dtype", "shape"), rows)
+
+
+def _history_table(history: Sequence[HistoryStep]) -> Group:
+    rows = [
+        (
+            str(number),
+            step.step,
+            (step.input_sha256 or "trained from scratch")[:20],
+            settings_line(step.settings)[:SHOWN_TEXT],
+        )
+        for number, step in enumerate(history[:SHOWN_STEPS], start=1)
+    ]
+    left = len(history) - len(rows)
+    title = f"History (as the file tells it{f'; {left} later steps are left out' if left else ''})"
+    return table(title, ("", "step", "input SHA-256", "settings"), rows)
 
 
 def _file_rows(facts: FileFacts) -> list[tuple[str, str]]:
@@ -319,7 +322,7 @@ def _file_rows(facts: FileFacts) -> list[tuple[str, str]]:
         ("SHA-256", facts.sha256),
     ]
     if facts.tensors is not None:
-        dtypes = sorted({one.dtype for one in facts.tensors})
+        dtypes = sorted({tensor.dtype for tensor in facts.tensors})
         rows.append(("parameters", f"{facts.parameters:,} (buffers included), {', '.join(dtypes)}"))
     rows.extend(("weights", note) for note in facts.notes)
     known = facts.description
@@ -342,14 +345,13 @@ def _recognised_rows(found: Recognition | None) -> list[tuple[str, str]]:
     if found is None or not (found.fitting or found.nearest):
         return [("architecture", "not named by the file")]
     if not found.fitting:
-        near = ", ".join(f"{one.name} ({one.share:.0%})" for one in found.nearest)
+        near = ", ".join(f"{known.name} ({known.share:.0%})" for known in found.nearest)
         unlike = found.nearest[0].unlike
         told = f"{near}{f'. Of the first, {unlike}' if unlike else ''}"
         return [("architecture", f"not named by the file, and none that is known; nearest by its tensors: {told}")]
     first = found.fitting[0]
-    rows = [
-        ("architecture", " or ".join(one.name for one in found.fitting) + ", by the names and shapes of its tensors")
-    ]
+    names = " or ".join(known.name for known in found.fitting)
+    rows = [("architecture", f"{names}, by the names and shapes of its tensors")]
     if found.prefix:
         rows.append(("prefix", f"names begin with {' or '.join(found.prefix)}"))
     if found.told:

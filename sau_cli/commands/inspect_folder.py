@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stdout, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,8 @@ from rich.console import Group
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
+from sau_cli.commands.findings import Findings
+from sau_cli.commands.options import OutputOptions
 from sau_cli.commands.session import Session
 from sau_cli.errors import ExitCode, NotEvaluable
 from sau_cli.reporting.terminal import VERDICT_STYLES, printable, table
@@ -65,27 +67,32 @@ def inspect_folder(
         jobs: processes; None for one a core.
     """
     count = min(jobs or cores(), len(found.models))
-    session.details = {"folder": None if folder is None else str(folder), "skipped": _listed(found.passed_by)}
+    session.findings.tell(folder=None if folder is None else str(folder), skipped=_listed(found.passed_by))
     settled: list[Settled] = []
     try:
         with _FolderView(session, folder, len(found.models)) as view:
-            for one in _inspected(found.models, inspect, jobs=count, verbose=session.verbose):
-                settled.append(one)
-                view.add(one)
+            for model in _inspected(found.models, inspect, jobs=count, verbose=session.verbose):
+                settled.append(model)
+                view.add(model)
     finally:
-        settled.sort(key=lambda one: one.path)
-        session.models = [one.report for one in settled]
-        session.inputs = [taken for one in settled for taken in one.report.inputs]
-        done = {one.path for one in settled}
-        session.checks = [
-            *(_check(one, folder) for one in settled),
-            *(_skipped(_name(path, folder), "the run ended before it") for path in found.models if path not in done),
-            *(_skipped(_name(one.path, folder), one.reason) for one in found.open_questions),
-        ]
-        session.verdict = worst([one.report for one in settled])
+        settled.sort(key=lambda model: model.path)
+        _conclude(session.findings, found, settled, folder)
     session.show(folder_table(settled, folder))
     for line in _passed_by_lines(found, folder):
         session.show(line)
+
+
+def _conclude(findings: Findings, found: FoundModels, settled: Sequence[Settled], folder: Path | None) -> None:
+    """One check a model, and one for each that was not reached or not understood."""
+    reports = [model.report for model in settled]
+    reached = {model.path for model in settled}
+    findings.hold(reports)
+    findings.add(
+        *(_check(model, folder) for model in settled),
+        *(_skipped(_name(path, folder), "the run ended before it") for path in found.models if path not in reached),
+        *(_skipped(_name(question.path, folder), question.reason) for question in found.open_questions),
+    )
+    findings.judge(*worst(reports))
 
 
 def cores() -> int:
@@ -97,34 +104,34 @@ def worst(reports: Sequence[Report]) -> tuple[Verdict, ExitCode]:
     """The verdict and the exit code of the model that fared worst; passed only if every one did."""
     if not reports:
         return Verdict.NOT_EVALUATED, ExitCode.NOT_EVALUATED
-    code = min((one.exit_code for one in reports), key=WORST_FIRST.index)
-    verdicts = [one.verdict for one in reports if one.exit_code is code]
-    return next((one for one in verdicts if one is not Verdict.PASSED), Verdict.PASSED), code
+    code = min((report.exit_code for report in reports), key=WORST_FIRST.index)
+    verdicts = [report.verdict for report in reports if report.exit_code is code]
+    return next((verdict for verdict in verdicts if verdict is not Verdict.PASSED), Verdict.PASSED), code
 
 
 def folder_table(settled: Sequence[Settled], folder: Path | None) -> Group:
     """One row a model, and one line on how they fared together."""
     rows = [
         (
-            _name(one.path, folder),
-            _format(one.report),
-            Text(one.report.verdict.value, style=VERDICT_STYLES.get(one.report.verdict, "")),
-            str(int(one.report.exit_code)),
-            _shortened(first_finding(one.report).removeprefix(f"{one.path} ")),
+            _name(model.path, folder),
+            _format(model.report),
+            Text(model.report.verdict.value, style=VERDICT_STYLES.get(model.report.verdict, "")),
+            str(int(model.report.exit_code)),
+            _shortened(first_finding(model.report).removeprefix(f"{model.path} ")),
         )
-        for one in settled
+        for model in settled
     ]
-    told = counted([one.report for one in settled])
+    told = counted([model.report for model in settled])
     title = f"{len(settled)} models{f' under {folder}' if folder else ''}: {told}"
     return table(title, ("model", "format", "verdict", "exit", "first finding"), rows)
 
 
-def _check(one: Settled, folder: Path | None) -> Check:
+def _check(model: Settled, folder: Path | None) -> Check:
     """A model in the report of its folder."""
-    report = one.report
+    report = model.report
     held = CheckStatus.FAILED if report.verdict in {Verdict.FAILED, Verdict.UNSAFE} else CheckStatus.INCONCLUSIVE
     return Check(
-        id=f"model.{_name(one.path, folder)}",
+        id=f"model.{_name(model.path, folder)}",
         status=_STATUSES.get(report.verdict, held),
         value=report.verdict.value,
         evidence=first_finding(report) or "nothing was found in what was examined",
@@ -142,9 +149,9 @@ def _inspected(models: Sequence[Path], inspect: Inspect, *, jobs: int, verbose: 
             yield Settled(path=path, report=_report(inspect, path, verbose))
         return
     left = list(models)
-    for one in _in_processes(models, inspect, jobs=jobs, verbose=verbose):
-        left.remove(one.path)
-        yield one
+    for model in _in_processes(models, inspect, jobs=jobs, verbose=verbose):
+        left.remove(model.path)
+        yield model
     for path in left:  # one of them ended its process, and the others were waiting
         died = Settled(path=path, report=_died(path))
         yield next(_in_processes([path], inspect, jobs=1, verbose=verbose), died)
@@ -179,7 +186,7 @@ def _begin(threads: int) -> None:
 
 def _report(inspect: Inspect, path: Path, verbose: bool) -> Report:
     """Inspect one model, and say in its report whatever ended that."""
-    session = Session("inspect", json=None, quiet=True, verbose=verbose, force=False)
+    session = Session("inspect", OutputOptions(quiet=True, verbose=verbose))
     ended: BaseException | None = None
     with redirect_stdout(sys.stderr):
         try:
@@ -188,21 +195,21 @@ def _report(inspect: Inspect, path: Path, verbose: bool) -> Report:
             raise
         except BaseException as error:  # noqa: BLE001 (whatever it is, the other models are still to be inspected)
             ended = error
-    return replace(_with_input(session, path).report(ended), environment=session.environment)
+    return _with_input(session, path).report(ended, machine=False)
 
 
 def _with_input(session: Session, path: Path) -> Session:
     """A session whose report names its file, also where the file could not be read as a model."""
     with suppress(OSError):  # it may be gone by now
-        if not session.inputs:
+        if not session.findings.inputs:
             session.took(path)
     return session
 
 
 def _died(path: Path) -> Report:
-    session = Session("inspect", json=None, quiet=True, verbose=False, force=False)
+    session = Session("inspect", OutputOptions(quiet=True))
     sentence = f"the process that inspected {path} was ended, perhaps for want of memory; inspect it alone"
-    return replace(_with_input(session, path).report(NotEvaluable(sentence)), environment={})
+    return _with_input(session, path).report(NotEvaluable(sentence), machine=False)
 
 
 def _name(path: Path, folder: Path | None) -> str:
@@ -219,14 +226,14 @@ def _shortened(text: str) -> str:
 
 
 def _listed(passed_by: Sequence[PassedBy]) -> list[dict[str, str]]:
-    return [{"path": str(one.path), "reason": one.reason} for one in passed_by]
+    return [{"path": str(file.path), "reason": file.reason} for file in passed_by]
 
 
 def _passed_by_lines(found: FoundModels, folder: Path | None) -> Iterator[str]:
     """What was not examined: what may hold a model by name, the rest by number."""
     open_questions = found.open_questions
-    for one in open_questions[:SHOWN_PASSED_BY]:
-        yield f"skipped, not examined: {_name(one.path, folder)} ({one.reason})"
+    for question in open_questions[:SHOWN_PASSED_BY]:
+        yield f"skipped, not examined: {_name(question.path, folder)} ({question.reason})"
     if open_questions[SHOWN_PASSED_BY:]:
         yield f"skipped, not examined: {len(open_questions) - SHOWN_PASSED_BY} more, which --json lists"
     others = len(found.passed_by) - len(open_questions)
@@ -257,10 +264,10 @@ class _FolderView:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def add(self, one: Settled) -> None:
+    def add(self, model: Settled) -> None:
         """Say that a model is done."""
         self._done += 1
-        name = _name(one.path, self._folder).replace("\n", "?")
+        name = _name(model.path, self._folder).replace("\n", "?")
         self._progress.update(self._task, advance=1, description=printable(name)[-30:])
         if not self._session.console.is_terminal:
-            self._session.show(f"{self._done}/{self._total} {name}: {one.report.verdict.value}")
+            self._session.show(f"{self._done}/{self._total} {name}: {model.report.verdict.value}")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sau_adapters.tables import INNER_TRANSFORM, NORMALISATIONS, transformed_within
@@ -15,26 +15,11 @@ if TYPE_CHECKING:
     from sau_adapters.checkpoints import Checkpoint
     from sau_cli.classifier import Classifier
     from sau_cli.description import Description
+    from sau_cli.evaluation.readings import Reading
     from sau_cli.images import ImageData, LabelledImages
 
 ENOUGH = 500
 """Images that tell what is not told."""
-BEYOND_CHANCE = 0.01
-"""p-value of McNemar's test below which one way is better than another."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Way:
-    """One way to read a model or its data.
-
-    Attributes:
-        name: what it is called, as the flag takes it.
-        classifier, images: as they are in this way.
-    """
-
-    name: str
-    classifier: Classifier
-    images: LabelledImages
 
 
 def unnamed(checkpoint: Checkpoint, known: Description) -> bool:
@@ -70,6 +55,7 @@ def in_order_of_model(
         NotEvaluable: the clean images do not tell, and nobody says.
     """
     from sau_cli.classifier import Classifier
+    from sau_cli.evaluation.readings import Reading
 
     if not images.orders or images.train.classes != classifier.description.classes:
         return classifier, images
@@ -78,11 +64,10 @@ def in_order_of_model(
         chosen = class_order
     else:
         some = _some(images.for_testing)
-        ways = [
-            Way(name=f"by {name}", classifier=classifier, images=some.counted_in(order))
+        best, told = _compared(
+            Reading(name=f"by {name}", classifier=classifier, images=some.counted_in(order))
             for name, order in images.orders.items()
-        ]
-        best, told = _better(ways)
+        )
         if best is None:
             raise NotEvaluable(
                 f"{why}, and training code counts folders such as these as text "
@@ -106,7 +91,8 @@ def one_architecture(
     Raises:
         NotEvaluable: they do not tell.
     """
-    from sau_cli.evaluation.predictions import predicted_labels
+    from sau_cli.evaluation.readings import Reading
+    from sau_cli.predictions import predicted_labels
 
     names = [classifier.description.architecture for classifier in ways]
     if len(ways) == 1:
@@ -119,9 +105,9 @@ def one_architecture(
         # In the order in which any of them knows the images best: another would tell by chance.
         orders = [some.counted_in(order) for order in images.orders.values()] or [some]
         said = [predicted_labels(way, some.images).cpu() for way in ways]
-        counted = max(orders, key=lambda one: max(float((labels == one.labels).float().mean()) for labels in said))
+        counted = max(orders, key=lambda order: max(float((labels == order.labels).float().mean()) for labels in said))
         tried = zip(names, ways, strict=True)
-        best, told = _better([Way(name=f"by {name}", classifier=way, images=counted) for name, way in tried])
+        best, told = _compared(Reading(name=f"by {name}", classifier=way, images=counted) for name, way in tried)
     if best is None:
         raise NotEvaluable(f"{listed}, and {told} do not tell which it is; add --arch, such as --arch {names[0]}")
     session.note(check_id, f"{listed}; it is {best.name.removeprefix('by ')}, as {told} tell")
@@ -135,14 +121,15 @@ def with_inner_transform(session: Session, role: str, classifier: Classifier, im
         role: ``model`` or ``reference``.
     """
     from sau_adapters.checkpoints import renormalised
+    from sau_cli.evaluation.readings import Reading
 
     known = classifier.description
     if known.architecture not in INNER_TRANSFORM or known.input.channels != 3 or known.classes != images.classes:
         return classifier
     transformed = renormalised(classifier, transformed_within((known.input.mean, known.input.std)))
     some = _some(images)
-    plain = Way(name="without", classifier=classifier, images=some)
-    best, told = _better([plain, Way(name="with", classifier=transformed, images=some)])
+    plain = Reading(name="without", classifier=classifier, images=some)
+    best, told = _compared([plain, Reading(name="with", classifier=transformed, images=some)])
     asked = f"no tensor tells whether {known.architecture} transforms its input once more"
     answer = f"{told} do not tell either, and it is left out"
     if best is not None:
@@ -170,9 +157,11 @@ def ask_for_normalisation(session: Session, path: object, classifier: Classifier
     for name, normalisation in NORMALISATIONS.items():
         if len(normalisation[0]) in {1, classifier.description.input.channels}:
             behind = renormalised(classifier, normalisation)
-            found[name] = max((evaluate(behind, one).accuracy for one in counted), key=lambda measure: measure.value)
+            found[name] = max((evaluate(behind, part).accuracy for part in counted), key=lambda rate: rate.value)
     ordered = sorted(found.items(), key=lambda pair: -pair[1].value)
-    rows = [(name, f"{percent(one.value)} ({percent(one.ci95[0])} to {percent(one.ci95[1])})") for name, one in ordered]
+    rows = [
+        (name, f"{percent(rate.value)} ({percent(rate.ci95[0])} to {percent(rate.ci95[1])})") for name, rate in ordered
+    ]
     session.show(table(f"Accuracy on {len(some)} of the images by normalisation", ("--normalisation", ""), rows))
     raise NotEvaluable(
         f"{path} does not say how its images are normalised, and weights do not tell; add --normalisation with what it "
@@ -190,15 +179,12 @@ def _first(names: tuple[str, ...]) -> str:
     return ", ".join(names[:4]) + ", ..." * (len(names) > 4)
 
 
-def _better(ways: list[Way]) -> tuple[Way | None, str]:
-    """The way in which a model is right more often than in the others beyond chance, and the accuracies in words."""
-    from sau_cli.evaluation.paired_test import paired_test
-    from sau_cli.evaluation.predictions import predicted_labels
+def _compared(readings: Iterable[Reading]) -> tuple[Reading | None, str]:
+    """The reading that the images tell, if they do, and the accuracies in words."""
+    from sau_cli.evaluation.readings import compare_readings
 
-    said = {way.classifier: predicted_labels(way.classifier, way.images.images).cpu() for way in ways}
-    right = [(said[way.classifier] == way.images.labels).numpy() for way in ways]
-    shown = " and ".join(f"{percent(float(hits.mean()))} {way.name}" for way, hits in zip(ways, right, strict=True))
-    told = f"accuracies of {shown} on {len(ways[0].images)} of the images"
-    order = sorted(range(len(ways)), key=lambda at: -float(right[at].mean()))
-    test = paired_test(right[order[0]], right[order[1]])
-    return (ways[order[0]] if test.p_value < BEYOND_CHANCE else None), told
+    listed = list(readings)
+    compared = compare_readings(listed)
+    rates = zip(compared.accuracies, listed, strict=True)
+    shown = " and ".join(f"{percent(rate)} {reading.name}" for rate, reading in rates)
+    return compared.best, f"accuracies of {shown} on {len(listed[0].images)} of the images"

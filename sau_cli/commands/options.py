@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias, get_type_hints
 
 import typer
 
 from sau_cli.precision import Precision
 
+Command: TypeAlias = Callable[..., None]
 _TALK = "Output"
 
 
@@ -139,3 +143,69 @@ VerboseOption: TypeAlias = Annotated[
 ForceOption: TypeAlias = Annotated[
     bool, typer.Option("--force", help="Overwrite files that exist.", rich_help_panel=_TALK)
 ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadingOptions:
+    """How a model and its data are read, where they do not tell."""
+
+    arch: ArchOption = None
+    image_size: ImageSizeOption = None
+    normalisation: NormalisationOption = None
+    class_order: ClassOrderOption = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputOptions:
+    """What a command says, and where."""
+
+    json: JsonOption = None
+    report: ReportOption = None
+    quiet: QuietOption = False
+    verbose: VerboseOption = False
+    force: ForceOption = False
+
+
+def flag_of(name: str) -> str:
+    """How the command line calls an argument.
+
+    >>> flag_of("max_batch")
+    '--max-batch'
+    """
+    return f"--{name.replace('_', '-')}"
+
+
+def with_groups(command: Command) -> Command:
+    """The command with the options of a group, a dataclass, in place of each parameter that is one."""
+    own = inspect.signature(command, eval_str=True).parameters
+    groups: dict[str, Any] = {name: given.annotation for name, given in own.items() if is_dataclass(given.annotation)}
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in own.items():
+        parameters += _options_of(groups[name]) if name in groups else [parameter]
+
+    def flat(**given: Any) -> None:
+        made = {
+            name: group(**{field.name: given.pop(field.name) for field in fields(group)})
+            for name, group in groups.items()
+        }
+        command(**given, **made)
+
+    return with_parameters(flat, parameters, like=command)
+
+
+def with_parameters(command: Command, parameters: Sequence[inspect.Parameter], *, like: Command) -> Command:
+    """A command that shows these parameters, and the name and the words of another."""
+    command.__name__, command.__doc__ = like.__name__, like.__doc__
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return command
+
+
+def _options_of(group: Any) -> list[inspect.Parameter]:
+    hints = get_type_hints(group, include_extras=True)
+    return [
+        inspect.Parameter(
+            option.name, inspect.Parameter.KEYWORD_ONLY, default=option.default, annotation=hints[option.name]
+        )
+        for option in fields(group)
+    ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
@@ -13,6 +13,19 @@ from sau_cli.commands.session import Session
 SECONDS_BETWEEN_LINES = 10.0
 LARGE = 200_000_000
 """Bytes of a file that takes a second or more to read."""
+
+
+class InEpochs(Protocol):
+    """How far learning is: ``batch`` of ``batches`` in ``epoch`` of ``epochs``, all from 1."""
+
+    @property
+    def epoch(self) -> int: ...
+    @property
+    def epochs(self) -> int: ...
+    @property
+    def batch(self) -> int: ...
+    @property
+    def batches(self) -> int: ...
 
 
 class ProgressView:
@@ -47,6 +60,10 @@ class ProgressView:
     ) -> None:
         if self._progress:
             self._progress.stop()
+
+    def show(self, at: InEpochs, *, measures: str) -> None:
+        """As :meth:`update`, of learning."""
+        self.update(epoch=at.epoch, epochs=at.epochs, batch=at.batch, batches=at.batches, measures=measures)
 
     def update(self, *, epoch: int, epochs: int, batch: int, batches: int, measures: str) -> None:
         """Say where the work stands; ``measures`` is short text such as ``loss 0.12``."""

@@ -2,37 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from math import exp
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Group
 
 from sau_adapters.checkpoints import suffix_of_result
 from sau_adapters.model_folders import weights_in
 from sau_adapters.transformers_folders import FILES
 from sau_cli import __version__
-from sau_cli.commands.inputs import data_source, fetch, from_hub, open_model_and_data, request
+from sau_cli.commands.inputs import (
+    OpenedModel,
+    Request,
+    data_source,
+    fetch,
+    from_hub,
+    open_model_and_data,
+    request,
+)
+from sau_cli.commands.method_flags import with_method_flags
 from sau_cli.commands.options import (
-    ArchOption,
-    ClassOrderOption,
     DataOption,
     DataRootOption,
     DeviceOption,
     DownloadOption,
-    ForceOption,
-    ImageSizeOption,
-    JsonOption,
     ModelArgument,
-    NormalisationOption,
-    QuietOption,
-    ReportOption,
+    OutputOptions,
+    ReadingOptions,
     SeedOption,
-    VerboseOption,
+    with_groups,
 )
 from sau_cli.commands.outputs import (
     check_not_input,
@@ -42,30 +44,39 @@ from sau_cli.commands.outputs import (
     state_path,
 )
 from sau_cli.commands.progress import ProgressView
+from sau_cli.commands.purification_view import (
+    measures_of,
+    not_shown_check,
+    purification_checks,
+    purification_summary,
+)
 from sau_cli.commands.residual_view import residual_of
 from sau_cli.commands.session import Session
 from sau_cli.commands.stopping import Stopping, parse_duration
 from sau_cli.description import HistoryStep
 from sau_cli.errors import Inconclusive, Interrupted, SauError, UsageError
-from sau_cli.evaluation.limits import parse_fraction
+from sau_cli.gating.limits import parse_fraction
 from sau_cli.precision import Precision, chosen_precision
 from sau_cli.reporting.json_document import plain
-from sau_cli.reporting.terminal import percent, table
 from sau_cli.results import Check, CheckStatus
 from sau_cli.team import own_device, team_of_environment, together
-from sau_cli.unlearning.methods import MethodName, settings_for
-from sau_cli.unlearning.recipes import Recipe, RecipeName
+from sau_cli.unlearning.methods import MethodName, MethodSettings, settings_for
+from sau_cli.unlearning.recipes import RecipeName
 
 if TYPE_CHECKING:
-    from sau_cli.images import CleanData, LabelledImages
+    import torch
+
+    from sau_cli.classifier import Classifier
+    from sau_cli.images import CleanData, ImageData, LabelledImages
     from sau_cli.unlearning.purifier import Purification
+    from sau_cli.unlearning.run_state import RunState
     from sau_cli.unlearning.trail import PurifyProgress
 
 ENOUGH_UNSEEN = 128
-MUCH = 0.05
-"""Accuracy lost of which more is remarked upon."""
 
 
+@with_method_flags
+@with_groups
 def purify(
     model: ModelArgument,
     *,
@@ -101,47 +112,7 @@ def purify(
             help="Which settings of sau to start from: what measured best, or the paper's own. [default: default]"
         ),
     ] = None,
-    epochs: Annotated[
-        int | None,
-        typer.Option(
-            help="Passes over the clean images. [default: 12, more if they are few; paper, ft, ft-sam, d3: 100; fst: "
-            "10; i-bau: 5]"
-        ),
-    ] = None,
-    lr: Annotated[
-        float | None,
-        typer.Option(
-            help="Learning rate. [default: 0.01, or 0.02 for images below 16x16; ft, ft-sam, d3, fst: 0.01; "
-            "paper, i-bau: 1e-4]"
-        ),
-    ] = None,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(help="Images a step. [default: 16 to 128, by how many there are; paper, other methods: 256]"),
-    ] = None,
-    epsilon: Annotated[
-        float | None, typer.Option(help="L-infinity radius of the perturbations. [default: 0.2]")
-    ] = None,
-    step: Annotated[float | None, typer.Option(help="Of each signed-gradient step. [default: epsilon]")] = None,
-    steps: Annotated[int | None, typer.Option(help="Signed-gradient steps. [default: 3; paper: 5]")] = None,
-    clean_weight: Annotated[
-        float | None,
-        typer.Option(help="λ1, of learning the clean images; λ of d3, against the distance. [default: 1; d3: 10]"),
-    ] = None,
-    unlearning_weight: Annotated[
-        float | None,
-        typer.Option(help="λ2, of unlearning; 0 for none. [default: 0.75, or 1 for images below 16x16; paper: 1]"),
-    ] = None,
-    adversarial_weight: Annotated[
-        float | None, typer.Option(help="λ3, of fooling both models, in the search. [default: 1; paper: 0.01]")
-    ] = None,
-    shared_weight: Annotated[
-        float | None, typer.Option(help="λ4, of fooling them alike, in the search. [default: 1]")
-    ] = None,
-    rho: Annotated[float | None, typer.Option(help="Radius of ft-sam, adaptive to the weights. [default: 2]")] = None,
-    alpha: Annotated[
-        float | None, typer.Option(help="α of fst, of turning away from the received head. [default: 0.1]")
-    ] = None,
+    settings: Mapping[str, Any],
     precision: Annotated[
         Precision | None,
         typer.Option(help="Of the networks. [default: bf16 where that is faster, else fp32; paper, i-bau: fp32]"),
@@ -158,18 +129,11 @@ def purify(
         typer.Option(metavar="TIME", help="Of learning, such as 90s, 10m or 1h30m: stop in time, exit 6, resumable."),
     ] = None,
     data_root: DataRootOption = None,
-    arch: ArchOption = None,
-    image_size: ImageSizeOption = None,
-    normalisation: NormalisationOption = None,
-    class_order: ClassOrderOption = None,
+    reading: ReadingOptions,
     download: DownloadOption = False,
     device: DeviceOption = "auto",
     seed: SeedOption = 0,
-    json_: JsonOption = None,
-    report: ReportOption = None,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
-    force: ForceOption = False,
+    output: OutputOptions,
 ) -> None:
     """Remove a backdoor by Shared Adversarial Unlearning. No trigger is needed, and none is used.
 
@@ -193,217 +157,339 @@ def purify(
       sau purify model.safetensors --clean-frac 0.05 --method ft-sam --rho 8
       sau purify model.safetensors --clean-frac 0.05 --time-budget 30m --resume
     """
-    with Session(
-        "purify", json=json_, reports=report, quiet=quiet, verbose=verbose, force=force, replace_report=resume
-    ) as session:
-        team = team_of_environment()
-        session.join(team)
+    with Session("purify", output, replace_report=resume) as session:
+        session.join(team_of_environment())
         fetch(session, model, download=download)
-        suffix = suffix_of_result(model, out)
-        destination = out or purified_name(model, suffix=suffix)
-        check_weights_name(destination, suffix=suffix)
-        check_not_input(model, destination)
-        state_file = state_path(destination)
-        goes_on = resume and state_file.exists()
-        if not (goes_on and destination.exists()):
-            session.reserve(destination, folder_of=() if suffix else FILES)
-        session.claim(destination, state_file)
-        check_state_place(state_file, resume=resume, force=force)
+        place = _place(session, model, out, resume=resume)
         budget = None if time_budget is None else parse_duration(time_budget)
-        asked = request(
-            data=data,
-            data_root=data_root,
-            arch=arch,
-            image_size=image_size,
-            normalisation=normalisation,
-            class_order=class_order,
-        )
-        fitted = partial(
-            settings_for,
-            method,
-            recipe,
-            epochs=epochs,
-            lr=lr,
-            batch_size=batch_size,
-            epsilon=epsilon,
-            step=step if step is not None else epsilon,
-            steps=steps,
-            clean_weight=clean_weight,
-            unlearning_weight=unlearning_weight,
-            adversarial_weight=adversarial_weight,
-            shared_weight=shared_weight,
-            rho=rho,
-            alpha=alpha,
-        )
-        settings = fitted()
-        share = asked.settings.clean_frac if clean_frac is None else parse_fraction(clean_frac, "--clean-frac")
-        if share is not None and not 0 < share <= 1:
-            raise UsageError(f"--clean-frac {share:g} is impossible; give a share above 0 and at most 1, such as 0.05")
-
-        from sau_adapters.checkpoints import save_like, written_result
-        from sau_adapters.image_sources import name_of
-        from sau_adapters.run_states import read_state, write_state
-        from sau_cli.devices import chosen_device
-        from sau_cli.images import draw_clean
-        from sau_cli.inspection.residual_checks import unexamined_check
-        from sau_cli.unlearning.clean_check import (
-            FOREIGN,
-            check_clean_data,
-            classes_not_shown,
-            statistics_apart,
-        )
-        from sau_cli.unlearning.purifier import purify as remove
-
-        chosen = chosen_device(own_device(device))
-        opened, images = open_model_and_data(session, model, asked, to_learn=True)
-        if goes_on and destination.exists() and not (force or _came_from(destination, opened.checkpoint.sha256)):
-            raise UsageError(f"{destination} is not of this run; give another name with -o, or add --force")
-        if share is None and images.test is not None:
-            raise UsageError(
-                f"{images.name} has a training part of {len(images.train)} images; add --clean-frac to say how much "
-                "of it is yours, such as 0.05 (1 for all)"
-            )
-        clean = draw_clean(images.train, share, balanced=settings.balanced, augmentation=images.augmentation, seed=seed)
-        settings = fitted(learning=clean.learning)
-        single = method is MethodName.I_BAU or recipe is RecipeName.PAPER
-        asked_precision = Precision.FP32 if precision is None and single else precision
-        number_format = chosen_precision(asked_precision, chosen, opened.classifier)
-        classifier = opened.classifier.to(chosen)
-        check_clean_data(classifier, clean)
-        apart = statistics_apart(classifier, clean.learning.images)
-        state = read_state(state_file) if goes_on else None
-        if resume and state is None:
-            session.show(f"there is no {state_file} to go on from; starting from the beginning")
-        session.show(
-            f"{classifier.description.architecture}, {len(clean.learning)} clean images of {images.name} "
-            f"to learn from, {len(clean.held_back)} others held back to watch the accuracy, on {chosen} "
-            f"in {number_format}"
-        )
-        if lost := classes_not_shown(clean.learning):
-            session.checks.append(_not_shown(lost, of=clean.learning.classes))
-            session.show(f"warning: {session.checks[-1].evidence}")
-        if apart > FOREIGN:
-            session.show(
-                "warning: the clean images look unlike those that the model learned from: its batch norms see "
-                f"variances {exp(apart):.1f} times off; accuracy may fall by many points, so give images from where it "
-                "is used"
-            )
-        if team.leads and not goes_on:
-            state_file.unlink(missing_ok=True)
-        session.state_file = state_file
-        with (
-            ProgressView(session, "purify") as view,
-            Stopping(budget) as stopping,
-            together(team, chosen),
-        ):
-
-            def watch(at: PurifyProgress) -> None:
-                view.update(
-                    epoch=at.epoch,
-                    epochs=at.epochs,
-                    batch=at.batch,
-                    batches=at.batches,
-                    measures=_measures(at, method),
-                )
-
-            purified = remove(
-                classifier,
-                clean,
-                recipe=settings,
-                seed=seed,
-                precision=number_format,
-                max_batch=max_batch,
-                watch=watch,
-                save=partial(write_state, state_file) if team.leads else None,
-                stop=stopping,
-                resume=state,
-                team=team,
-            )
-            interrupted = team.any(stopping.interrupted, chosen)
-        session.environment = {
-            "device": str(chosen),
-            "precision": number_format.value,
-            "processes": team.size,
-            "cuda_graphs": purified.cuda_graphs,
-        }
-        session.details = {
-            "method": method.value,
-            "settings": settings.settings(),
-            "seed": seed,
-            "max_batch": max_batch,
-            "data": images.name,
-            "learned_from": purified.learned_from,
-            "held_back": purified.held_back,
-            "clean_statistics_apart": apart,
-            "finished": purified.finished,
-            "learning_rate_factor": purified.rate,
-            "epochs": plain(purified.epochs),
-            "rounds": plain(purified.rounds),
-        }
-        session.checks.extend(_checks(purified))
-        if not team.leads:
-            return
-        if interrupted and not purified.finished:
-            raise Interrupted(
-                f"interrupted after {len(purified.epochs)} of {settings.epochs} epochs, and nothing is lost; "
-                "add --resume to the same command to go on"
-            )
-        if not purified.epochs:
-            raise Inconclusive(
-                "the time budget was spent before the first epoch was whole, and no weights were written; "
-                "the same command with --resume goes on"
-            )
-        if purified.finished:
-            residual, residual_details = residual_of(
-                session,
-                (purified.classifier, classifier),
-                _unseen(clean),
-                seed=seed,
-                shared=True,
-                unlearned=purified.unlearned,
-            )
-        else:
-            why = "the run is not finished"
-            residual, residual_details = unexamined_check(why, shared=True), {"cleared": False, "reason": why}
-        session.checks.append(residual)
-        session.details["residual"] = residual_details
-        known = opened.classifier.description
-        names = known.class_names
-        history = HistoryStep(
-            step="purify",
-            settings=settings.settings()
-            | {
-                "method": method.value,
-                "data": images.name,
-                "clean_frac": share,
-                "learned_from": len(clean.learning),
-                "precision": number_format.value,
-                "max_batch": max_batch,
-                "epochs_run": len(purified.epochs),
-                "residual": {name: value for name, value in residual_details.items() if name != "recovered"},
-            }
-            | from_hub(opened.checkpoint)
-            | ({} if purified.unlearned is None else {"unlearned": [names[at] for at in sorted(purified.unlearned)]}),
+        asked = request(reading, data=data, data_root=data_root)
+        fitted = partial(settings_for, method, recipe, **settings)
+        plan = Plan(
+            model=model,
+            asked=asked,
+            place=place,
+            method=method,
+            settings=fitted(),
+            fitted=fitted,
+            share=_share(asked, clean_frac),
+            budget=budget,
+            precision=precision,
+            max_batch=max_batch,
+            device=device,
             seed=seed,
-            input_sha256=opened.checkpoint.sha256,
-            tool_version=__version__,
         )
-        named = known.data or name_of(data_source(asked, known))
-        described = replace(known, data=named, history=(*known.history, history))
-        with written_result(destination, folder=not suffix) as part:
-            save_like(opened.checkpoint, part, purified.classifier, described, proof=images.for_testing)
-        session.wrote("weights", weights_in(destination))
-        session.show(_summary(purified))
-        if not purified.finished:
-            raise Inconclusive(
-                f"the time budget was spent after {len(purified.epochs)} of {settings.epochs} epochs; {destination} is "
-                "what there is so far, and the same command with --resume goes on"
-            )
-        state_file.unlink(missing_ok=True)
-        marked = "" if residual.status is CheckStatus.PASSED else ", which is not cleared"
+        start = _started(session, plan)
+        purified, interrupted = _purified(session, plan, start)
+        _tell(session, plan, start, purified)
+        if session.team.leads:
+            _check_there_is_something(start, purified, interrupted=interrupted)
+            residual = _residual(session, plan, start, purified)
+            _write(session, plan, start, purified, residual)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where the result goes, and beside it the state of a run that is not done.
+
+    Attributes:
+        suffix: of the result; none of a folder.
+        resume: whether to go on with a run, if there is one.
+        goes_on: whether there is.
+    """
+
+    path: Path
+    suffix: str
+    state_file: Path
+    resume: bool
+    goes_on: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Plan:
+    """What was asked for, and makes sense as far as can be told before anything is opened.
+
+    Attributes:
+        settings, fitted: of the method, and how they are fitted to what there is to learn from.
+        share: of the training part to learn from; None for all of data without a split.
+        budget: seconds to learn in; None for as long as it takes.
+    """
+
+    model: Path
+    asked: Request
+    place: Place
+    method: MethodName
+    settings: MethodSettings
+    fitted: Callable[..., MethodSettings]
+    share: float | None
+    budget: float | None
+    precision: Precision | None
+    max_batch: int | None
+    device: str
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Start:
+    """What a purification starts from.
+
+    Attributes:
+        classifier: the received one, on the device to work on.
+        apart: how far the clean images are from those that it learned from; see
+            :func:`~sau_cli.unlearning.clean_check.statistics_apart`.
+        state: of an interrupted run, to go on from.
+    """
+
+    opened: OpenedModel
+    classifier: Classifier
+    images: ImageData
+    clean: CleanData
+    settings: MethodSettings
+    precision: Precision
+    device: torch.device
+    apart: float
+    state: RunState | None
+
+
+def _place(session: Session, model: Path, out: Path | None, *, resume: bool) -> Place:
+    """Where the result goes, after a look at whether it can be written there."""
+    suffix = suffix_of_result(model, out)
+    path = out or purified_name(model, suffix=suffix)
+    check_weights_name(path, suffix=suffix)
+    check_not_input(model, path)
+    state_file = state_path(path)
+    goes_on = resume and state_file.exists()
+    if not (goes_on and path.exists()):
+        session.reserve(path, folder_of=() if suffix else FILES)
+    session.claim(path, state_file)
+    check_state_place(state_file, resume=resume, force=session.force)
+    return Place(path=path, suffix=suffix, state_file=state_file, resume=resume, goes_on=goes_on)
+
+
+def _share(asked: Request, clean_frac: str | None) -> float | None:
+    """Of the training part, what to learn from."""
+    share = asked.settings.clean_frac if clean_frac is None else parse_fraction(clean_frac, "--clean-frac")
+    if share is not None and not 0 < share <= 1:
+        raise UsageError(f"--clean-frac {share:g} is impossible; give a share above 0 and at most 1, such as 0.05")
+    return share
+
+
+def _started(session: Session, plan: Plan) -> Start:
+    """Open the model and its clean images, and say what they are like.
+
+    Raises:
+        UsageError: what is written already is not of this run, or nobody says how much of the images to learn from.
+    """
+    from sau_adapters.run_states import read_state
+    from sau_cli.devices import chosen_device
+    from sau_cli.images import draw_clean
+    from sau_cli.unlearning.clean_check import check_clean_data, statistics_apart
+
+    device, place = chosen_device(own_device(plan.device)), plan.place
+    opened, images = open_model_and_data(session, plan.model, plan.asked, to_learn=True)
+    overwrites = place.goes_on and place.path.exists() and not session.force
+    if overwrites and not _came_from(place.path, opened.checkpoint.sha256):
+        raise UsageError(f"{place.path} is not of this run; give another name with -o, or add --force")
+    if plan.share is None and images.test is not None:
+        raise UsageError(
+            f"{images.name} has a training part of {len(images.train)} images; add --clean-frac to say how much "
+            "of it is yours, such as 0.05 (1 for all)"
+        )
+    clean = draw_clean(
+        images.train,
+        plan.share,
+        balanced=plan.settings.balanced,
+        augmentation=images.augmentation,
+        seed=plan.seed,
+    )
+    settings = plan.fitted(learning=clean.learning)
+    precision = chosen_precision(plan.precision or settings.own_precision, device, opened.classifier)
+    classifier = opened.classifier.to(device)
+    check_clean_data(classifier, clean)
+    start = Start(
+        opened=opened,
+        classifier=classifier,
+        images=images,
+        clean=clean,
+        settings=settings,
+        precision=precision,
+        device=device,
+        apart=statistics_apart(classifier, clean.learning.images),
+        state=read_state(place.state_file) if place.goes_on else None,
+    )
+    _say_what_it_is_like(session, plan, start)
+    return start
+
+
+def _purified(session: Session, plan: Plan, start: Start) -> tuple[Purification, bool]:
+    """Do it; and whether somebody stopped it before its end."""
+    from sau_adapters.run_states import write_state
+    from sau_cli.unlearning.purifier import purify as remove
+
+    team, place = session.team, plan.place
+    if team.leads and start.state is None:
+        place.state_file.unlink(missing_ok=True)
+    session.resumes_from(place.state_file)
+    with ProgressView(session, "purify") as view, Stopping(plan.budget) as stopping, together(team, start.device):
+
+        def watch(at: PurifyProgress) -> None:
+            view.show(at, measures=measures_of(at, plan.method))
+
+        purified = remove(
+            start.classifier,
+            start.clean,
+            recipe=start.settings,
+            seed=plan.seed,
+            precision=start.precision,
+            max_batch=plan.max_batch,
+            watch=watch,
+            save=partial(write_state, place.state_file) if team.leads else None,
+            stop=stopping,
+            resume=start.state,
+            team=team,
+        )
+        return purified, team.any(stopping.interrupted, start.device)
+
+
+def _check_there_is_something(start: Start, purified: Purification, *, interrupted: bool) -> None:
+    """Raises Interrupted or Inconclusive where there is nothing to write yet."""
+    if interrupted and not purified.finished:
+        raise Interrupted(
+            f"interrupted after {len(purified.epochs)} of {start.settings.epochs} epochs, and nothing is lost; "
+            "add --resume to the same command to go on"
+        )
+    if not purified.epochs:
+        raise Inconclusive(
+            "the time budget was spent before the first epoch was whole, and no weights were written; "
+            "the same command with --resume goes on"
+        )
+
+
+def _residual(session: Session, plan: Plan, start: Start, purified: Purification) -> tuple[Check, Mapping[str, Any]]:
+    """Whether anything is left that both models share, as a check and as details for reports and histories."""
+    from sau_cli.inspection.residual_checks import unexamined_check
+
+    if purified.finished:
+        check, details = residual_of(
+            session,
+            (purified.classifier, start.classifier),
+            _unseen(start.clean),
+            seed=plan.seed,
+            shared=True,
+            unlearned=purified.unlearned,
+        )
+    else:
+        why = "the run is not finished"
+        check, details = unexamined_check(why, shared=True), {"cleared": False, "reason": why}
+    session.findings.add(check)
+    session.findings.tell(residual=details)
+    return check, details
+
+
+def _write(
+    session: Session,
+    plan: Plan,
+    start: Start,
+    purified: Purification,
+    residual: tuple[Check, Mapping[str, Any]],
+) -> None:
+    """Write the weights, with their history, and say where.
+
+    Raises:
+        Inconclusive: they are not those of a finished run.
+    """
+    from sau_adapters.checkpoints import save_like, written_result
+    from sau_adapters.image_sources import name_of
+
+    place, opened = plan.place, start.opened
+    known = opened.classifier.description
+    step = _history_step(plan, start, purified, residual[1])
+    data = known.data or name_of(data_source(plan.asked, known))
+    described = replace(known, data=data, history=(*known.history, step))
+    with written_result(place.path, folder=not place.suffix) as part:
+        save_like(opened.checkpoint, part, purified.classifier, described, proof=start.images.for_testing)
+    session.wrote("weights", weights_in(place.path))
+    session.show(purification_summary(purified))
+    if not purified.finished:
+        raise Inconclusive(
+            f"the time budget was spent after {len(purified.epochs)} of {start.settings.epochs} epochs; {place.path} "
+            "is what there is so far, and the same command with --resume goes on"
+        )
+    place.state_file.unlink(missing_ok=True)
+    marked = "" if residual[0].status is CheckStatus.PASSED else ", which is not cleared"
+    session.show(
+        f"wrote {place.path}{marked}; measure it with: sau evaluate {place.path} --reference {plan.model} [--trigger T]"
+    )
+
+
+def _history_step(plan: Plan, start: Start, purified: Purification, residual: Mapping[str, Any]) -> HistoryStep:
+    names, unlearned = start.classifier.description.class_names, purified.unlearned
+    return HistoryStep(
+        step="purify",
+        settings=start.settings.settings()
+        | {
+            "method": plan.method.value,
+            "data": start.images.name,
+            "clean_frac": plan.share,
+            "learned_from": len(start.clean.learning),
+            "precision": start.precision.value,
+            "max_batch": plan.max_batch,
+            "epochs_run": len(purified.epochs),
+            "residual": {name: value for name, value in residual.items() if name != "recovered"},
+        }
+        | from_hub(start.opened.checkpoint)
+        | ({} if unlearned is None else {"unlearned": [names[place] for place in sorted(unlearned)]}),
+        seed=plan.seed,
+        input_sha256=start.opened.checkpoint.sha256,
+        tool_version=__version__,
+    )
+
+
+def _tell(session: Session, plan: Plan, start: Start, purified: Purification) -> None:
+    """What the report says of the run, also of one that is not done."""
+    session.findings.ran_on(
+        device=str(start.device),
+        precision=start.precision.value,
+        processes=session.team.size,
+        cuda_graphs=purified.cuda_graphs,
+    )
+    session.findings.tell(
+        method=plan.method.value,
+        settings=start.settings.settings(),
+        seed=plan.seed,
+        max_batch=plan.max_batch,
+        data=start.images.name,
+        learned_from=purified.learned_from,
+        held_back=purified.held_back,
+        clean_statistics_apart=start.apart,
+        finished=purified.finished,
+        learning_rate_factor=purified.rate,
+        epochs=plain(purified.epochs),
+        rounds=plain(purified.rounds),
+    )
+    session.findings.add(*purification_checks(purified))
+
+
+def _say_what_it_is_like(session: Session, plan: Plan, start: Start) -> None:
+    """Where it starts from, with a warning of images that teach too little."""
+    from sau_cli.unlearning.clean_check import FOREIGN, classes_not_shown
+
+    place, clean = plan.place, start.clean
+    if place.resume and not place.goes_on:
+        session.show(f"there is no {place.state_file} to go on from; starting from the beginning")
+    session.show(
+        f"{start.classifier.description.architecture}, {len(clean.learning)} clean images of {start.images.name} "
+        f"to learn from, {len(clean.held_back)} others held back to watch the accuracy, on {start.device} "
+        f"in {start.precision}"
+    )
+    if lost := classes_not_shown(clean.learning):
+        check = not_shown_check(lost, of=clean.learning.classes)
+        session.findings.add(check)
+        session.show(f"warning: {check.evidence}")
+    if start.apart > FOREIGN:
         session.show(
-            f"wrote {destination}{marked}; measure it with: sau evaluate {destination} --reference {model} "
-            "[--trigger T]"
+            "warning: the clean images look unlike those that the model learned from: its batch norms see "
+            f"variances {exp(start.apart):.1f} times off; accuracy may fall by many points, so give images from where "
+            "it is used"
         )
 
 
@@ -424,75 +510,3 @@ def _came_from(weights: Path, sha256: str) -> bool:
         return False
     last = told.history[-1] if told and told.history else None
     return last is not None and (last.step, last.input_sha256) == ("purify", sha256)
-
-
-def _measures(at: PurifyProgress, method: MethodName) -> str:
-    """What a line of progress says."""
-    if at.searching:
-        return f"searching {at.searching.kind} changes, {percent(at.searching.done / at.searching.of)}"
-    own = f" sar {at.unlearning_loss:.3f} SAE {percent(at.shared_share)}" if method is MethodName.SAU else ""
-    if at.rounds:
-        last = at.rounds[-1]
-        found = ", ".join(f"{one.kind.value} to {one.wanted}" for one in last.suspects) or "none"
-        own += f" round {len(at.rounds)}: {found}"
-    return f"cl {at.clean_loss:.3f}{own} acc {percent(at.held_back_accuracy)}"
-
-
-def _not_shown(classes: Sequence[str], *, of: int) -> Check:
-    some = ", ".join(repr(name) for name in classes[:5]) + ", ..." * (len(classes) > 5)
-    sentence = (
-        f"no clean image to learn from is of {len(classes)} of {of} classes ({some}): their accuracy is likely to "
-    )
-    return Check(
-        id="clean-classes", status=CheckStatus.SKIPPED, evidence=f"{sentence}be lost, so give an image of every class"
-    )
-
-
-def _checks(purified: Purification) -> tuple[Check, ...]:
-    checks = [
-        Check(
-            id="held-back-accuracy.before",
-            status=CheckStatus.MEASURED,
-            value=purified.held_back_accuracy_before,
-            evidence=f"of the received model on {purified.held_back} clean images that are not learned from",
-        ),
-        Check(
-            id="held-back-accuracy",
-            status=CheckStatus.MEASURED,
-            value=purified.held_back_accuracy,
-            evidence="of the purified model on the same images",
-        ),
-    ]
-    if purified.epochs and isinstance(purified.recipe, Recipe):
-        checks.append(
-            Check(
-                id="shared-adversarial-examples",
-                status=CheckStatus.MEASURED,
-                value=purified.epochs[-1].shared_share,
-                evidence="share of the clean images with an adversarial example common to both models, last epoch",
-            )
-        )
-    return tuple(checks)
-
-
-def _summary(purified: Purification) -> Group:
-    first, last = purified.epochs[0], purified.epochs[-1]
-    before, after = percent(purified.held_back_accuracy_before), percent(purified.held_back_accuracy)
-    halved = f" The learning rate fell to {purified.rate:g} of itself, as the loss stopped being finite."
-    accuracy = table(
-        f"Clean accuracy on {purified.held_back} images held back", ("received", "purified"), [(before, after)]
-    )
-    rows, legend = [("clean loss (cl)", f"{first.clean_loss:.3f}", f"{last.clean_loss:.3f}")], ""
-    if isinstance(purified.recipe, Recipe):
-        rows.insert(0, ("shared adversarial examples (SAE)", percent(first.shared_share), percent(last.shared_share)))
-        rows.append(("unlearning loss (sar)", f"{first.unlearning_loss:.3f}", f"{last.unlearning_loss:.3f}"))
-        legend = (
-            "A trigger works by adversarial examples that both models share: the fewer\n"
-            "are found, the less of a backdoor within epsilon is left."
-        )
-    title = f"{len(purified.epochs)} epoch{'s' * (len(purified.epochs) != 1)}"
-    legend += halved if purified.rate < 1 else ""
-    epochs = table(title, ("", "first epoch", "last epoch"), rows, legend=legend.strip())
-    lost = purified.held_back_accuracy_before - purified.held_back_accuracy
-    much = f"The accuracy on clean images fell by {percent(lost)}; more clean images help most, then more --epochs.\n"
-    return Group(accuracy, epochs, *([much] if lost > MUCH else []))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
+from sau_cli.commands.options import flag_of
 from sau_cli.commands.progress import ProgressView
 from sau_cli.commands.session import Session
 from sau_cli.errors import NotEvaluable, reason_of
@@ -61,7 +62,8 @@ def residual_of(
                 alone = residual_test(models[1:], images, seed=seed, precision=precision, watch=watch)
                 missed = overlooked(alone, unlearned)
     except NotEvaluable as error:
-        return unexamined_check(str(error), shared=shared), {"cleared": False, "reason": str(error)}
+        why = error.told(flag_of)
+        return unexamined_check(why, shared=shared), {"cleared": False, "reason": why}
     except RuntimeError as error:  # of the network: such as one that lets no gradient through
         if out_of_memory(error):
             raise

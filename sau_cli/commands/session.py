@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 import traceback
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -19,26 +19,18 @@ from rich.console import Console
 from rich.text import Text
 
 from sau_adapters.files import check_folder_writable, check_writable, claimed, sha256_of, write_text_whole
-from sau_cli import __version__
+from sau_cli.commands.findings import Findings
+from sau_cli.commands.options import OutputOptions, flag_of
 from sau_cli.errors import ExitCode, SauError, UsageError, reason_of
 from sau_cli.reporting.formats import ReportFormat, format_of, rendered
 from sau_cli.reporting.json_document import to_json
 from sau_cli.reporting.terminal import printable
-from sau_cli.results import Check, CheckStatus, InputFile, Report, Verdict, verdict_of
+from sau_cli.results import Check, CheckStatus, InputFile, Report
 from sau_cli.team import ALONE, Team
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-_VERDICTS = {
-    ExitCode.USAGE: Verdict.ERROR,
-    ExitCode.NOT_EVALUATED: Verdict.NOT_EVALUATED,
-    ExitCode.UNSAFE: Verdict.UNSAFE,
-    ExitCode.VERIFICATION_FAILED: Verdict.FAILED,
-    ExitCode.INCONCLUSIVE: Verdict.INCONCLUSIVE,
-    ExitCode.INTERNAL: Verdict.ERROR,
-    ExitCode.INTERRUPTED: Verdict.INTERRUPTED,
-}
 LONGEST_SENTENCE = 600
 _PACKAGES = ("torch", "torchvision", "timm", "transformers", "safetensors", "onnx", "onnxruntime", "numpy")
 
@@ -50,35 +42,18 @@ class Session:
     What was found before an error stays in the report, and a failed check keeps its exit code.
 
     Attributes:
-        state_file: what an interrupted run goes on from, once there is one.
+        findings: what is found, which becomes the report.
     """
 
-    def __init__(
-        self,
-        command: str,
-        *,
-        json: str | None,
-        quiet: bool,
-        verbose: bool,
-        force: bool,
-        replace_report: bool = False,
-        reports: Sequence[Path] | None = None,
-    ) -> None:
-        self.command = command
+    def __init__(self, command: str, output: OutputOptions, *, replace_report: bool = False) -> None:
         self.console = Console(stderr=True, highlight=False)
-        self.quiet, self.verbose, self.force = quiet, verbose, force
-        self.inputs: list[InputFile] = []
-        self.outputs: dict[str, InputFile] = {}
-        self.checks: list[Check] = []
-        self.details: dict[str, Any] = {}
-        self.environment: dict[str, Any] = {}
-        self.verdict: tuple[Verdict, ExitCode] | None = None
-        self.models: list[Report] = []
-        self.team = ALONE
-        self.state_file: Path | None = None
-        self._json = json
-        self._reports = dict.fromkeys(reports or (), ReportFormat.JSON)
-        self._replace_report = force or replace_report
+        self.quiet, self.verbose, self.force = output.quiet, output.verbose, output.force
+        self.findings = Findings(command)
+        self._team = ALONE
+        self._state_file: Path | None = None
+        self._json = output.json
+        self._reports = dict.fromkeys(output.report or (), ReportFormat.JSON)
+        self._replace_report = output.force or replace_report
         self._out = sys.stdout
         self._claims = ExitStack()
 
@@ -111,9 +86,18 @@ class Session:
 
     def join(self, team: Team) -> None:
         """Work as one of several processes: only the leader shows, reports and writes; errors are always said."""
-        self.team = team
+        self._team = team
         if not team.leads:
             self.quiet, self._json, self._reports = True, None, {}
+
+    @property
+    def team(self) -> Team:
+        """The processes that this one works with."""
+        return self._team
+
+    def resumes_from(self, state_file: Path) -> None:
+        """From here on, an interruption leaves this file to go on from, if it is there."""
+        self._state_file = state_file
 
     def reserve(self, path: Path, *, flag: str = "-o", folder_of: Collection[str] = ()) -> None:
         """Say before the work starts that a result could not be written to this place, which ``flag`` names.
@@ -142,18 +126,16 @@ class Session:
         Raises:
             UsageError: another run is writing one of them.
         """
-        if self.team.leads:
+        if self._team.leads:
             self._claims.enter_context(claimed(*paths))
 
     def took(self, path: Path, sha256: str | None = None) -> None:
         """Record an input file, once."""
-        taken = InputFile(path=str(path), sha256=sha256 or sha256_of(path))
-        if taken not in self.inputs:
-            self.inputs.append(taken)
+        self.findings.took(InputFile(path=str(path), sha256=sha256 or sha256_of(path)))
 
     def wrote(self, role: str, path: Path) -> None:
         """Record an output file under its role."""
-        self.outputs[role] = InputFile(path=str(path), sha256=sha256_of(path))
+        self.findings.wrote(role, InputFile(path=str(path), sha256=sha256_of(path)))
 
     @property
     def standard_output(self) -> TextIO:
@@ -168,7 +150,7 @@ class Session:
     def note(self, check_id: str, sentence: str) -> None:
         """Show what was left out or decided for the user, and keep it in the report."""
         self.show(sentence)
-        self.checks.append(Check(id=check_id, status=CheckStatus.MEASURED, evidence=sentence))
+        self.findings.add(Check(id=check_id, status=CheckStatus.MEASURED, evidence=sentence))
 
     def working(self, on: str) -> AbstractContextManager[object]:
         """Show on a terminal that work of unknown length goes on; nothing elsewhere."""
@@ -182,38 +164,19 @@ class Session:
             _to_nowhere(sys.stderr)
             self.quiet = True
 
-    def report(self, error: BaseException | None = None) -> Report:
-        """What was found, and the error that ended it if one did; a check that failed keeps its exit code."""
-        verdict, code = self.verdict or verdict_of(tuple(self.checks))
-        sentence = None
-        if error is not None:
-            sentence, error_code = _explained(error, self.state_file)
-            failed = any(check.status is CheckStatus.FAILED for check in self.checks)
-            unsafe = verdict is Verdict.UNSAFE or any(one.verdict is Verdict.UNSAFE for one in self.models)
-            if unsafe:
-                verdict, code = Verdict.UNSAFE, ExitCode.UNSAFE
-            elif failed and error_code not in {ExitCode.UNSAFE, ExitCode.VERIFICATION_FAILED}:
-                verdict, code = Verdict.FAILED, ExitCode.LIMIT_FAILED
-            else:
-                verdict, code = _VERDICTS[error_code], error_code
-        return Report(
-            tool_version=__version__,
-            command=self.command,
-            inputs=tuple(self.inputs),
-            verdict=verdict,
-            exit_code=code,
-            checks=tuple(self.checks),
-            environment=_environment() | self.environment,
-            outputs=self.outputs,
-            details=self.details,
-            models=tuple(self.models),
-            error=sentence,
-        )
+    def report(self, error: BaseException | None = None, *, machine: bool = True) -> Report:
+        """What was found, and the error that ended it if one did.
+
+        Args:
+            machine: say what it ran on, too.
+        """
+        told = None if error is None else _explained(error, self._state_file)
+        return self.findings.report(told, machine=_machine() if machine else {})
 
     def _finish(self, error: BaseException | None) -> ExitCode:
         report = self.report(error)
         if report.error is not None:
-            who = "error: " if self.team.leads else f"error in process {self.team.rank}: "
+            who = "error: " if self._team.leads else f"error in process {self._team.rank}: "
             self._say(Text.assemble((who, "bold red"), printable(report.error)))
         elif report.exit_code and self.quiet:
             self._say(printable(_short(report)))
@@ -270,7 +233,7 @@ def _check_report(path: Path, *, force: bool, flag: str = "--json") -> None:
     if path.is_file():
         with path.open("rb") as file:
             start = file.read(200)
-        if start.strip() and not any(one in start for one in _STARTS):
+        if start.strip() and not any(known in start for known in _STARTS):
             raise UsageError(f"{path} exists and is no report of sau; give another name with {flag}")
 
 
@@ -283,7 +246,7 @@ def _to_nowhere(stream: TextIO | None) -> None:
 def _explained(error: BaseException, state_file: Path | None) -> tuple[str, ExitCode]:
     """One sentence, and the exit code."""
     if isinstance(error, SauError):
-        sentence = " ".join(str(error).split())
+        sentence = " ".join(error.told(flag_of).split())
         return sentence if len(sentence) <= LONGEST_SENTENCE else f"{sentence[:LONGEST_SENTENCE]}...", error.exit_code
     if isinstance(error, SystemExit | GeneratorExit):
         return (
@@ -317,7 +280,7 @@ def _device_is_full(error: BaseException) -> bool:
     return out_of_memory(error)
 
 
-def _environment() -> dict[str, Any]:
+def _machine() -> dict[str, Any]:
     packages: dict[str, str | None] = {}
     for name in _PACKAGES:
         try:

@@ -10,7 +10,7 @@ from typing import Any
 
 from sau_adapters.tables import WeightsFormat
 from sau_cli.errors import UsageError, reason_of
-from sau_cli.inspection.policy import Policy, parse_policy
+from sau_cli.gating.policy import Policy, parse_policy
 
 FORMATS = tuple(one.value for one in WeightsFormat)
 

@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 from torch import Tensor
 
-from sau_cli.attacks.triggers import Trigger
 from sau_cli.classifier import Classifier
 from sau_cli.description import Description
 from sau_cli.errors import NotEvaluable
 from sau_cli.evaluation.paired_test import PairedTest, paired_test
-from sau_cli.evaluation.predictions import predicted_labels
 from sau_cli.images import LabelledImages, check_fits
+from sau_cli.predictions import predicted_labels
 from sau_cli.results import Measure
+from sau_cli.triggers.trigger import Trigger
 
 GONE, MISLED = 0.1, 0.1
 """A trigger with a lower ASR has lost its target; wrong by more than the second, it still misleads."""

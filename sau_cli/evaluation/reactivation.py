@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from sau_cli.attacks.triggers import Trigger
 from sau_cli.classifier import Classifier
 from sau_cli.errors import NotEvaluable
 from sau_cli.evaluation.metrics import rate
-from sau_cli.evaluation.predictions import predicted_labels
 from sau_cli.images import LabelledImages, as_pixels
 from sau_cli.model_state import evaluating, frozen
+from sau_cli.predictions import predicted_labels
 from sau_cli.results import Measure
 from sau_cli.seeding import random_stream
+from sau_cli.triggers.trigger import Trigger
 
 EPSILON = 0.05
 """The most that a pixel in [0, 1] is changed by."""

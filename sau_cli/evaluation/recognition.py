@@ -10,8 +10,8 @@ from torch import Tensor
 
 from sau_cli.classifier import Classifier
 from sau_cli.errors import NotEvaluable
-from sau_cli.evaluation.predictions import predicted_labels
 from sau_cli.images import LabelledImages, check_fits
+from sau_cli.predictions import predicted_labels
 
 LEAST_GAIN, LEAST_IMAGES_GAINED = 0.2, 10
 """Of accuracy and of images, by other names of the classes, that no chance explains."""

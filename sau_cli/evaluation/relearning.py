@@ -12,15 +12,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from sau_cli.attacks.training import TrainingSettings, train
-from sau_cli.attacks.triggers import Trigger
 from sau_cli.classifier import Classifier
-from sau_cli.errors import UsageError
+from sau_cli.errors import UsageError, argument
 from sau_cli.evaluation.metrics import rate
-from sau_cli.evaluation.predictions import predicted_labels
 from sau_cli.images import LabelledImages
+from sau_cli.predictions import predicted_labels
 from sau_cli.results import Measure
 from sau_cli.seeding import random_stream
+from sau_cli.training import TrainingSettings, train
+from sau_cli.triggers.trigger import Trigger
 
 EPOCHS, PEAK_LR, BATCH = 5, 0.003, 32
 """With a higher rate a copy forgets its clean accuracy, and every trigger works."""
@@ -71,7 +71,8 @@ def relearn(
     most = min(len(counted), len(learned_on) // 2)
     if not 1 <= poisoned <= most:
         raise UsageError(
-            f"--relearn {poisoned} is impossible with {len(learned_on)} images to learn from (half of the test "
+            f"{argument('relearn')} {poisoned} is impossible with {len(learned_on)} "
+            f"images to learn from (half of the test "
             f"images); give 1 to {most}"
         )
     stream = random_stream(seed, "relearning")

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from sau_cli.attacks.triggers import Trigger
 from sau_cli.classifier import Classifier, check_finite_weights
 from sau_cli.description import Description
 from sau_cli.errors import NotEvaluable, VerificationFailed
@@ -21,6 +20,7 @@ from sau_cli.exporting.verification import (
     expected_answers,
 )
 from sau_cli.images import LabelledImages
+from sau_cli.triggers.trigger import Trigger
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

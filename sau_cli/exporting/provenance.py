@@ -89,8 +89,12 @@ def statement(
                     "verification": plain(dict(figures)),
                 },
                 "resolvedDependencies": [
-                    {"name": one.name or one.role, "digest": {"sha256": one.sha256}, "annotations": {"role": one.role}}
-                    for one in origins
+                    {
+                        "name": origin.name or origin.role,
+                        "digest": {"sha256": origin.sha256},
+                        "annotations": {"role": origin.role},
+                    }
+                    for origin in origins
                 ],
             },
             "runDetails": {"builder": {"id": BUILDER, "version": dict(versions)}},
@@ -157,7 +161,9 @@ def chain_checks(
         sentence = "there is no statement beside the file, so nothing shows that it is as it was written"
         return (*checks, Check(id="chain.file", status=CheckStatus.SKIPPED, evidence=sentence))
     subjects = told.get("subject")
-    digests = {_digest(one) for one in subjects if isinstance(one, dict)} if isinstance(subjects, list) else set()
+    digests = (
+        {_digest(subject) for subject in subjects if isinstance(subject, dict)} if isinstance(subjects, list) else set()
+    )
     changed = [name for name, sha256 in files.items() if sha256 not in digests]
     broken = f"{', '.join(changed)} is not what the statement is about: its SHA-256 is another" if changed else ""
     checks.append(_link("chain.file", broken, "the SHA-256 is that of the statement"))
@@ -192,7 +198,7 @@ def _broken_history(history: Sequence[HistoryStep], source: str | None) -> str:
 
 def _broken_statement(told: Mapping[str, Any], origins: Sequence[Origin], history: Sequence[HistoryStep]) -> str:
     """Where the statement and the file's own history differ, in words."""
-    by_role = {one.role: one.sha256 for one in origins}
+    by_role = {origin.role: origin.sha256 for origin in origins}
     last = by_role.get(PURIFIED, by_role.get(RECEIVED))
     if last != history[-1].input_sha256:
         return "the statement names another exported model than the file's history"

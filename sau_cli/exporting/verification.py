@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sau_cli.attacks.triggers import Trigger
 from sau_cli.classifier import Classifier
-from sau_cli.errors import NotEvaluable, UsageError, reason_of
+from sau_cli.errors import NotEvaluable, UsageError, argument, reason_of
 from sau_cli.evaluation.metrics import rate
-from sau_cli.evaluation.predictions import predicted_logits
 from sau_cli.images import LabelledImages, as_pixels, check_fits
+from sau_cli.predictions import predicted_logits
 from sau_cli.results import Check, CheckStatus, Measure
+from sau_cli.triggers.trigger import Trigger
 
 Runner = Callable[[Tensor], Tensor]
 """Runs the exported model: images (N, C, H, W) float in [0, 1] to its first output (N, K)."""
@@ -58,7 +58,8 @@ class VerificationLimits:
     def __post_init__(self) -> None:
         if not (0 <= (self.atol or 0) <= 1 and 0 <= self.rtol <= 1):
             raise UsageError(
-                f"tolerances of {self.atol:g} and {self.rtol:g} prove nothing; give --atol and --rtol from 0 to 1"
+                f"tolerances of {self.atol:g} and {self.rtol:g} prove nothing; give "
+                f"{argument('atol')} and {argument('rtol')} from 0 to 1"
             )
 
     @property
@@ -224,7 +225,7 @@ def _at_size(classifier: Classifier, data: LabelledImages, size: tuple[int, int]
     except Exception as error:  # a network raises nearly anything for a size that it was not made for
         raise NotEvaluable(
             f"{classifier.description.architecture} cannot take images of {size[0]}x{size[1]} ({reason_of(error)}); "
-            "leave out --dynamic-size, or give another --largest-size"
+            f"leave out {argument('dynamic_size')}, or give another {argument('largest_size')}"
         ) from error
 
 

@@ -6,7 +6,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import assert_never
 
-from sau_cli.errors import UsageError
+from sau_cli.errors import UsageError, argument
 from sau_cli.results import Report
 
 
@@ -30,7 +30,7 @@ def format_of(path: Path) -> ReportFormat:
         return ReportFormat(path.suffix.lower())
     except ValueError as error:
         known = ", ".join(one.value for one in ReportFormat)
-        raise UsageError(f"--report {path}: the name tells no form of report; end it in {known}") from error
+        raise UsageError(f"{argument('report')} {path}: the name tells no form of report; end it in {known}") from error
 
 
 def rendered(report: Report, form: ReportFormat) -> str:

@@ -10,6 +10,10 @@ import torch
 from torch import Tensor
 
 from sau_cli.classifier import Classifier
+from sau_cli.images import LabelledImages
+from sau_cli.precision import Precision
+from sau_cli.seeding import random_stream
+from sau_cli.team import Team
 from sau_cli.unlearning.cuda_graphs import Graphs
 from sau_cli.unlearning.inverted_triggers import Round
 from sau_cli.unlearning.trail import Searching, Tally
@@ -33,6 +37,30 @@ class Batch:
     images: Tensor
     labels: Tensor
     stream: torch.Generator
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Work:
+    """What a method works on.
+
+    Attributes:
+        purified: the classifier that learns, which starts as ``received``.
+        received: as it came; not to be changed.
+        learning: clean images, on the device.
+        max_batch: most images that are on the device at a time; None for a batch.
+    """
+
+    purified: Classifier
+    received: Classifier
+    learning: LabelledImages
+    seed: int
+    precision: Precision
+    max_batch: int | None
+    team: Team
+
+    def stream(self, purpose: str) -> torch.Generator:
+        """Random numbers for one purpose."""
+        return random_stream(self.seed, purpose)
 
 
 class BatchStep(Protocol):

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from sau_cli.classifier import Classifier, check_finite_weights
 from sau_cli.errors import NotEvaluable
-from sau_cli.evaluation.predictions import predicted_labels
 from sau_cli.evaluation.recognition import check_recognises
 from sau_cli.images import CleanData, LabelledImages, check_fits
+from sau_cli.predictions import predicted_labels
 from sau_cli.unlearning.batch_statistics import BatchStatistics
 
 LEAST_SHOWN = 0.5

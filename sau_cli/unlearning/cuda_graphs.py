@@ -89,7 +89,7 @@ class Graphs:
                     function(*inputs)
             torch.cuda.current_stream().wait_stream(aside)
             graph = torch.cuda.CUDAGraph()
-            pool = next((one.graph.pool() for one in self.recordings.values()), None)
+            pool = next((recording.graph.pool() for recording in self.recordings.values()), None)
             with torch.cuda.graph(graph, pool=pool):
                 result = function(*inputs)
         finally:

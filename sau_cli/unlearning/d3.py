@@ -5,15 +5,13 @@ Source: Wei, Liu, Zha, "Backdoor Mitigation by Distance-Driven Detoxification", 
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, relu
 
-from sau_cli.classifier import Classifier
 from sau_cli.head import head_name
-from sau_cli.precision import Precision
+from sau_cli.unlearning.batch_step import Work
+from sau_cli.unlearning.compared_methods import Distancing
 from sau_cli.unlearning.fine_tuning import Tuner
-from sau_cli.unlearning.methods import Distancing
 from sau_cli.unlearning.new_head import SMALLEST, bring_to, draw_anew, norm_over
 
 
@@ -23,23 +21,13 @@ class Distancer(Tuner):
     W are the head's weights, or all that get a gradient. The head is drawn anew when this is made.
     """
 
-    def __init__(
-        self,
-        purified: Classifier,
-        received: Classifier,
-        settings: Distancing,
-        *,
-        stream: torch.Generator,
-        precision: Precision,
-        max_batch: int | None,
-    ) -> None:
-        super().__init__(
-            purified, lr=settings.lr, batch_size=settings.batch_size, precision=precision, max_batch=max_batch
-        )
+    def __init__(self, work: Work, settings: Distancing) -> None:
+        super().__init__(work, settings)
+        purified = work.purified
         self.settings = settings
         name = head_name(purified)
-        draw_anew(purified.get_submodule(name), stream)
-        before = dict(received.named_parameters())
+        draw_anew(purified.get_submodule(name), work.stream("head"))
+        before = dict(work.received.named_parameters())
         self.pairs = [
             (parameter, before[key])
             for key, parameter in purified.named_parameters()

@@ -12,10 +12,10 @@ from torch.nn.functional import cross_entropy
 from sau_cli.classifier import Classifier
 from sau_cli.devices import out_of_memory
 from sau_cli.images import as_pixels
-from sau_cli.precision import Precision, fast_layout, running_in
+from sau_cli.precision import fast_layout, running_in
 from sau_cli.unlearning.batch_statistics import BatchStatistics
-from sau_cli.unlearning.batch_step import Batch, NotFiniteError
-from sau_cli.unlearning.methods import FineTuning
+from sau_cli.unlearning.batch_step import Batch, NotFiniteError, Work
+from sau_cli.unlearning.compared_methods import ComparedMethod, FineTuning
 from sau_cli.unlearning.sharpness import climbed
 from sau_cli.unlearning.trail import Searching, Tally
 
@@ -32,24 +32,15 @@ class Tuner:
     graphs = None
     rounds = ()
 
-    def __init__(
-        self,
-        purified: Classifier,
-        *,
-        lr: float,
-        batch_size: int,
-        precision: Precision,
-        max_batch: int | None,
-        weight_decay: float = 0.0,
-        rho: float = 0.0,
-    ) -> None:
-        self.purified, self.precision, self.rho = purified, precision, rho
+    def __init__(self, work: Work, settings: ComparedMethod, *, weight_decay: float = 0.0, rho: float = 0.0) -> None:
+        purified = work.purified
+        self.purified, self.precision, self.rho = purified, work.precision, rho
         self.device = purified.mean.device
-        self.layout = fast_layout(precision, self.device)
+        self.layout = fast_layout(work.precision, self.device)
         self.statistics = BatchStatistics(purified)
-        self.part = self.group = max_batch or batch_size
+        self.part = self.group = work.max_batch or settings.batch_size
         self.optimiser: torch.optim.Optimizer = torch.optim.SGD(
-            purified.parameters(), lr=lr, momentum=0.9, weight_decay=weight_decay
+            purified.parameters(), lr=settings.lr, momentum=0.9, weight_decay=weight_decay
         )
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -126,18 +117,8 @@ class Tuner:
 class FineTuner(Tuner):
     """Steps on the cross-entropy, with weight decay 5e-4."""
 
-    def __init__(
-        self, purified: Classifier, settings: FineTuning, *, precision: Precision, max_batch: int | None
-    ) -> None:
-        super().__init__(
-            purified,
-            lr=settings.lr,
-            batch_size=settings.batch_size,
-            precision=precision,
-            max_batch=max_batch,
-            weight_decay=5e-4,
-            rho=settings.rho,
-        )
+    def __init__(self, work: Work, settings: FineTuning) -> None:
+        super().__init__(work, settings, weight_decay=5e-4, rho=settings.rho)
         self.label_smoothing = settings.label_smoothing
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:

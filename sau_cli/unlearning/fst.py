@@ -6,13 +6,10 @@ arXiv 2310.01875.
 
 from __future__ import annotations
 
-import torch
-
-from sau_cli.classifier import Classifier
 from sau_cli.head import head_name
-from sau_cli.precision import Precision
+from sau_cli.unlearning.batch_step import Work
+from sau_cli.unlearning.compared_methods import FeatureShift
 from sau_cli.unlearning.fine_tuning import Tuner
-from sau_cli.unlearning.methods import FeatureShift
 from sau_cli.unlearning.new_head import bring_to, draw_anew
 
 
@@ -22,23 +19,13 @@ class FeatureShifter(Tuner):
     The head is drawn anew when this is made.
     """
 
-    def __init__(
-        self,
-        purified: Classifier,
-        received: Classifier,
-        settings: FeatureShift,
-        *,
-        stream: torch.Generator,
-        precision: Precision,
-        max_batch: int | None,
-    ) -> None:
-        super().__init__(
-            purified, lr=settings.lr, batch_size=settings.batch_size, precision=precision, max_batch=max_batch
-        )
+    def __init__(self, work: Work, settings: FeatureShift) -> None:
+        super().__init__(work, settings)
+        purified, received = work.purified, work.received
         name = head_name(purified)
-        draw_anew(purified.get_submodule(name), stream)
+        draw_anew(purified.get_submodule(name), work.stream("head"))
         self.alpha = settings.alpha
-        self.weight, self.received = (one.get_parameter(f"{name}.weight") for one in (purified, received))
+        self.weight, self.received = (network.get_parameter(f"{name}.weight") for network in (purified, received))
 
     def steer(self) -> None:
         """Add the gradient of α · ⟨W, W0⟩."""

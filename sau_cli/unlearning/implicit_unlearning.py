@@ -16,12 +16,12 @@ from torch.nn.functional import cross_entropy
 
 from sau_cli.classifier import Classifier
 from sau_cli.devices import out_of_memory
-from sau_cli.errors import NotEvaluable, reason_of
-from sau_cli.images import LabelledImages, as_pixels
+from sau_cli.errors import NotEvaluable, argument, reason_of
+from sau_cli.images import as_pixels
 from sau_cli.model_state import frozen
-from sau_cli.precision import Precision, fast_layout, running_in
-from sau_cli.unlearning.batch_step import Batch, NotFiniteError
-from sau_cli.unlearning.methods import ImplicitUnlearning
+from sau_cli.precision import fast_layout, running_in
+from sau_cli.unlearning.batch_step import Batch, NotFiniteError, Work
+from sau_cli.unlearning.compared_methods import ImplicitUnlearning
 from sau_cli.unlearning.trail import Searching, Tally
 
 
@@ -72,12 +72,11 @@ class ImplicitUnlearner:
     graphs = None
     rounds = ()
 
-    def __init__(
-        self, purified: Classifier, learning: LabelledImages, settings: ImplicitUnlearning, *, precision: Precision
-    ) -> None:
-        self.purified, self.learning, self.settings, self.precision = purified, learning, settings, precision
+    def __init__(self, work: Work, settings: ImplicitUnlearning) -> None:
+        purified, learning = work.purified, work.learning
+        self.purified, self.learning, self.settings, self.precision = purified, learning, settings, work.precision
         self.device = purified.mean.device
-        self.layout = fast_layout(precision, self.device)
+        self.layout = fast_layout(work.precision, self.device)
         self.group = settings.batch_size
         self.delta = torch.zeros(1, *learning.images.shape[1:], device=self.device)
         self.optimiser: torch.optim.Optimizer = torch.optim.Adam(purified.parameters(), lr=settings.lr)
@@ -131,7 +130,7 @@ class ImplicitUnlearner:
                 raise
             raise NotEvaluable(
                 f"i-BAU needs second derivatives, which this network does not give ({reason_of(error)}); "
-                "choose another --method"
+                f"choose another {argument('method')}"
             ) from error
         if not isfinite(loss.item()) or not all(bool(torch.isfinite(one).all()) for one in gradients):
             raise NotFiniteError("the loss stopped being finite")

@@ -6,36 +6,23 @@ import time
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import assert_never
 
 import torch
 
 from sau_cli.classifier import Classifier, check_finite_weights
-from sau_cli.errors import NotEvaluable, UsageError
-from sau_cli.evaluation.predictions import predicted_labels
+from sau_cli.errors import NotEvaluable, UsageError, argument
 from sau_cli.images import CleanData, LabelledImages, check_fits
 from sau_cli.model_state import evaluating, frozen
 from sau_cli.precision import Precision, check_precision, fast_layout
+from sau_cli.predictions import predicted_labels
 from sau_cli.resuming import check_same_run, optimiser_tensors, restore_optimiser
 from sau_cli.seeding import random_stream
 from sau_cli.team import ALONE, Team
-from sau_cli.unlearning.batch_step import Batch, BatchStep, NotFiniteError
-from sau_cli.unlearning.d3 import Distancer
-from sau_cli.unlearning.fine_tuning import FineTuner
-from sau_cli.unlearning.fst import FeatureShifter
-from sau_cli.unlearning.implicit_unlearning import ImplicitUnlearner
+from sau_cli.unlearning.batch_step import Batch, NotFiniteError, Work
 from sau_cli.unlearning.inverted_triggers import Round
-from sau_cli.unlearning.methods import (
-    Distancing,
-    FeatureShift,
-    FineTuning,
-    ImplicitUnlearning,
-    MethodSettings,
-    method_of,
-)
+from sau_cli.unlearning.methods import MethodSettings, method_of
 from sau_cli.unlearning.recipes import Recipe
 from sau_cli.unlearning.run_state import RunState, fingerprint
-from sau_cli.unlearning.shared_unlearning import SharedUnlearning
 from sau_cli.unlearning.trail import Epoch, PurifyProgress, Searching, Tally
 
 
@@ -122,10 +109,13 @@ def purify(
     check_precision(precision, classifier.mean.device)
     if max_batch is not None and max_batch < 1:
         raise UsageError(f"a part of {max_batch} images is impossible; give 1 or more")
-    if team.size > 1 and not isinstance(recipe, Recipe):
-        raise UsageError(f"--method {method_of(recipe)} runs in one process; start it without torchrun")
-    if max_batch is not None and isinstance(recipe, ImplicitUnlearning):
-        raise UsageError("--max-batch cannot be kept by --method i-bau; give a smaller --batch-size in its place")
+    if team.size > 1 and not recipe.in_teams:
+        raise UsageError(f"{argument('method')} {method_of(recipe)} runs in one process; start it without torchrun")
+    if max_batch is not None and not recipe.in_parts:
+        raise UsageError(
+            f"{argument('max_batch')} cannot be kept by {argument('method')} "
+            f"{method_of(recipe)}; give a smaller {argument('batch_size')} in its place"
+        )
     run = _Run(classifier, clean, recipe, seed, precision, max_batch, team)
     run.watch, run.save, run.stop = watch or run.watch, save or run.save, stop or run.stop
     with evaluating(run.received, run.purified), frozen(run.received):
@@ -159,7 +149,17 @@ class _Run:
         self.received, self.purified = (deepcopy(classifier).to(memory_format=layout) for _ in range(2))
         self.purified.requires_grad_(True)
         self.learning = clean.learning.to(self.device)
-        self.method = self.method_for(recipe, max_batch, seed)
+        self.method = recipe.begin(
+            Work(
+                purified=self.purified,
+                received=self.received,
+                learning=self.learning,
+                seed=seed,
+                precision=precision,
+                max_batch=max_batch,
+                team=team,
+            )
+        )
         self.fingerprint = fingerprint(
             classifier, clean, recipe=recipe, seed=seed, precision=precision, group=self.method.group
         )
@@ -169,35 +169,6 @@ class _Run:
         self.epoch, self.batch, self.rate = 1, 0, 1.0
         self.history: list[Epoch] = []
         self.begin_epoch()
-
-    def method_for(self, recipe: MethodSettings, max_batch: int | None, seed: int) -> BatchStep:
-        stream = random_stream(seed, "head")
-        match recipe:
-            case Recipe():
-                return SharedUnlearning(
-                    self.purified,
-                    self.received,
-                    self.learning,
-                    recipe,
-                    seed=seed,
-                    precision=self.precision,
-                    max_batch=max_batch,
-                    team=self.team,
-                )
-            case FineTuning():
-                return FineTuner(self.purified, recipe, precision=self.precision, max_batch=max_batch)
-            case ImplicitUnlearning():
-                return ImplicitUnlearner(self.purified, self.learning, recipe, precision=self.precision)
-            case Distancing():
-                return Distancer(
-                    self.purified, self.received, recipe, stream=stream, precision=self.precision, max_batch=max_batch
-                )
-            case FeatureShift():
-                return FeatureShifter(
-                    self.purified, self.received, recipe, stream=stream, precision=self.precision, max_batch=max_batch
-                )
-            case _ as never:
-                assert_never(never)
 
     def begin_epoch(self) -> None:
         self.order_state = self.order_stream.get_state()
@@ -213,7 +184,7 @@ class _Run:
         if self.team.differ(f"{self.fingerprint} {self.epoch} {self.batch}", self.device):
             raise UsageError(
                 "the processes work on different models, images, settings or states of an interrupted run; give all "
-                "of them the same, and with --resume a folder that all of them see"
+                f"of them the same, and with {argument('resume')} a folder that all of them see"
             )
         good = self.state()
         stopped = False
@@ -333,7 +304,8 @@ class _Run:
         """To the last good state at half the learning rate, as often as the recipe says."""
         if self.rate <= 0.5**self.recipe.halvings:
             raise NotEvaluable(
-                f"{why} in epoch {self.epoch}, also at {self.rate:g} of the learning rate; try again with a lower --lr"
+                f"{why} in epoch {self.epoch}, also at {self.rate:g} of the learning "
+                f"rate; try again with a lower {argument('lr')}"
             ) from why
         rate = self.rate / 2
         self.restore(good)

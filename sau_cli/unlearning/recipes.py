@@ -5,22 +5,41 @@ Only the formula of the paper's unlearning loss has its own, in :mod:`sau_cli.un
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from math import cos, pi
-from typing import TYPE_CHECKING, Any, assert_never
+from typing import TYPE_CHECKING, Any, ClassVar, assert_never
 
 from sau_cli.errors import UsageError
-from sau_cli.unlearning.ranges import Count, Decay, Momentum, Number, Portion, Positive, Share, Weight, check_ranges
+from sau_cli.precision import Precision
+from sau_cli.settings import (
+    Count,
+    Decay,
+    Momentum,
+    Number,
+    Portion,
+    Positive,
+    Share,
+    Weight,
+    check_settings,
+    setting,
+    values_of,
+)
 
 if TYPE_CHECKING:
     from sau_cli.images import LabelledImages
+    from sau_cli.unlearning.batch_step import BatchStep, Work
 
 REVISION = 4
 """Of the recipes and of the code that follows them: one more whenever the same command comes to other weights.
 
 Revision 1 is all that was before revisions were written down.
 """
+
+
+EPOCHS, LR, BATCH_SIZE = "Passes over the clean images", "Learning rate", "Images a step"
+"""What every method has, for people."""
 
 
 class RecipeName(StrEnum):
@@ -140,13 +159,16 @@ class Recipe:
         UsageError: a value that makes no sense, by name.
     """
 
+    in_parts: ClassVar[bool] = True
+    in_teams: ClassVar[bool] = True
+
     name: RecipeName = RecipeName.PAPER
 
     # The outer problem
-    epochs: Count = 100
-    batch_size: Count = 256
+    epochs: Count = setting(100, EPOCHS)
+    batch_size: Count = setting(256, BATCH_SIZE)
     optimiser: Optimiser = Optimiser.ADAM
-    lr: Positive = 1e-4
+    lr: Positive = setting(1e-4, LR)
     schedule: Schedule = Schedule.CONSTANT
     sgd_momentum: Momentum = 0.9
     sgd_weight_decay: Weight = 5e-4
@@ -161,10 +183,10 @@ class Recipe:
     smallest_group: Count = 4
 
     # Losses
-    clean_weight: Weight = 1.0
-    unlearning_weight: Weight = 1.0
-    adversarial_weight: Weight = 0.01
-    shared_weight: Weight = 1.0
+    clean_weight: Weight = setting(1.0, "λ1, of learning the clean images")
+    unlearning_weight: Weight = setting(1.0, "λ2, of unlearning; 0 for none")
+    adversarial_weight: Weight = setting(0.01, "λ3, of fooling both models, in the search")
+    shared_weight: Weight = setting(1.0, "λ4, of fooling them alike, in the search")
     agreement: Agreement = Agreement.JENSEN_SHANNON
     distillation: Share = 0.0
     recognition: Share = 0.5
@@ -173,8 +195,8 @@ class Recipe:
     warp_recovery: Weight = 0.0
 
     # The search
-    steps: Count = 5
-    step: Positive = 0.2
+    steps: Count = setting(5, "Signed-gradient steps")
+    step: Positive = setting(0.2, "Of each signed-gradient step", follows="epsilon")
     universal: bool = False
     proposals: Count = 1
     witnesses: Count = 4
@@ -192,7 +214,7 @@ class Recipe:
     aimed_share: Share = 0.0
 
     # Where perturbations may go
-    epsilon: Portion = 0.2
+    epsilon: Portion = setting(0.2, "L-infinity radius of the perturbations")
     clip: bool = False
     patch_share: Share = 0.0
     smallest_patch: Count = 2
@@ -206,9 +228,14 @@ class Recipe:
     lowest_wave: Share = 0.5
 
     def __post_init__(self) -> None:
-        check_ranges(self)
+        check_settings(self)
         if self.clean_weight == 0 and self.unlearning_weight == 0:
             raise UsageError("clean weight 0 and unlearning weight 0 leave nothing to learn; give one of them")
+
+    @property
+    def own_precision(self) -> Precision | None:
+        """The precision that is meant to be run in, where it is one: that of the work that it follows."""
+        return Precision.FP32 if self.name is RecipeName.PAPER else None
 
     @property
     def grouped(self) -> bool:
@@ -220,9 +247,15 @@ class Recipe:
         """Whether perturbed images are taught what the clean ones are."""
         return max(self.ball_recovery, self.patch_recovery, self.warp_recovery) > 0
 
+    def begin(self, work: Work) -> BatchStep:
+        """Shared Adversarial Unlearning as a step on a batch."""
+        from sau_cli.unlearning.shared_unlearning import SharedUnlearning
+
+        return SharedUnlearning(work, self)
+
     def settings(self) -> dict[str, Any]:
         """Every setting by name, and the revision, for history, reports and fingerprints."""
-        return {field.name: getattr(self, field.name) for field in fields(self)} | {"revision": REVISION}
+        return values_of(self) | {"revision": REVISION}
 
 
 PAPER = Recipe()
@@ -313,6 +346,13 @@ class Fitting:
 
 
 FITTING = Fitting()
+FITTED: Mapping[str, str] = {
+    "epochs": f"{DEFAULT.epochs}, more if they are few",
+    "lr": f"{DEFAULT.lr:g}, or {FITTING.tiny_lr:g} for images below 16x16",
+    "batch_size": f"{FITTING.smallest_batch} to {DEFAULT.batch_size}, by how many there are",
+    "unlearning_weight": f"{DEFAULT.unlearning_weight:g}, or {FITTING.tiny_unlearning_weight:g} for images below 16x16",
+}
+"""What :func:`fitted` makes of ``default``, for people."""
 
 
 def fitted(recipe: Recipe, learning: LabelledImages, *, to: Fitting = FITTING) -> Recipe:

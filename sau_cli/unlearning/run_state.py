@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from sau_cli.classifier import Classifier
-from sau_cli.errors import NotEvaluable
+from sau_cli.errors import NotEvaluable, argument
 from sau_cli.images import CleanData
 from sau_cli.precision import Precision
 from sau_cli.resuming import digest_of, with_prefix
@@ -104,7 +104,7 @@ def state_from_parts(tensors: Mapping[str, Tensor], description: Mapping[str, An
         )
     except (KeyError, TypeError, ValueError) as error:
         raise NotEvaluable(
-            f"the state of the interrupted run is incomplete ({error}); start over with --force"
+            f"the state of the interrupted run is incomplete ({error}); start over with {argument('force')}"
         ) from error
 
 

@@ -18,15 +18,14 @@ from torch.optim.swa_utils import AveragedModel
 
 from sau_cli.classifier import Classifier
 from sau_cli.devices import out_of_memory
-from sau_cli.evaluation.predictions import predicted_logits
-from sau_cli.images import LabelledImages, as_pixels
+from sau_cli.images import as_pixels
 from sau_cli.model_state import frozen
-from sau_cli.precision import Precision, fast_layout, running_in
+from sau_cli.precision import fast_layout, running_in
+from sau_cli.predictions import predicted_logits
 from sau_cli.resuming import with_prefix
 from sau_cli.seeding import random_stream
-from sau_cli.team import Team
 from sau_cli.unlearning.batch_statistics import BatchStatistics, group_sizes, packed
-from sau_cli.unlearning.batch_step import Batch, NotFiniteError
+from sau_cli.unlearning.batch_step import Batch, NotFiniteError, Work
 from sau_cli.unlearning.cuda_graphs import Graphs, directly
 from sau_cli.unlearning.draws import draws_needed
 from sau_cli.unlearning.inverted_triggers import InvertedTriggers, Round
@@ -44,27 +43,17 @@ TRIGGERS = "triggers."
 class SharedUnlearning:
     """The outer problem of a recipe, a batch at a time."""
 
-    def __init__(
-        self,
-        purified: Classifier,
-        received: Classifier,
-        learning: LabelledImages,
-        recipe: Recipe,
-        *,
-        seed: int,
-        precision: Precision,
-        max_batch: int | None,
-        team: Team,
-    ) -> None:
+    def __init__(self, work: Work, recipe: Recipe) -> None:
+        purified, received, learning = work.purified, work.received, work.learning
         self.purified, self.received, self.recipe = purified, received, recipe
-        self.seed, self.precision, self.team = seed, precision, team
+        self.seed, self.precision, self.team = work.seed, work.precision, work.team
         self.device = purified.mean.device
-        self.layout = fast_layout(precision, self.device)
+        self.layout = fast_layout(work.precision, self.device)
         self.statistics = BatchStatistics(purified, momentum=recipe.statistics_momentum)
         self.average = (
             AveragedModel(purified, multi_avg_fn=self.follow, use_buffers=True) if recipe.averaging > 0 else None
         )
-        self.part = max_batch or recipe.batch_size
+        self.part = work.max_batch or recipe.batch_size
         self.group = min(recipe.group_size, self.part) if recipe.grouped else 1
         self.graphs = Graphs() if self.device.type == "cuda" else None
         self.search = (

@@ -26,12 +26,12 @@ from torch.nn.functional import cross_entropy
 from sau_adapters.checkpoints import as_classifier, read_checkpoint
 from sau_adapters.cifar_networks import CIFAR_NETWORKS
 from sau_adapters.image_sources import open_images
-from sau_cli.attacks.training import TrainingSettings, train
 from sau_cli.classifier import Classifier
 from sau_cli.devices import chosen_device
 from sau_cli.images import CleanData, LabelledImages, as_pixels
 from sau_cli.precision import Precision, bf16_pays, running_in
 from sau_cli.seeding import random_stream
+from sau_cli.training import TrainingSettings, train
 from sau_cli.unlearning import shared_examples
 from sau_cli.unlearning.purifier import purify
 from sau_cli.unlearning.recipes import Recipe

@@ -13,11 +13,11 @@ from pathlib import Path
 from sau_adapters.checkpoints import as_classifier, read_checkpoint
 from sau_adapters.cifar_networks import CIFAR_NETWORKS
 from sau_adapters.image_sources import open_images
-from sau_cli.attacks.training import TrainingSettings, train
 from sau_cli.classifier import Classifier
 from sau_cli.images import LabelledImages, draw_clean
 from sau_cli.inspection.residual import residual_test
 from sau_cli.precision import Precision, chosen_precision
+from sau_cli.training import TrainingSettings, train
 from sau_cli.unlearning.purifier import purify
 from sau_cli.unlearning.recipes import RecipeName, recipe_for
 from tests.support.toys import describe, random_images

@@ -27,7 +27,7 @@ OWN = """
 from dataclasses import dataclass
 import torch
 from sau_cli.attacks.attack import Attack, setting
-from sau_cli.attacks.stamps import PatchStamp, Place
+from sau_cli.triggers.stamps import PatchStamp, Place
 
 @dataclass(frozen=True, kw_only=True)
 class Stripe(Attack):

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from sau_adapters.image_sources import open_images
 from sau_adapters.triggers import open_trigger, write_trigger
-from sau_cli.attacks.targets import parse_target
+from sau_cli.triggers.targets import parse_target
 from sau_cli.unlearning.recipes import REVISION
 from tests.cli.conftest import one_sentence
 

@@ -17,6 +17,7 @@ from sau_adapters.checkpoints import save_classifier
 from sau_adapters.cifar_networks import CIFAR_NETWORKS
 from sau_adapters.model_search import models_under
 from sau_cli.commands import inspect_folder
+from sau_cli.commands.options import OutputOptions
 from sau_cli.commands.session import Session
 from tests.cli.conftest import one_sentence
 from tests.conftest import ROOT
@@ -248,7 +249,7 @@ def interrupted(session, path) -> None:
 def test_what_an_interrupted_run_did_not_reach_is_skipped(clean):
     for name in ("a.safetensors", "b.safetensors"):
         shutil.copy(clean, clean.with_name(name))
-    session = Session("inspect", json=None, quiet=True, verbose=False, force=False)
+    session = Session("inspect", OutputOptions(quiet=True))
     with pytest.raises(KeyboardInterrupt) as ended:
         inspect_folder.inspect_folder(session, clean.parent, models_under(clean.parent), interrupted, jobs=1)
     report = session.report(ended.value)

@@ -17,6 +17,7 @@ from timm.models import save_for_hf
 
 from sau_adapters.image_sources import open_images
 from sau_cli.commands.matching import one_architecture
+from sau_cli.commands.options import OutputOptions
 from sau_cli.commands.session import Session
 from tests.cli.conftest import one_sentence
 from tests.conftest import Finished
@@ -193,9 +194,9 @@ def test_an_architecture_is_told_in_the_order_in_which_the_images_are_known(tmp_
         replace(one.description, architecture=name) for one, name in ((right, "right"), (other, "other"))
     )
     images = open_images(str(pictures(tmp_path / "data", TWELVE, each=8, colour=False)))
-    session = Session("evaluate", json=None, quiet=True, verbose=False, force=False)
+    session = Session("evaluate", OutputOptions(quiet=True))
     assert one_architecture(session, "model.architecture", "m.pth", [other, right], images) is right
-    (told,) = session.checks
+    (told,) = session.findings.checks
     assert "it is right, as accuracies of" in told.evidence
 
 

@@ -9,6 +9,7 @@ import pkgutil
 import re
 import sys
 import tomllib
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,45 @@ def test_the_library_knows_no_command_line_and_no_adapter():
 def test_the_adapters_know_no_commands():
     for path in (ROOT / "adapters").rglob("*.py"):
         assert not any(name.startswith(("sau_cli.commands", "sau_cli.app")) for name in imports_of(path)), path
+
+
+FLOORS = (
+    ("errors", "seeding"),
+    ("triggers", "predictions", "inversion"),
+    ("training",),
+    ("evaluation", "reporting"),
+    ("attacks", "unlearning", "inspection", "exporting", "gating"),
+    ("drill",),
+    ("commands",),
+    ("app",),
+)
+"""From the ground up: a room knows those below it, and none beside it or above."""
+
+
+def rooms_known() -> dict[str, set[str]]:
+    """Each module or package right under sau_cli, with those that it imports from."""
+    known: dict[str, set[str]] = {}
+    for path in (ROOT / "sau_cli").rglob("*.py"):
+        room = path.relative_to(ROOT / "sau_cli").with_suffix("").parts[0]
+        named = (name.split(".") for name in imports_of(path) if name.startswith("sau_cli."))
+        known.setdefault(room, set()).update(parts[1] for parts in named if parts[1] != room)
+    return known
+
+
+def test_no_room_of_the_library_leads_back_to_itself():
+    order = tuple(TopologicalSorter(rooms_known()).static_order())  # raises CycleError
+    assert order.index("triggers") < order.index("attacks") < order.index("commands")
+
+
+def test_no_arrow_points_up():
+    floor = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+    known = rooms_known()
+    packages = {path.parent.name for path in (ROOT / "sau_cli").glob("*/__init__.py")}
+    assert packages <= set(floor), "every package has its floor"
+    assert set(floor) <= set(known)
+    for room, number in floor.items():
+        up = {other for other in known[room] if other in floor and floor[other] >= number}
+        assert not up, f"{room} is on floor {number} and knows {', '.join(sorted(up))}"
 
 
 def test_every_import_is_a_declared_dependency():

@@ -16,7 +16,7 @@ from sau_adapters.cifar_networks import CIFAR_NETWORKS
 from sau_cli.classifier import Classifier
 from sau_cli.description import Description
 from sau_cli.errors import NotEvaluable, UsageError
-from sau_cli.evaluation.predictions import predicted_logits
+from sau_cli.predictions import predicted_logits
 from tests.support.toys import names, random_images, spec
 
 OURS = ["preact_resnet18", "cifar_resnet18", "cifar_vgg19_bn", "wrn_16_1", "wrn_10_2", "small_cnn"]

@@ -12,10 +12,10 @@ from sau_adapters.triggers import open_trigger, write_trigger
 from sau_cli.attacks.attack import Attack, InBatchesAttack
 from sau_cli.attacks.planting import attack
 from sau_cli.attacks.table import ATTACKS, attack_class
-from sau_cli.attacks.training import TrainingSettings
-from sau_cli.attacks.triggers import Trigger
 from sau_cli.errors import UsageError
 from sau_cli.images import ImageData
+from sau_cli.training import TrainingSettings
+from sau_cli.triggers.trigger import Trigger
 from tests.support.attacks import ROUND, TO_ZERO, fresh_for, planned, prepared, scene
 from tests.support.toys import random_images
 

@@ -12,9 +12,9 @@ import torch
 from sau_adapters.cifar_networks import CIFAR_NETWORKS
 from sau_cli.attacks.planting import attack
 from sau_cli.attacks.table import ATTACKS
-from sau_cli.evaluation.predictions import predicted_logits
 from sau_cli.images import CleanData, ImageData
 from sau_cli.precision import Precision
+from sau_cli.predictions import predicted_logits
 from sau_cli.unlearning import outer_step, shared_unlearning
 from sau_cli.unlearning.cuda_graphs import Graphs
 from sau_cli.unlearning.methods import MethodName, settings_for

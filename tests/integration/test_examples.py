@@ -25,6 +25,8 @@ def test_from_python(tmp_path):
     before, after = re.findall(r"ASR ([\d.]+) % -> ([\d.]+) %", done.stdout)[0]
     assert float(before) > 90
     assert float(after) < 5
+    assert "epsilon is a setting of method sau, and ft has none such" in done.stdout
+    assert "exported by dynamo" in done.stdout
 
 
 def test_own_network(sau, tmp_path):

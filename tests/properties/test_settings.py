@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sau_cli.errors import UsageError
-from sau_cli.unlearning.methods import Distancing, FeatureShift, FineTuning, ImplicitUnlearning
-from sau_cli.unlearning.ranges import Range, kinds_of
+from sau_cli.settings import Range, Share, check_settings, kinds_of, setting, settings_of, values_of
+from sau_cli.unlearning.compared_methods import Distancing, FeatureShift, FineTuning, ImplicitUnlearning
 from sau_cli.unlearning.recipes import DEFAULT, PAPER, Recipe
 
 KINDS = {kind: kinds_of(kind) for kind in (Recipe, FineTuning, ImplicitUnlearning, Distancing, FeatureShift)}
@@ -57,3 +57,40 @@ def test_the_first_wrong_one_is_named():
         Recipe(patch_share=7, proposals=-3)
     with pytest.raises(UsageError, match="patch share 7 is impossible; give a share from 0 to 1"):
         Recipe(patch_share=7)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fog:
+    share: Share = setting(0.5, "how much is foggy")
+    depth: int = setting(3, "layers", at_least=1, at_most=9)
+    reach: float = setting(0.5, "how far", follows="share")
+    kind: str = setting("grey", "of what colour", choices=("grey", "white"))
+    inner: int = 7
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+
+def test_one_declaration_is_field_flag_help_limits_and_history():
+    known = settings_of(Fog)
+    assert list(known) == ["share", "depth", "reach", "kind"]
+    assert list(settings_of(Fog, every=True)) == [*known, "inner"]
+    assert (known["depth"].kind, known["depth"].default, known["depth"].what) == (int, 3, "layers")
+    assert (known["depth"].limits, known["kind"].limits, known["share"].limits) == ("from 1 to 9", "grey or white", "")
+    assert known["reach"].follows == "share"
+    assert values_of(Fog(depth=4)) == {"share": 0.5, "depth": 4, "reach": 0.5, "kind": "grey", "inner": 7}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"share": 1.5}, "share 1.5 is impossible; give a share from 0 to 1"),
+        ({"depth": 0}, "depth 0 is impossible; give from 1 to 9"),
+        ({"depth": 2.5}, "depth 2.5 is impossible; give from 1 to 9"),
+        ({"kind": "red"}, "kind red is impossible; give grey or white"),
+        ({"inner": 10**8}, "inner 100000000 is impossible; give at most 10,000,000"),
+    ],
+)
+def test_what_it_may_be_is_told(wrong, told):
+    with pytest.raises(UsageError, match=f"^{told}$"):
+        Fog(**wrong)

@@ -9,13 +9,13 @@ from sau_cli.attacks.attack import Attack, Scene
 from sau_cli.attacks.badnets import BadNets
 from sau_cli.attacks.blended import Blended
 from sau_cli.attacks.planting import PlannedAttack, PreparedAttack, prepare
-from sau_cli.attacks.targets import TargetKind, TargetRule
-from sau_cli.attacks.training import TrainingSettings
-from sau_cli.attacks.triggers import Trigger
 from sau_cli.classifier import Classifier
 from sau_cli.description import Description
 from sau_cli.images import LabelledImages
 from sau_cli.seeding import seeded
+from sau_cli.training import TrainingSettings
+from sau_cli.triggers.targets import TargetKind, TargetRule
+from sau_cli.triggers.trigger import Trigger
 from tests.support.toys import random_images, spec
 
 TO_ZERO = TargetRule(kind=TargetKind.ALL_TO_ONE, target=0)

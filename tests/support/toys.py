@@ -8,6 +8,9 @@ from torch import Tensor, nn
 from sau_cli.classifier import Classifier
 from sau_cli.description import Description, InputSpec
 from sau_cli.images import LabelledImages
+from sau_cli.precision import Precision
+from sau_cli.team import ALONE
+from sau_cli.unlearning.batch_step import Work
 
 
 def spec(channels: int = 1, size: int = 8, mean: float = 0.0, std: float = 1.0) -> InputSpec:
@@ -69,4 +72,17 @@ def random_images(
         images=torch.randint(0, 256, (count, channels, size, size), generator=stream, dtype=torch.uint8),
         labels=torch.arange(count) % classes,
         class_names=names(classes),
+    )
+
+
+def work_of(purified: Classifier, learning: LabelledImages, *, received: Classifier | None = None) -> Work:
+    """What a method works on, alone and in one part."""
+    return Work(
+        purified=purified,
+        received=received or purified,
+        learning=learning,
+        seed=0,
+        precision=Precision.FP32,
+        max_batch=None,
+        team=ALONE,
     )

@@ -5,8 +5,8 @@ from torch import nn
 from sau_cli.classifier import Classifier, check_finite_weights
 from sau_cli.description import Description, InputSpec
 from sau_cli.errors import ExitCode, NotEvaluable, SauError, UsageError
-from sau_cli.evaluation.predictions import predicted_labels
 from sau_cli.model_state import evaluating, frozen
+from sau_cli.predictions import predicted_labels
 from sau_cli.seeding import random_stream, seeded
 from tests.support.toys import BrightnessNet, describe, flat_images, names
 

@@ -4,9 +4,9 @@ import torch
 from PIL import Image
 
 from sau_adapters.triggers import open_trigger, write_trigger
-from sau_cli.attacks.targets import TargetKind, TargetRule
 from sau_cli.commands.outputs import trigger_paths
 from sau_cli.errors import NotEvaluable, UnsafeFile, UsageError
+from sau_cli.triggers.targets import TargetKind, TargetRule
 from tests.support.attacks import badnets_trigger, blended_trigger
 from tests.support.files import pickled_array
 from tests.support.toys import random_images

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from sau_cli.attacks.sig import Sig
-from sau_cli.attacks.targets import parse_target
-from sau_cli.attacks.triggers import Trigger
 from sau_cli.errors import UsageError
+from sau_cli.triggers.targets import parse_target
+from sau_cli.triggers.trigger import Trigger
 from tests.support.attacks import planned, prepared, scene, trigger_of
 from tests.support.toys import random_images
 
@@ -46,5 +46,5 @@ def test_what_makes_no_sense_is_refused():
             Sig(**broken)
     with pytest.raises(UsageError, match="do not fit into 8 columns"):
         trigger_of(Sig(frequency=99.0))
-    with pytest.raises(UsageError, match="--target"):
+    with pytest.raises(UsageError, match="target"):
         prepared(random_images(50), planned(Sig(frequency=2.0), parse_target("all-to-all")))

@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from sau_adapters.cifar_networks import CIFAR_NETWORKS
-from sau_cli.attacks.targets import TargetKind, TargetRule
 from sau_cli.errors import NotEvaluable, UsageError
 from sau_cli.evaluation.reactivation import perturbed, reactivate, universal_perturbation
 from sau_cli.evaluation.relearning import relearn
 from sau_cli.images import parted
+from sau_cli.triggers.targets import TargetKind, TargetRule
 from tests.support.attacks import badnets_trigger
 from tests.support.toys import BrightnessNet, CornerBackdoor, describe, flat_images, random_images
 

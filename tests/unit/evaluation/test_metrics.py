@@ -2,9 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from sau_cli.attacks.targets import TargetKind, TargetRule
 from sau_cli.errors import NotEvaluable, UsageError
-from sau_cli.evaluation.limits import at_least, at_most, parse_fraction
 from sau_cli.evaluation.metrics import (
     TriggerMeasures,
     defence_effectiveness,
@@ -13,8 +11,10 @@ from sau_cli.evaluation.metrics import (
     paired_drop,
     rate,
 )
+from sau_cli.gating.limits import at_least, at_most, parse_fraction
 from sau_cli.images import LabelledImages
 from sau_cli.results import CheckStatus, Measure
+from sau_cli.triggers.targets import TargetKind, TargetRule
 from tests.support.attacks import badnets_trigger
 from tests.support.toys import BrightnessNet, CornerBackdoor, describe, flat_images
 

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from sau_cli.attacks.targets import TargetKind, TargetRule
 from sau_cli.evaluation.metrics import evaluate
 from sau_cli.evaluation.paired_test import paired_test
+from sau_cli.triggers.targets import TargetKind, TargetRule
 from tests.support.attacks import badnets_trigger
 from tests.support.toys import BrightnessNet, CornerBackdoor, describe, flat_images
 

@@ -14,12 +14,12 @@ from sau_cli.head import head_name
 from sau_cli.images import CleanData, as_pixels
 from sau_cli.seeding import random_stream
 from sau_cli.unlearning.batch_step import NotFiniteError
+from sau_cli.unlearning.compared_methods import Distancing, FeatureShift
 from sau_cli.unlearning.d3 import Distancer
-from sau_cli.unlearning.methods import Distancing, FeatureShift
 from sau_cli.unlearning.new_head import bring_to, draw_anew, norm_over
 from sau_cli.unlearning.purifier import purify
 from sau_cli.unlearning.recipes import Schedule
-from tests.support.toys import BrightnessNet, describe, random_images
+from tests.support.toys import BrightnessNet, describe, random_images, work_of
 
 DATA = random_images(32)
 CLEAN = CleanData(learning=DATA, held_back=DATA)
@@ -181,14 +181,7 @@ def test_a_step_of_fst_is_that_of_the_formula():
 
 def test_where_nothing_is_apart_the_distance_has_no_gradient():
     classifier = received(bias=False)
-    tuner = Distancer(
-        deepcopy(classifier),
-        classifier,
-        Distancing(),
-        stream=random_stream(0, "head"),
-        precision="fp32",
-        max_batch=None,
-    )
+    tuner = Distancer(work_of(deepcopy(classifier), CLEAN.learning, received=classifier), Distancing())
     tuner.purified.load_state_dict(classifier.state_dict())
     weight = tuner.purified.network.last.weight
     weight.grad = torch.ones_like(weight)

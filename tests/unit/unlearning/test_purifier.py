@@ -5,8 +5,8 @@ import torch
 
 from sau_adapters.cifar_networks import CIFAR_NETWORKS
 from sau_cli.errors import NotEvaluable, UsageError
-from sau_cli.evaluation.predictions import predicted_labels
 from sau_cli.images import CleanData
+from sau_cli.predictions import predicted_labels
 from sau_cli.unlearning.purifier import purify
 from sau_cli.unlearning.recipes import Optimiser, Recipe, RecipeName, recipe_for
 from sau_cli.unlearning.search_space import ball
@@ -94,7 +94,7 @@ def test_data_of_another_model_is_refused_before_any_training():
 
 def test_a_loss_that_explodes_is_said():
     data = random_images(32)
-    with pytest.raises(NotEvaluable, match="NaN|lower --lr"):
+    with pytest.raises(NotEvaluable, match="NaN|lower lr"):
         purify(small(), CleanData(learning=data, held_back=data), recipe=Recipe(epochs=5, lr=1e6), seed=0)
 
 

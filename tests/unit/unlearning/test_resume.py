@@ -13,7 +13,7 @@ from sau_cli.images import CleanData
 from sau_cli.inversion.search import Heat, SearchSettings
 from sau_cli.team import Team
 from sau_cli.unlearning import inverted_triggers, recipes, shared_unlearning
-from sau_cli.unlearning.methods import FineTuning
+from sau_cli.unlearning.compared_methods import FineTuning
 from sau_cli.unlearning.purifier import purify
 from sau_cli.unlearning.recipes import DEFAULT, Optimiser, Recipe, Schedule
 from sau_cli.unlearning.shared_unlearning import SharedUnlearning
@@ -114,7 +114,7 @@ def test_a_loss_that_is_not_finite_goes_back_at_half_the_rate(monkeypatch, failu
 
     monkeypatch.setattr(shared_unlearning, "accumulate_gradients", sometimes_broken)
     if failures > 3:
-        with pytest.raises(NotEvaluable, match="lower --lr"):
+        with pytest.raises(NotEvaluable, match="lower lr"):
             purify(received(), CLEAN, recipe=PAPER, seed=1)
         return
     result = purify(received(), CLEAN, recipe=PAPER, seed=1)

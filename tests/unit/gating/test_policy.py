@@ -8,7 +8,7 @@ import pytest
 
 from sau_cli.description import Description, HistoryStep, InputSpec
 from sau_cli.errors import UsageError
-from sau_cli.inspection.policy import VERIFICATION, JudgedFile, Policy, judge_file, judge_measures, parse_policy
+from sau_cli.gating.policy import VERIFICATION, JudgedFile, Policy, judge_file, judge_measures, parse_policy
 from sau_cli.results import Check, CheckStatus, Severity
 
 FORMATS = ("safetensors", "onnx")

@@ -16,7 +16,7 @@ from typing import Any
 
 from sau_cli.description import Description, HistoryStep
 from sau_cli.errors import UsageError
-from sau_cli.evaluation.limits import at_least, at_most
+from sau_cli.gating.limits import at_least, at_most
 from sau_cli.results import Check, CheckStatus, Measure, Severity
 
 VERIFICATION = "sau.verification"
@@ -152,7 +152,7 @@ def judge_measures(
     Args:
         checks: of the report: ``behaviour.score``, ``acc``, ``asr.NAME`` and ``acc-drop``.
         unmeasured: how a rule stands whose measurement was not made: inconclusive, or skipped.
-        confident: judge rates by their intervals, as :func:`sau_cli.evaluation.limits.at_most` does.
+        confident: judge rates by their intervals, as :func:`sau_cli.gating.limits.at_most` does.
     """
     return (
         *_judge_score(checks, policy.max_score, unmeasured),
@@ -163,7 +163,7 @@ def judge_measures(
 def _judge_score(checks: Sequence[Check], limit: float | None, unmeasured: CheckStatus) -> tuple[Check, ...]:
     if limit is None:
         return ()
-    name, found = "policy.max-score", next((one for one in checks if one.id == "behaviour.score"), None)
+    name, found = "policy.max-score", next((check for check in checks if check.id == "behaviour.score"), None)
     known = found is not None and isinstance(found.value, int | float) and isfinite(found.value)
     if found is None or not known or found.status is CheckStatus.SKIPPED:
         return (_unmeasured(name, limit, unmeasured, "the score of the behaviour tests", "they were not run"),)
@@ -186,7 +186,7 @@ def _judge_rates(
     checks: Sequence[Check], policy: Policy, unmeasured: CheckStatus, *, confident: bool
 ) -> tuple[Check, ...]:
     judged: list[Check] = []
-    measures = {one.id: _measure(one) for one in checks}
+    measures = {check.id: _measure(check) for check in checks}
     if (limit := policy.min_acc) is not None:
         measure = measures.get("acc")
         judged.append(
@@ -195,7 +195,7 @@ def _judge_rates(
             else _unmeasured("policy.min-acc", limit, unmeasured, "ACC", "there is no data; add --data")
         )
     if (limit := policy.max_asr) is not None:
-        named = [(one.id.removeprefix("asr."), _measure(one)) for one in checks if one.id.startswith("asr.")]
+        named = [(check.id.removeprefix("asr."), _measure(check)) for check in checks if check.id.startswith("asr.")]
         rates = [(trigger, measure) for trigger, measure in named if measure]
         if not rates:
             why = "no trigger was measured; sau evaluate --trigger does it"
@@ -298,7 +298,7 @@ def _digests(table: Mapping[str, Any], source: str) -> tuple[str, ...] | None:
     if given is None:
         return None
     digests = tuple(one.lower() for one in given)
-    wrong = next((one for one in digests if not re.fullmatch("[0-9a-f]{64}", one)), None)
+    wrong = next((digest for digest in digests if not re.fullmatch("[0-9a-f]{64}", digest)), None)
     if wrong is not None:
         raise UsageError(
             f"the policy in {source} has {wrong[:100]!r} in allowed-sha256, which is no SHA-256; give 64 hexadecimal "

@@ -2,10 +2,10 @@ import pytest
 import torch
 
 from sau_adapters.cifar_networks import CIFAR_NETWORKS
-from sau_cli.attacks.training import TrainingSettings, train
 from sau_cli.augmentation import Augmentation
 from sau_cli.errors import NotEvaluable, UsageError
 from sau_cli.seeding import seeded
+from sau_cli.training import TrainingSettings, train
 from tests.support.toys import describe, flat_images, random_images
 
 
@@ -43,7 +43,7 @@ def test_a_last_batch_of_one_image_is_left_out():
 
 
 def test_a_loss_that_explodes_is_said():
-    with pytest.raises(NotEvaluable, match="lower --lr"):
+    with pytest.raises(NotEvaluable, match="lower lr"):
         train(fresh(), random_images(64), TrainingSettings(epochs=3, peak_lr=1e6, batch_size=16), seed=0)
 
 

@@ -8,13 +8,13 @@ from enum import StrEnum
 
 from sau_cli.attacks.planting import PlannedAttack
 from sau_cli.attacks.planting import attack as plant
-from sau_cli.attacks.training import TrainingProgress, TrainingSettings
 from sau_cli.classifier import Classifier
 from sau_cli.errors import NotEvaluable, UsageError
 from sau_cli.evaluation.metrics import evaluate
 from sau_cli.images import CleanData, ImageData, LabelledImages, draw_clean, parted
 from sau_cli.precision import Precision
 from sau_cli.results import Measure
+from sau_cli.training import TrainingProgress, TrainingSettings
 from sau_cli.unlearning.methods import MethodSettings
 from sau_cli.unlearning.purifier import purify
 from sau_cli.unlearning.trail import PurifyProgress

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sau_cli.attacks.stamps import ChainStamp, Stamp, stamp_from_parts
-from sau_cli.attacks.targets import TargetKind, TargetRule
 from sau_cli.errors import NotEvaluable
+from sau_cli.triggers.kinds import ChainStamp, stamp_from_parts
+from sau_cli.triggers.stamps import Stamp
+from sau_cli.triggers.targets import TargetKind, TargetRule
 
 AT_A_TIME = 1024
 """Images that are stamped at a time: a stamp with a network inside needs memory for each."""

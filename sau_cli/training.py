@@ -1,25 +1,70 @@
-"""Train a classifier on images in memory."""
+"""Train a classifier on images in memory, and what may take part: it sees every batch, and may learn beside it."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from sau_cli.attacks.in_training import Batch, InTraining
 from sau_cli.augmentation import Augmentation
 from sau_cli.classifier import Classifier
-from sau_cli.errors import NotEvaluable, UsageError
+from sau_cli.errors import NotEvaluable, UsageError, argument
 from sau_cli.images import LabelledImages, as_pixels
 from sau_cli.precision import Precision, check_precision, fast_layout, running_in
 from sau_cli.resuming import optimiser_tensors, restore_optimiser, with_prefix
 from sau_cli.seeding import random_stream, seeded
+from sau_cli.settings import LARGEST
+from sau_cli.triggers.stamps import Stamp
 
-LARGEST = 10_000_000
-"""No count, size or rate of training is as large."""
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Batch:
+    """A batch in training.
+
+    Attributes:
+        pixels: (B, C, H, W) float in [0, 1], after augmentation, with (B,) labels.
+        free: (B,) bool, images that no attack has changed.
+        extra_loss: added to the cross-entropy, () float.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    free: Tensor
+    extra_loss: Tensor | None = None
+
+
+class InTraining(ABC):
+    """The part of an attack that is there while the classifier learns.
+
+    Attributes:
+        learner: what is learned beside the classifier, with its optimiser; both go into the state of the run.
+        generator: random numbers, part of that state too.
+    """
+
+    learner: nn.Module | None = None
+    optimiser: torch.optim.Optimizer | None = None
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self.generator = generator
+
+    @abstractmethod
+    def on_batch(self, classifier: Classifier, batch: Batch) -> Batch:
+        """What is learned from in place of a batch."""
+
+    def stamping(self, before: Stamp) -> Stamp:
+        """The stamp once training is over; ``before`` where it has not changed."""
+        return before
+
+    def some_free(self, batch: Batch, count: int) -> Tensor:
+        """(B,) bool: so many of the free images, drawn at random."""
+        order = torch.randperm(len(batch.free), generator=self.generator).to(batch.free.device)
+        chosen = torch.zeros_like(batch.free)
+        chosen[order[batch.free[order]][:count]] = True
+        return chosen
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +156,7 @@ def train(
     free = (torch.ones(len(data), dtype=torch.bool) if free is None else free).to(device)
     batches = [part for part in torch.arange(len(data)).split(settings.batch_size) if len(part) > 1]
     if not any(True for _ in classifier.parameters()):
-        raise NotEvaluable("the network has no parameters to train; choose another --arch")
+        raise NotEvaluable(f"the network has no parameters to train; choose another {argument('arch')}")
     optimiser = torch.optim.SGD(
         classifier.parameters(), lr=settings.peak_lr, momentum=0.9, weight_decay=5e-4, nesterov=True
     )
@@ -143,7 +188,8 @@ def train(
                 total += loss.item()
                 if not torch.isfinite(loss):
                     raise NotEvaluable(
-                        f"the training loss became {loss.item()} in epoch {epoch}; try again with a lower --lr"
+                        f"the training loss became {loss.item()} in epoch {epoch}; try "
+                        f"again with a lower {argument('lr')}"
                     )
                 if watch:
                     watch(

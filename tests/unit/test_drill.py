@@ -13,14 +13,14 @@ from sau_cli.attacks.lc import LabelConsistent
 from sau_cli.attacks.lf import LowFrequency
 from sau_cli.attacks.planting import PlannedAttack
 from sau_cli.attacks.ssba import Ssba
-from sau_cli.attacks.targets import TargetKind, TargetRule
-from sau_cli.attacks.training import TrainingSettings
 from sau_cli.attacks.trojannn import TrojanNN
+from sau_cli.drill import Outcome, drill, drill_images
 from sau_cli.errors import NotEvaluable
-from sau_cli.evaluation.drill import Outcome, drill, drill_images
 from sau_cli.images import ImageData
 from sau_cli.precision import Precision
-from sau_cli.unlearning.methods import FineTuning
+from sau_cli.training import TrainingSettings
+from sau_cli.triggers.targets import TargetKind, TargetRule
+from sau_cli.unlearning.compared_methods import FineTuning
 from tests.support.toys import describe, random_images
 
 TO_ZERO = TargetRule(kind=TargetKind.ALL_TO_ONE, target=0)

@@ -3,10 +3,11 @@ import torch
 
 from sau_cli.attacks.badnets import BadNets
 from sau_cli.attacks.blended import drawn_picture
-from sau_cli.attacks.stamps import AddStamp, ChainStamp, PatchStamp, Place
-from sau_cli.attacks.targets import TargetKind, TargetRule, parse_target
-from sau_cli.attacks.triggers import Trigger, trigger_from_parts
 from sau_cli.errors import NotEvaluable, UsageError
+from sau_cli.triggers.kinds import ChainStamp
+from sau_cli.triggers.stamps import AddStamp, PatchStamp, Place
+from sau_cli.triggers.targets import TargetKind, TargetRule, parse_target
+from sau_cli.triggers.trigger import Trigger, trigger_from_parts
 from tests.support.attacks import ROUND, TO_ZERO, badnets_trigger, blended_trigger, planned, prepared
 from tests.support.toys import random_images
 

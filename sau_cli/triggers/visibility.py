@@ -8,7 +8,7 @@ import torch
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
-from sau_cli.attacks.triggers import Trigger
+from sau_cli.triggers.trigger import Trigger
 
 WINDOW = 7
 """Pixels on a side of what SSIM compares, where images are as large."""

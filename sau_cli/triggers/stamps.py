@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.nn.functional import affine_grid, grid_sample, interpolate
 
 from sau_cli.errors import NotEvaluable, reason_of
-from sau_cli.resuming import with_prefix
 
 LARGEST = 2**31
 LARGEST_SIDE = 4096
@@ -277,59 +276,6 @@ class WanderingStamp(Stamp):
     @classmethod
     def from_parts(cls, tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Self:
         return cls(patterns=_real(tensors["patterns"]))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ChainStamp(Stamp):
-    """Several stamps, one after another."""
-
-    kind: ClassVar[str] = "chain"
-    parts: tuple[Stamp, ...]
-
-    def __call__(self, pixels: Tensor) -> Tensor:
-        for part in self.parts:
-            pixels = part(pixels)
-        return pixels
-
-    def tensors(self) -> dict[str, Tensor]:
-        return {f"{at}.{name}": one for at, part in enumerate(self.parts) for name, one in part.tensors().items()}
-
-    def settings(self) -> dict[str, Any]:
-        return {"parts": [{"kind": part.kind, **part.settings()} for part in self.parts]}
-
-    @classmethod
-    def from_parts(cls, tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Self:
-        parts = []
-        for at, about in enumerate(settings["parts"]):
-            if about["kind"] == cls.kind:
-                raise ValueError("a chain in a chain")
-            parts.append(stamp_from_parts(with_prefix(tensors, f"{at}."), about))
-        return cls(parts=tuple(parts))
-
-
-def _learned() -> dict[str, type[Stamp]]:
-    """The kinds with a network inside; theirs are the files of their attacks."""
-    from sau_cli.attacks.input_aware import GeneratorStamp
-    from sau_cli.attacks.ssba import EncoderStamp
-
-    return {one.kind: one for one in (EncoderStamp, GeneratorStamp)}
-
-
-PLAIN: dict[str, type[Stamp]] = {
-    one.kind: one for one in (PatchStamp, BlendStamp, AddStamp, WarpStamp, QuantiseStamp, WanderingStamp, ChainStamp)
-}
-
-
-def stamp_from_parts(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Stamp:
-    """The stamp of ``settings["kind"]``.
-
-    Raises:
-        KeyError, TypeError, ValueError: a part is missing or of another type.
-        NotEvaluable: a part makes no sense.
-    """
-    kind = str(settings["kind"])
-    known = PLAIN if kind in PLAIN else _learned()
-    return known[kind].from_parts(tensors, settings)
 
 
 def scaled_to(picture: Tensor, pixels: Tensor) -> Tensor:
