@@ -21,7 +21,7 @@ $(READY): pyproject.toml
 	@touch $@
 
 demo: $(READY) ## plant a backdoor, remove it, measure, export: under 2 minutes
-	$(BIN)/python examples/demo.py --out demo
+	$(BIN)/sau demo --out demo --force
 
 test: $(READY) lint ## lint, types and all fast tests, with coverage
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow and not gpu' -n 2 --dist worksteal --cov --cov-report=term -q

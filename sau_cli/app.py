@@ -14,6 +14,7 @@ import typer
 from sau_cli import __version__
 from sau_cli.commands.attack import attack
 from sau_cli.commands.attack_flags import named_attacks, with_flags
+from sau_cli.commands.demo import demo
 from sau_cli.commands.evaluate import evaluate
 from sau_cli.commands.export import export
 from sau_cli.commands.inspect import inspect
@@ -38,6 +39,10 @@ def sau(
     """Inspect, purify, evaluate and export image classifiers that arrive from somewhere else.
 
     \b
+    All of it on an example, in a minute or two:
+      sau demo
+
+    \b
     A first look at a file, then at its behaviour, then a model you can ship:
       sau inspect  model.safetensors
       sau purify   model.safetensors --clean-frac 0.05
@@ -51,7 +56,24 @@ def sau(
     """
 
 
-_COMMANDS = {command.__name__: command for command in (inspect, attack, purify, evaluate, export)}
+START = """\
+Is there a backdoor in an image classifier, and how does one get rid of it?
+
+See it on an example, offline, in a minute or two:
+  sau demo
+
+Then with a model of your own and clean images, a folder with a sub-folder for
+each class:
+  sau inspect  model.safetensors --data clean/
+  sau purify   model.safetensors --data clean/
+  sau evaluate model.purified.safetensors --reference model.safetensors \\
+               --data test/
+  sau export   model.purified.safetensors -o model.onnx --data test/
+
+sau --help lists commands and exit codes, sau COMMAND --help its options."""
+"""What ``sau`` alone shows."""
+
+_COMMANDS = {command.__name__: command for command in (inspect, attack, purify, evaluate, export, demo)}
 
 
 def composed(words: Sequence[str] = ()) -> typer.Typer:
@@ -105,7 +127,7 @@ def _ended(error: Exception, words: list[str]) -> int:
     if hasattr(error, "format_message"):
         context = getattr(error, "ctx", None)
         if not words and context:
-            typer.echo(context.get_help(), err=True)
+            typer.echo(START, err=True)
             return ExitCode.USAGE
         message = str(error.format_message()).replace("\n", " ").replace("Value error, ", "").strip()
         where = f"; see {context.command_path} --help" if context else ""

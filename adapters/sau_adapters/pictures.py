@@ -93,6 +93,17 @@ def recovered_trigger(kind: str, change: Tensor, success: float, image: Tensor) 
     whole = Image.new("RGB", (3 * width + 4, height), "white")
     for place, part in enumerate(parts):
         whole.paste(part, (place * (width + 2), 0))
+    return {"kind": kind, "success": round(success, 4), "png": _png(whole)}
+
+
+def thumbnail(image: Tensor) -> str:
+    """An image (C, H, W) uint8 as a PNG in base64, no larger than 96 pixels."""
+    picture = Image.fromarray(image.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy())
+    picture.thumbnail((TILE, TILE))
+    return _png(picture)
+
+
+def _png(picture: Image.Image) -> str:
     stream = BytesIO()
-    whole.save(stream, format="PNG")
-    return {"kind": kind, "success": round(success, 4), "png": b64encode(stream.getvalue()).decode("ascii")}
+    picture.save(stream, format="PNG")
+    return b64encode(stream.getvalue()).decode("ascii")

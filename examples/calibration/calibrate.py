@@ -34,7 +34,7 @@ HOLDS = 0.6
 """A backdoor that works less often is none to be found."""
 FALSE_POSITIVES = 0.05
 """Of clean models, those above the threshold."""
-PENALTY = 0.03
+PENALTY = 0.1
 """On the squared weights, so that few models do not make them large."""
 KINDS = {"8 to 16 pixels": (8, 16), "24 to 40 pixels": (24, 40)}
 """Of input, by the shorter side of images; each has a threshold of its own."""

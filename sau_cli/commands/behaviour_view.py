@@ -202,7 +202,7 @@ def _behaviour(
             ),
         )
     try:
-        with ProgressView(session, "behaviour") as view:
+        with ProgressView(session, "behaviour", rounds="seed") as view:
             found = examine_behaviour(
                 classifier, images, effort=wanted, seed=seed, tests=chosen, watch=_watching(view, wanted)
             )

@@ -1,4 +1,4 @@
-"""The chain that an ONNX file comes from, shown and checked."""
+"""The chain that an ONNX file comes from, checked."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from sau_cli.commands.session import Session
 from sau_cli.errors import NotEvaluable
-from sau_cli.reporting.terminal import table
+from sau_cli.reporting.json_document import plain
 from sau_cli.results import Check, CheckStatus
 
 if TYPE_CHECKING:
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 
 def check_chain(session: Session, model: Path, facts: FileFacts, *, public_key: Path | None) -> tuple[Check, ...]:
-    """Show where an ONNX file comes from, and check every link; nothing of other formats, or where nothing is told.
+    """Check every link of the chain that an ONNX file comes from, and keep it for the report.
+
+    Nothing of other formats, or where nothing is told.
 
     Raises:
         UsageError: a public key that is none, or no library to use it.
@@ -45,7 +47,7 @@ def check_chain(session: Session, model: Path, facts: FileFacts, *, public_key: 
     files = hashes_of(path, known=facts.sha256)
     files |= {name: sha256 for name, sha256 in facts.beside.items() if sha256 is not None}
     rows = chain_links(files=files, told=told, description=facts.description)
-    session.show(table("Chain", ("", "SHA-256", "told by"), [(one.what, one.sha256[:20], one.told_by) for one in rows]))
+    session.findings.tell(chain=plain(rows))
     checks = chain_checks(
         files=files,
         metadata=facts.metadata,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sau_cli.commands.comparison_view import ENOUGH, comparison_details
 from sau_cli.commands.drill import run_drill
 from sau_cli.commands.evaluation_view import evaluation_checks, evaluation_table, remarks, trigger_ids
 from sau_cli.commands.inputs import Request, fetch, open_model_and_data, received, request
@@ -280,6 +281,7 @@ def _measure(session: Session, plan: Plan) -> None:
     """Measure the model, judge it, and see whether what was measured lasts."""
     from sau_cli.devices import chosen_device
     from sau_cli.evaluation.metrics import evaluate as measure
+    from sau_cli.images import some_of
 
     device = chosen_device(plan.device)
     subject, file_rules = _opened(session, plan)
@@ -298,6 +300,10 @@ def _measure(session: Session, plan: Plan) -> None:
     finally:  # what was measured before an error is told and judged
         for evaluation in measured[-1:]:
             _tell(session, plan, subject, evaluation, file_rules)
+    if subject.reference is not None:
+        some = some_of(images, ENOUGH)
+        details = comparison_details(subject.reference, subject.classifier, some, subject.triggers, measured[-1])
+        session.findings.tell(comparison=details)
     if plan.attacks:
         _see_whether_it_lasts(session, plan, subject, trigger_ids(measured[-1]))
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Group
 
-from sau_adapters.metadata import KEYS
 from sau_cli.commands.behaviour_view import examine
 from sau_cli.commands.chain_view import check_chain
+from sau_cli.commands.file_view import file_tables, inspection_view
 from sau_cli.commands.inputs import Request, fetch, request
 from sau_cli.commands.options import (
     DataOption,
@@ -31,17 +30,12 @@ from sau_cli.commands.session import Session
 from sau_cli.commands.settings import read_policy
 from sau_cli.errors import ExitCode, UsageError
 from sau_cli.inspection.effort import ALL_TESTS, AskedTests, Effort
-from sau_cli.reporting.history import settings_line
 from sau_cli.reporting.json_document import plain
-from sau_cli.reporting.terminal import checks_table, table
 from sau_cli.results import Check, CheckStatus, Verdict, verdict_of
 
 if TYPE_CHECKING:
-    from sau_cli.description import HistoryStep
     from sau_cli.gating.policy import Policy
-    from sau_cli.inspection.file_facts import FileFacts, Recognition, TensorFacts
-
-SHOWN_TENSORS, SHOWN_STEPS, SHOWN_TEXT = 12, 20, 1000
+    from sau_cli.inspection.file_facts import FileFacts
 
 
 @with_groups
@@ -82,7 +76,7 @@ def inspect(
         int | None,
         typer.Option("--jobs", min=1, help="Models of a folder at a time. [default: one a core]"),
     ] = None,
-    all_tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor, not the first few.")] = False,
+    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor, with its type and shape.")] = False,
     public_key: Annotated[
         Path | None,
         typer.Option(metavar="KEY.pub", help="Fail unless the file is ONNX, signed with the key to this one."),
@@ -96,9 +90,9 @@ def inspect(
 ) -> None:
     """Say what a model file is, whether it is safe to open, and whether it behaves like a backdoored model.
 
-    No code from the file is run, and its format is told by content, never by extension. Shown are the
-    tensors, the architecture, classes, size, dtype, SHA-256, metadata and history, and with --data the
-    accuracy.
+    The verdict comes first, in a sentence, with what to do next; then what the file is: architecture,
+    classes, size, dtype, SHA-256, metadata and history, and with --data the accuracy. No code from the
+    file is run, and its format is told by content, never by extension.
 
     Then its behaviour is examined, as far as it can be opened: how far one class stands out from the
     others, in tests that need no data and in tests on clean images. A model that behaves like a
@@ -141,7 +135,7 @@ def inspect(
             public_key=public_key,
             reference=reference,
         )
-        inspect_alone = partial(inspect_one, session, every_tensor=all_tensors or output.verbose)
+        inspect_alone = partial(inspect_one, session, tensors=tensors)
         several = UsageError("--reference is of one model; inspect that one alone")
         if reference is not None and len(models) > 1:
             raise several
@@ -173,7 +167,7 @@ def inspect_model(
     seed: int,
     public_key: Path | None = None,
     reference: Path | None = None,
-    every_tensor: bool = False,
+    tensors: bool = False,
 ) -> None:
     """Inspect one model: what is found goes into the session, also where an error ends it.
 
@@ -184,7 +178,7 @@ def inspect_model(
         device: what measurements run on, as ``--device`` takes it.
         public_key: that a signature of ONNX must be of.
         reference: the model that it was purified from, to look at both together.
-        every_tensor: list all, not the first few.
+        tensors: show them, each with its shape.
     """
     from sau_cli.gating.policy import judge_measures
     from sau_cli.inspection.inspector import inspect as inspect_file
@@ -198,8 +192,6 @@ def inspect_model(
     findings.tell(file=plain(facts), parameters=facts.parameters)
     if rules is not None:
         findings.add(*_judge_file(facts, rules, findings.checks))
-    for shown in _tables(facts, every_tensor=every_tensor):
-        session.show(shown)
     try:
         findings.add(*check_chain(session, model, facts, public_key=public_key))
         if facts.safe and not facts.non_finite:
@@ -216,11 +208,14 @@ def inspect_model(
                 reference=reference,
             )
             findings.answer(not_examined, *behaviour)
+    except BaseException:
+        session.show(file_tables(facts, tensors=tensors, whole=session.verbose))
+        raise
     finally:
         if rules is not None:
             findings.add(*judge_measures(findings.checks, rules, unmeasured=CheckStatus.INCONCLUSIVE))
     findings.judge(*_worse(inspection_verdict(facts), findings.checks))
-    session.show(checks_table(findings.checks))
+    session.show(inspection_view(session.report(machine=False), facts, tensors=tensors, whole=session.verbose))
 
 
 def _read(session: Session, model: Path) -> FileFacts:
@@ -267,96 +262,3 @@ def _worse(found: tuple[Verdict, ExitCode], checks: Sequence[Check]) -> tuple[Ve
         return found
     ruled = verdict_of(judged)
     return ruled if verdict is Verdict.MEASURED or ruled[0] is Verdict.FAILED else found
-
-
-def _tables(facts: FileFacts, *, every_tensor: bool) -> Iterator[Group]:
-    """The file, its tensors, and what its metadata and its history say."""
-    yield table("File", ("", ""), _file_rows(facts))
-    if facts.tensors:
-        yield _tensor_table(facts.tensors, every_tensor=every_tensor)
-    described = KEYS if facts.description else frozenset[str]()
-    foreign = {key: value for key, value in facts.metadata.items() if key not in described}
-    if foreign:
-        rows = [(key, value[:200]) for key, value in sorted(foreign.items())]
-        yield table("Other metadata (as written in the file)", ("", ""), rows)
-    if facts.description and facts.description.history:
-        yield _history_table(facts.description.history)
-
-
-def _tensor_table(tensors: Sequence[TensorFacts], *, every_tensor: bool) -> Group:
-    shown = tensors if every_tensor else tensors[:SHOWN_TENSORS]
-    title = f"Tensors ({len(tensors)})"
-    if len(shown) < len(tensors):
-        title = f"Tensors ({len(shown)} of {len(tensors)}; --tensors lists all)"
-    rows = [
-        (
-            tensor.name.replace("\n", "?"),
-            tensor.dtype.replace("\n", "?"),
-            " x ".join(map(str, tensor.shape)) or "scalar",
-        )
-        for tensor in shown
-    ]
-    return table(title, ("name", "dtype", "shape"), rows)
-
-
-def _history_table(history: Sequence[HistoryStep]) -> Group:
-    rows = [
-        (
-            str(number),
-            step.step,
-            (step.input_sha256 or "trained from scratch")[:20],
-            settings_line(step.settings)[:SHOWN_TEXT],
-        )
-        for number, step in enumerate(history[:SHOWN_STEPS], start=1)
-    ]
-    left = len(history) - len(rows)
-    title = f"History (as the file tells it{f'; {left} later steps are left out' if left else ''})"
-    return table(title, ("", "step", "input SHA-256", "settings"), rows)
-
-
-def _file_rows(facts: FileFacts) -> list[tuple[str, str]]:
-    rows = [
-        ("path", facts.path),
-        ("format", facts.format),
-        ("size", f"{facts.size_bytes:,} bytes"),
-        ("SHA-256", facts.sha256),
-    ]
-    if facts.tensors is not None:
-        dtypes = sorted({tensor.dtype for tensor in facts.tensors})
-        rows.append(("parameters", f"{facts.parameters:,} (buffers included), {', '.join(dtypes)}"))
-    rows.extend(("weights", note) for note in facts.notes)
-    known = facts.description
-    if known is None:
-        rows.extend(_recognised_rows(facts.recognition))
-        return rows
-    names = ", ".join(known.class_names[:10]) + (", ..." if known.classes > 10 else "")
-    spec = known.input
-    rows += [
-        ("architecture", known.architecture),
-        ("classes", f"{known.classes}: {names}"),
-        ("input", f"{spec.channels} x {spec.size}, mean {list(spec.mean)}, std {list(spec.std)}"),
-        ("data", known.data or "not named by the file"),
-    ]
-    return rows
-
-
-def _recognised_rows(found: Recognition | None) -> list[tuple[str, str]]:
-    """What the tensors tell of the architecture."""
-    if found is None or not (found.fitting or found.nearest):
-        return [("architecture", "not named by the file")]
-    if not found.fitting:
-        near = ", ".join(f"{known.name} ({known.share:.0%})" for known in found.nearest)
-        unlike = found.nearest[0].unlike
-        told = f"{near}{f'. Of the first, {unlike}' if unlike else ''}"
-        return [("architecture", f"not named by the file, and none that is known; nearest by its tensors: {told}")]
-    first = found.fitting[0]
-    names = " or ".join(known.name for known in found.fitting)
-    rows = [("architecture", f"{names}, by the names and shapes of its tensors")]
-    if found.prefix:
-        rows.append(("prefix", f"names begin with {' or '.join(found.prefix)}"))
-    if found.told:
-        rows.append(("read as", found.told))
-    rows.append(("classes", "not told by the tensors" if first.classes is None else str(first.classes)))
-    size = f"{first.size}x{first.size}" if first.size else "any size, or not told"
-    rows.append(("input", f"{first.channels or 3} channels, {size}; the normalisation is not told by tensors"))
-    return rows

@@ -105,6 +105,16 @@ PolicyOption: TypeAlias = Annotated[
         "--policy", metavar="P", help="TOML file with a [policy] table to judge by. [default: that of sau.toml]"
     ),
 ]
+TriggersOption: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--trigger",
+        "-t",
+        metavar="T",
+        help="To measure with, before and after, and never to learn from: x.trigger.safetensors, patch:FILE.png, "
+        "blend:FILE.png@0.2 or add:FILE.npy. May be repeated.",
+    ),
+]
 TargetOption: TypeAlias = Annotated[
     str | None,
     typer.Option("--target", metavar="K|all-to-all", help="Where the trigger sends images: a class, or y to y + 1."),

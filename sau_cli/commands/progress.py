@@ -29,11 +29,16 @@ class InEpochs(Protocol):
 
 
 class ProgressView:
-    """Shows how far the work is, what it measures, and the time left."""
+    """Shows how far the work is, what it measures, and the time left.
 
-    def __init__(self, session: Session, title: str) -> None:
+    Args:
+        rounds: what the work goes through several times, for people; nothing of work done once.
+    """
+
+    def __init__(self, session: Session, title: str, *, rounds: str = "epoch") -> None:
         self._session = session
         self._title = title
+        self._rounds = rounds
         self._started = time.monotonic()
         self._last_line = self._started
         self._first: tuple[float, int] | None = None  # when the first of the work was done, and how much that was
@@ -71,7 +76,7 @@ class ProgressView:
         if self._progress and self._task is not None:
             self._progress.update(
                 self._task,
-                description=f"{self._title} {epoch}/{epochs}",
+                description=f"{self._title} {epoch}/{epochs}" if self._rounds else self._title,
                 completed=done,
                 total=total,
                 measures=measures,
@@ -82,7 +87,8 @@ class ProgressView:
         if done < total and now - self._last_line < SECONDS_BETWEEN_LINES:
             return
         self._last_line = now
-        text = f"{self._title} epoch {epoch}/{epochs}  {measures}  {now - self._started:.0f} s"
+        place = f" {self._rounds} {epoch}/{epochs}" if self._rounds else ""
+        text = f"{self._title}{place}  {measures}  {now - self._started:.0f} s"
         if done > before:
             text += f", {(now - began) / (done - before) * (total - done):.0f} s left"
         self._session.show(text)

@@ -15,6 +15,7 @@ from sau_adapters.checkpoints import suffix_of_result
 from sau_adapters.model_folders import weights_in
 from sau_adapters.transformers_folders import FILES
 from sau_cli import __version__
+from sau_cli.commands.comparison_view import compare, triggers_named
 from sau_cli.commands.inputs import (
     OpenedModel,
     Request,
@@ -34,6 +35,8 @@ from sau_cli.commands.options import (
     OutputOptions,
     ReadingOptions,
     SeedOption,
+    TargetOption,
+    TriggersOption,
     with_groups,
 )
 from sau_cli.commands.outputs import (
@@ -68,6 +71,7 @@ if TYPE_CHECKING:
 
     from sau_cli.classifier import Classifier
     from sau_cli.images import CleanData, ImageData, LabelledImages
+    from sau_cli.triggers.trigger import Trigger
     from sau_cli.unlearning.purifier import Purification
     from sau_cli.unlearning.run_state import RunState
     from sau_cli.unlearning.trail import PurifyProgress
@@ -98,6 +102,8 @@ def purify(
             help="[default: MODEL.purified.safetensors; .onnx of ONNX; a folder MODEL.purified of one of transformers]",
         ),
     ] = None,
+    trigger: TriggersOption = None,
+    target: TargetOption = None,
     method: Annotated[
         MethodName,
         typer.Option(
@@ -135,7 +141,7 @@ def purify(
     seed: SeedOption = 0,
     output: OutputOptions,
 ) -> None:
-    """Remove a backdoor by Shared Adversarial Unlearning. No trigger is needed, and none is used.
+    """Remove a backdoor by Shared Adversarial Unlearning. No trigger is needed, and none is learned from.
 
     It finds adversarial examples that the received and the purified model share, and unlearns them
     (Wei et al., NeurIPS 2023): among them the easiest changes of all images, class by class. The
@@ -144,7 +150,8 @@ def purify(
     In the end the residual test says, with clean images alone, whether one class is still far easier
     to lead images to than the others, in both models. A model that it does not clear is written,
     marked in its history, and exit 6. One that it clears is not certified clean: measure it with sau
-    evaluate. --method has other ways to do it, from the same clean images, to compare with.
+    evaluate. The report compares both models on images that were not learned from, with each --trigger,
+    too. --method has other ways to do it, from the same clean images, to compare with.
 
     The state is kept beside OUT after every epoch. Ctrl-C stops after the step at hand; the same
     command with --resume goes on, to the same result.
@@ -153,6 +160,8 @@ def purify(
     Examples:
       sau purify model.safetensors --clean-frac 0.05
       sau purify vendor.pth --normalisation none --data clean/ -o fixed.safetensors
+      sau purify model.safetensors --clean-frac 0.05 --report purified.html \\
+          --trigger model.trigger.safetensors
       sau purify model.safetensors --clean-frac 0.05 --recipe paper --json report.json
       sau purify model.safetensors --clean-frac 0.05 --method ft-sam --rho 8
       sau purify model.safetensors --clean-frac 0.05 --time-budget 30m --resume
@@ -168,6 +177,8 @@ def purify(
             model=model,
             asked=asked,
             place=place,
+            triggers=tuple(trigger or ()),
+            target=target,
             method=method,
             settings=fitted(),
             fitted=fitted,
@@ -209,6 +220,7 @@ class Plan:
     """What was asked for, and makes sense as far as can be told before anything is opened.
 
     Attributes:
+        triggers, target: to measure with, as ``--trigger`` and ``--target`` name them.
         settings, fitted: of the method, and how they are fitted to what there is to learn from.
         share: of the training part to learn from; None for all of data without a split.
         budget: seconds to learn in; None for as long as it takes.
@@ -217,6 +229,8 @@ class Plan:
     model: Path
     asked: Request
     place: Place
+    triggers: tuple[str, ...]
+    target: str | None
     method: MethodName
     settings: MethodSettings
     fitted: Callable[..., MethodSettings]
@@ -243,6 +257,7 @@ class Start:
     classifier: Classifier
     images: ImageData
     clean: CleanData
+    triggers: tuple[Trigger, ...]
     settings: MethodSettings
     precision: Precision
     device: torch.device
@@ -286,6 +301,7 @@ def _started(session: Session, plan: Plan) -> Start:
 
     device, place = chosen_device(own_device(plan.device)), plan.place
     opened, images = open_model_and_data(session, plan.model, plan.asked, to_learn=True)
+    triggers = triggers_named(session, plan.triggers, plan.target, opened.classifier.description.class_names)
     overwrites = place.goes_on and place.path.exists() and not session.force
     if overwrites and not _came_from(place.path, opened.checkpoint.sha256):
         raise UsageError(f"{place.path} is not of this run; give another name with -o, or add --force")
@@ -310,6 +326,7 @@ def _started(session: Session, plan: Plan) -> Start:
         classifier=classifier,
         images=images,
         clean=clean,
+        triggers=triggers,
         settings=settings,
         precision=precision,
         device=device,
@@ -408,6 +425,8 @@ def _write(
     with written_result(place.path, folder=not place.suffix) as part:
         save_like(opened.checkpoint, part, purified.classifier, described, proof=start.images.for_testing)
     session.wrote("weights", weights_in(place.path))
+    unseen = start.images.test or start.clean.held_back
+    compare(session, start.classifier, purified.classifier, unseen, start.triggers)
     session.show(purification_summary(purified))
     if not purified.finished:
         raise Inconclusive(

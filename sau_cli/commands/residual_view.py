@@ -51,7 +51,7 @@ def residual_of(
     precision = chosen_precision(None, models[0].mean.device, models[0])
     names = models[0].description.class_names
     try:
-        with ProgressView(session, "residual" if shared else "easiest change") as view:
+        with ProgressView(session, "residual test" if shared else "easiest change", rounds="") as view:
 
             def watch(done: int, of: int, what: str) -> None:
                 view.update(epoch=1, epochs=1, batch=done, batches=of, measures=f"searching {what} changes")

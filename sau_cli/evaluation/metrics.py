@@ -140,7 +140,7 @@ def defence_effectiveness_measure(asr_drop: Measure, acc_drop: Measure) -> Measu
     return Measure(value=value, ci95=(max(0.0, value - below), min(1.0, value + above)))
 
 
-def _renamed(reference: Description, model: Description) -> Tensor:
+def renumbered(reference: Description, model: Description) -> Tensor:
     """For each class number of the reference, the model's number of the class of that name; (K,) int64.
 
     Where the two do not name the same classes, numbers mean the same in both.
@@ -181,7 +181,7 @@ def evaluate(
                 f"{classifier.description.classes}; give the model that was purified"
             )
         check_fits(data, reference.description)
-    renamed = None if reference is None else _renamed(reference.description, classifier.description)
+    renamed = None if reference is None else renumbered(reference.description, classifier.description)
     labels = data.labels
     correct = _flags(predicted_labels(classifier, data.images).cpu() == labels)
     correct_before = None

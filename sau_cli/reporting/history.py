@@ -16,6 +16,23 @@ def settings_line(settings: Mapping[str, Any]) -> str:
     return ", ".join(f"{key.replace('_', '-')} {text}" for key, text in told if text)
 
 
+_TELLING = ("attack", "method", "recipe", "data", "learned_from", "epochs_run", "epochs")
+"""The settings that say most of a step, in order."""
+
+
+def short_line(settings: Mapping[str, Any]) -> str:
+    """The settings that say most of a step, for a line; the others follow where they are a word or a number.
+
+    >>> short_line({"residual": {"cleared": True, "score": 0.5}, "attacks": [1], "lr": 0.1, "method": "sau"})
+    'method sau, cleared yes, lr 0.1'
+    """
+    residual = settings.get("residual")
+    cleared = {"cleared": residual.get("cleared")} if isinstance(residual, Mapping) else {}
+    first = {name: settings[name] for name in _TELLING if name in settings}
+    plain = {name: value for name, value in settings.items() if not isinstance(value, Mapping | list | tuple)}
+    return settings_line(first | cleared | {name: value for name, value in plain.items() if name not in first})
+
+
 def _shown(value: object) -> str:
     match value:
         case None:

@@ -1,4 +1,4 @@
-"""A report as one page that needs no network: verdict first, then the evidence."""
+"""A report as one page that needs no network: the decision first, then what to do, then the evidence."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from sau_cli.reporting.decision import decision_of
 from sau_cli.reporting.history import settings_line
 from sau_cli.reporting.json_document import plain, to_json
-from sau_cli.reporting.markdown import sentence_of, shown_value
-from sau_cli.results import CheckStatus, Report, first_finding, subject, weighed
+from sau_cli.reporting.markdown import shown_value
+from sau_cli.reporting.pictures import change_pictures
+from sau_cli.results import Check, CheckStatus, Report, first_finding, subject, weighed
 
 _WORDS = {
     CheckStatus.PASSED: "passed",
@@ -18,7 +20,14 @@ _WORDS = {
     CheckStatus.MEASURED: "measured",
     CheckStatus.SKIPPED: "not examined",
 }
-
+_CHANGES = {"square": "a square", "mask": "a few pixels", "smooth": "a smooth pattern", "warp": "a warp"}
+_MEASURES = {
+    "acc": "Accuracy on clean test images",
+    "held-back-accuracy": "Accuracy on clean images that were not learned from",
+    "asr": "Images with the trigger that are sent to its target",
+    "r-acc": "Images with the trigger that are given their true class",
+    "wrong": "Images with the trigger that are given a wrong class",
+}
 SHOWN_CLASSES = 12
 """In each plot, those with the highest scores."""
 
@@ -30,7 +39,7 @@ def to_html(report: Report) -> str:
     )
     return pages.get_template("report.html.jinja").render(
         report=plain(report),
-        sentence=sentence_of(report),
+        decision=decision_of(report),
         shown=[_shown(one) for one in report.models or (report,)],
         skipped=[check for check in report.checks if check.status is CheckStatus.SKIPPED],
         document="" if report.models else to_json(report),
@@ -39,26 +48,31 @@ def to_html(report: Report) -> str:
 
 def _shown(report: Report) -> dict[str, Any]:
     """What the page has of one model."""
-    file = plain(report.details).get("file") or {}
+    details = plain(report.details)
+    file = details.get("file") or {}
     return {
         "path": subject(report),
         "sha256": report.inputs[0].sha256 if report.inputs else "",
         "verdict": report.verdict.value,
         "exit_code": int(report.exit_code),
         "error": report.error,
+        "decision": decision_of(report),
         "finding": first_finding(report),
         "checks": [
             {
-                "id": one.id,
-                "status": one.status.value,
-                "word": f"{_WORDS[one.status]}{weighed(one)}",
-                "value": shown_value(one),
-                "evidence": one.evidence,
+                "id": check.id,
+                "status": check.status.value,
+                "word": f"{_WORDS[check.status]}{weighed(check)}",
+                "value": shown_value(check),
+                "evidence": check.evidence,
             }
-            for one in report.checks
+            for check in report.checks
         ],
-        "behaviour": _behaviour(plain(report.details).get("behaviour") or {}),
-        "residual": _residual(plain(report.details)),
+        "compared": _compared(report.checks),
+        "comparison": _comparison(details.get("comparison") or {}),
+        "behaviour": _behaviour(details.get("behaviour") or {}, report.checks),
+        "residual": _residual(details),
+        "chain": details.get("chain") or [],
         "file": file,
         "history": [
             step | {"settings": settings_line(step["settings"])}
@@ -67,17 +81,70 @@ def _shown(report: Report) -> dict[str, Any]:
     }
 
 
+def _compared(checks: tuple[Check, ...]) -> list[dict[str, Any]]:
+    """Rates before and after: those that were measured of a reference, or of the received model, as well."""
+    found = {check.id: check for check in checks}
+    rows = []
+    for name, after in found.items():
+        before = found.get(f"reference.{name}") or found.get(f"{name}.before")
+        if before is None or not isinstance(before.value, float) or not isinstance(after.value, float):
+            continue
+        measure, _, trigger = name.partition(".")
+        meaning = _MEASURES.get(measure, measure)
+        rows.append(
+            {
+                "measure": f"{meaning}: {trigger}" if trigger else meaning,
+                "before": {"text": _rate(before), "width": round(100 * before.value, 1)},
+                "after": {"text": _rate(after), "width": round(100 * after.value, 1)},
+            }
+        )
+    return rows
+
+
+def _rate(check: Check) -> str:
+    return shown_value(check) if check.ci95 is not None else f"{100 * float(check.value or 0):.1f} %"
+
+
+def _comparison(details: dict[str, Any]) -> dict[str, Any]:
+    """Which images changed their answer, and what given triggers do to one before and after."""
+    if not details:
+        return {}
+    return details | {"triggers": [one | _pictures(one["png"]) for one in details["triggers"]]}
+
+
+def _pictures(png: str) -> dict[str, Any]:
+    return {"pictures": change_pictures(png)}
+
+
 def _residual(details: dict[str, Any]) -> dict[str, Any]:
     """The residual test, of two models or else of one: whether it clears, and the easiest change of each kind."""
     behaviour = details.get("behaviour") or {}
     found = details.get("residual") or behaviour.get("easiest_change") or {}
-    return found if found.get("recovered") else {}
-
-
-def _behaviour(details: dict[str, Any]) -> dict[str, Any]:
-    """Plots of each test's anomaly index by class, as the mean over the seeds, and the triggers that were found."""
-    if not details:
+    if not found.get("recovered"):
         return {}
+    kinds = found.get("kinds") or {}
+    most = max([found["limit"], *(one["score"] for one in kinds.values())])
+    return found | {
+        "rows": [
+            {
+                "kind": _CHANGES.get(kind, kind),
+                "class": one["class"],
+                "success": f"{100 * one['success']:.0f} %",
+                "score": f"{one['score']:.2f}",
+                "width": round(100 * max(one["score"], 0) / most, 1),
+                "over": one["score"] >= found["limit"],
+            }
+            for kind, one in kinds.items()
+        ],
+        "recovered": [one | _pictures(one["png"]) for one in found["recovered"]],
+    }
+
+
+def _behaviour(details: dict[str, Any], checks: tuple[Check, ...]) -> dict[str, Any]:
+    """Plots of each test's anomaly index by class, as the mean over the seeds, and the triggers that were found."""
+    if not details.get("seeds"):
+        return {}
+    evidence = {check.id.removeprefix("behaviour."): check.evidence for check in checks}
     plots = []
     seeds = [one["anomaly_index"] for one in details["seeds"]]
     for test in seeds[0]:
@@ -85,13 +152,13 @@ def _behaviour(details: dict[str, Any]) -> dict[str, Any]:
         ordered = sorted(zip(means, details["classes_examined"], strict=True), reverse=True)
         most = max(ordered[0][0], 1e-9)
         bars = [
-            {"class": name, "value": f"{mean:.1f}", "width": round(100 * max(mean, 0.0) / most, 1)}
+            {"class": name, "value": f"{round(mean, 1) + 0.0:.1f}", "width": round(100 * max(mean, 0.0) / most, 1)}
             for mean, name in ordered[:SHOWN_CLASSES]
         ]
-        plots.append({"test": test, "bars": bars, "left_out": len(ordered) - len(bars)})
+        plots.append({"test": test, "says": evidence.get(test, ""), "bars": bars, "left_out": len(ordered) - len(bars)})
     return {
         "suspect": details["most_suspicious_class"],
         "suspected": details["suspected_class"] is not None,
         "plots": plots,
-        "recovered": details.get("recovered") or [],
+        "recovered": [one | _pictures(one["png"]) for one in details.get("recovered") or []],
     }

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sau_cli.reporting.decision import decision_of
 from sau_cli.reporting.terminal import percent
-from sau_cli.results import Check, CheckStatus, Report, Verdict, counted, first_finding, subject, weighed
+from sau_cli.results import Check, CheckStatus, Report, first_finding, subject, weighed
 
 MARKS = {
     CheckStatus.PASSED: "✅ passed",
@@ -14,23 +15,19 @@ MARKS = {
     CheckStatus.MEASURED: "measured",
     CheckStatus.SKIPPED: "⚪ not examined",
 }
-SENTENCES = {
-    Verdict.PASSED: "Everything that was asked for ran, and passed.",
-    Verdict.FAILED: "A limit or a policy failed.",
-    Verdict.MEASURED: "It ran; nothing was asked to pass or fail.",
-    Verdict.INCONCLUSIVE: "It could not be settled, and is not to be read as passed.",
-    Verdict.UNSAFE: "The file is refused as unsafe.",
-    Verdict.NOT_EVALUATED: "It could not be evaluated, and is not to be read as clean.",
-    Verdict.INTERRUPTED: "It was interrupted.",
-    Verdict.ERROR: "It ended with an error.",
-}
 
 
 def to_markdown(report: Report) -> str:
     """The document, ending in a newline."""
-    lines = [f"## sau {report.command}: {report.verdict.value}", "", sentence_of(report)]
+    decision = decision_of(report)
+    lines = [f"## sau {report.command}: {report.verdict.value}", "", f"**{cell(decision.sentence)}**"]
     if report.error:
         lines += ["", f"> {cell(report.error)}"]
+    elif decision.reason:
+        lines += ["", cell(decision.reason)]
+    if decision.next_steps:
+        told = [f"- {cell(step.says)}{f' {code(step.command)}' * bool(step.command)}" for step in decision.next_steps]
+        lines += ["", "What to do next:", "", *told]
     if report.models:
         lines += ["", *_table(("model", "format", "verdict", "exit code", "first finding"), _models(report))]
         lines += _details(report)
@@ -72,13 +69,6 @@ def _details(report: Report) -> list[str]:
             lines += ["", f"### {cell(subject(one))}: {one.verdict.value}", ""]
             lines += _table(("check", "status", "value", "evidence"), [_row(check) for check in told])
     return lines
-
-
-def sentence_of(report: Report) -> str:
-    """What the verdict means."""
-    if report.models:
-        return f"{len(report.models)} models: {counted(report.models)}. The verdict is that of the worst."
-    return SENTENCES[report.verdict]
 
 
 def shown_value(check: Check) -> str:

@@ -28,6 +28,9 @@ VERDICT_STYLES = {
     Verdict.NOT_EVALUATED: "yellow",
 }
 
+LONGEST_CELL = 16
+"""Characters of a cell that is not its row's last, where rows are cut off."""
+
 
 def printable(text: str) -> str:
     """Text from a stranger's file, safe for a terminal: control characters become question marks.
@@ -64,6 +67,19 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str | Text
         drawn.add_row(*(cell if isinstance(cell, Text) else Text(printable(cell)) for cell in row))
     below = [Text(printable(legend), style="dim")] if legend else []
     return Group(Text(printable(title), style="bold"), drawn, *below, Text())
+
+
+def line_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Group:
+    """As :func:`table`, with each row on one line: what does not fit is cut off."""
+    cells = [[printable(cell).replace("\n", "?") for cell in row] for row in (columns, *rows)]
+    widths = [min(max(map(len, column)), LONGEST_CELL) for column in zip(*cells, strict=True)]
+    lines = [
+        "  ".join([*(cell[:width].ljust(width) for cell, width in zip(row[:-1], widths, strict=False)), row[-1]])
+        for row in cells
+    ]
+    styles = ["bold", *[""] * len(rows)]
+    drawn = [Text(line, style, no_wrap=True, overflow="ellipsis") for line, style in zip(lines, styles, strict=True)]
+    return Group(Text(printable(title), style="bold"), *drawn, Text())
 
 
 def checks_table(checks: Sequence[Check]) -> Group:

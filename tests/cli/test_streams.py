@@ -54,10 +54,15 @@ def test_a_usage_error_of_the_command_line_is_a_document_too(sau, tmp_path, word
     assert len(done.err.splitlines()) == 1
 
 
-def test_without_a_command_there_is_help(sau, tmp_path):
+def test_without_a_command_there_is_what_to_do_first(sau, tmp_path):
+    """Each line that it shows is a command that there is, with options that there are; 80 columns hold them."""
     done = sau(cwd=tmp_path)
     assert (done.code, done.out) == (2, "")
-    assert done.err.startswith("Usage: sau")
+    assert all(len(line) <= 80 for line in done.err.splitlines())
+    shown = done.err.replace("\\\n", " ").splitlines()
+    commands = [line.split()[1] for line in shown if line.startswith("  sau ")]
+    assert commands == ["demo", "inspect", "purify", "evaluate", "export"]
+    assert "sau --help" in done.err
 
 
 def test_quiet_is_quiet(sau, planted, tmp_path):

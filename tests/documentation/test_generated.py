@@ -81,7 +81,7 @@ def test_the_reference_names_every_command_and_escapes_what_is_no_markup(scripts
     _, command_line = scripts
     page = command_line.page()
     assert re.findall(r"^## (.*)$", page, re.MULTILINE) == [
-        *(f"sau {name}" for name in ("inspect", "attack", "purify", "evaluate", "export")),
+        *(f"sau {name}" for name in ("inspect", "attack", "purify", "evaluate", "export", "demo")),
         "Settings of attacks",
     ]
     assert command_line._escaped("a [b] wrn_16_1 <c> --max-asr") == r"a \[b\] wrn\_16\_1 \<c\> `--max-asr`"
