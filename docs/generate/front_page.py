@@ -32,7 +32,7 @@ def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 def transcript(said: str, code: int) -> str:
     """What people see, without lines of progress and without the facts of the file."""
-    lines = [line.rstrip() for line in said.splitlines() if not re.match(r"\S.* epoch \d+/\d+ ", line)]
+    lines = [line.rstrip() for line in said.splitlines() if not re.search(r"  \d+ s(, \d+ s left)?$", line)]
     starts = [place for place, line in enumerate(lines) if line.startswith(LEFT_OUT)]
     ends = [place for place, line in enumerate(lines) if line.startswith("Checks")]
     if starts and ends:
