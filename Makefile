@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help install demo test test-slow lint format types bench clean
+.PHONY: help install demo test test-slow lint format types docs bench clean
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -40,6 +40,11 @@ format: $(READY) ## rewrite the code in the house style
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: $(READY) ## the manual in site/, its tables and its reference written anew
+	$(BIN)/python docs/generate/tables.py
+	$(BIN)/python docs/generate/command_line.py
+	$(BIN)/mkdocs build --quiet
+
 bench: $(READY) ## speed, as ratios taken in one run
 	$(BIN)/python -m tests.benchmarks.start_up
 	$(BIN)/python -m tests.benchmarks.purify_epoch --images 256 --rounds 1
@@ -47,4 +52,4 @@ bench: $(READY) ## speed, as ratios taken in one run
 	$(BIN)/python -m tests.benchmarks.purify_rounds --images 512
 
 clean: ## remove what the targets made
-	rm -rf $(VENV) demo .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) demo site .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -26,7 +26,7 @@ def bf16_pays(device: torch.device, network: torch.nn.Module) -> bool:
     """Whether this device has instructions for bfloat16 that serve this network; elsewhere it is emulated, and slower.
 
     Those of a CPU are not for depthwise convolutions: networks of them took up to 2.8 times as long as in single
-    precision (``tests/benchmarks/README.md``).
+    precision (``docs/research/epoch-speed.md``).
     """
     import torch
 

@@ -322,7 +322,7 @@ DEFAULT = Recipe(
     fewest_cycles=2.0,
     lowest_wave=0.5,
 )
-"""What measured best from 2,500 images of 32x32; tests/benchmarks/README.md has the measurements."""
+"""What measured best from 2,500 images of 32x32; ``docs/research/`` has the measurements."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
