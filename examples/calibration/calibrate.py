@@ -40,6 +40,8 @@ KINDS = {"8 to 16 pixels": (8, 16), "24 to 40 pixels": (24, 40)}
 """Of input, by the shorter side of images; each has a threshold of its own."""
 SEED = 0
 """Of the bootstrap."""
+NEVER = -100.0
+"""Evidence on a class that is set aside: less than on any other."""
 NAMES = {
     CheckStatus.FAILED: "backdoored",
     CheckStatus.INCONCLUSIVE: "inconclusive",
@@ -92,8 +94,10 @@ class Row:
 
     @cached_property
     def evidence(self) -> np.ndarray:
-        """What speaks for each class in every test, all seeds together, (tests, classes)."""
-        return torch.stack(list(pooled([evidence(scores) for scores in self.seeds]).values())).numpy()
+        """What speaks for each class that is not set aside in every test, all seeds together, (tests, classes)."""
+        found = torch.stack(list(pooled([evidence(scores) for scores in self.seeds]).values())).numpy()
+        found[:, self.about["set-aside"]] = NEVER
+        return found
 
     def logit(self, weights: np.ndarray, bias: float) -> float:
         """Of the class with most evidence; ``weights`` end with that of the channel bounds."""
@@ -106,16 +110,23 @@ class Row:
             self.about["bounds"],
             calibration,
             calibration.threshold_for(self.about["pixels"]),
+            self.about["set-aside"],
         )
+
+    @property
+    def seen(self) -> bool:
+        """Whether the target of a backdoor is the class that most evidence speaks for, all tests alike."""
+        return self.target is not None and int(self.evidence.sum(axis=0).argmax()) == self.target
 
 
 def fit(rows: Sequence[Row]) -> tuple[np.ndarray, float]:
     """Weights of the tests and of the channel bounds, all at least 0, and the bias: logistic regression.
 
     A backdoored model stands for its target's evidence, a clean one for that of its most suspicious class, which
-    depends on the weights and is chosen anew after each fit. Backdoored and clean models count alike.
+    depends on the weights and is chosen anew after each fit. Backdoored and clean models count alike. A backdoor that
+    no test sees teaches nothing about which to trust, so it is left out here; it counts in all that is measured.
     """
-    known = [row for row in rows if not row.backdoored or row.target is not None]
+    known = [row for row in rows if not row.backdoored or row.seen]
     truth = np.array([row.backdoored for row in known], dtype=float)
     share = np.where(truth > 0, 0.5 / truth.sum(), 0.5 / (1 - truth).sum())
     weights = np.ones(len(known[0].evidence) + 1)

@@ -54,6 +54,7 @@ def gathered(model: ZooModel, zoo: dict[str, Any], root: Path, models: Path) -> 
         "acc": round(quality.accuracy.value, 4),
         "asr": round(quality.triggers[0].asr.value, 4) if triggers else None,
         "bounds": round(bounds_evidence(with_data.bounds), 4),
+        "set-aside": list(with_data.set_aside),
         "with-data": _by_test(with_data),
         "data-free": _by_test(data_free),
     }

@@ -48,8 +48,8 @@ HERE = Path(__file__).parent
 EPSILON = 4 / 255
 """Of adversarial training."""
 FEW_CLASSES = 5
-SMALLER = 0.15
-"""Share that is kept of the images of each class but the large one."""
+LARGE = 0.4
+"""Share of the images that are of the large class."""
 OVERFITTED_ON, REPEATED = 1 / 8, 6
 """Share of the images, and how many more epochs these are learned for, without augmentation."""
 PRUNED = 0.5
@@ -127,7 +127,7 @@ def data_of(model: ZooModel, zoo: dict[str, Any], root: Path) -> ImageData:
         case "few-classes":
             learned, tested = _first_classes(learned), _first_classes(tested)
         case "large-class":
-            learned = _with_a_large_class(learned, model.seed)
+            learned = _with_a_large_class(whole.train, about["images"], model.seed)
         case "overfitted":
             learned = parted(learned, OVERFITTED_ON, seed=model.seed)[0]
         case _:
@@ -142,9 +142,13 @@ def _first_classes(images: LabelledImages) -> LabelledImages:
     )
 
 
-def _with_a_large_class(images: LabelledImages, seed: int) -> LabelledImages:
-    kept = torch.rand(len(images), generator=random_stream(seed, "large class")) < SMALLER
-    return images.take((kept | (images.labels == seed % images.classes)).nonzero().squeeze(1))
+def _with_a_large_class(whole: LabelledImages, count: int, seed: int) -> LabelledImages:
+    """So many of all images at most, of which many are of one class."""
+    draws = torch.rand(len(whole), generator=random_stream(seed, "large class"))
+    of_it = whole.labels == seed % whole.classes
+    first = draws.masked_fill(~of_it, 2).argsort()[: min(round(LARGE * count), int(of_it.sum()))]
+    others = draws.masked_fill(of_it, 2).argsort()[: round((1 - LARGE) / LARGE * len(first))]
+    return whole.take(torch.cat([first, others]))
 
 
 def fresh(model: ZooModel, zoo: dict[str, Any], images: LabelledImages) -> Classifier:

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from sau_cli.classifier import Classifier, check_finite_weights
 from sau_cli.errors import NotEvaluable
 from sau_cli.head import head_name
-from sau_cli.images import LabelledImages, as_pixels, check_fits
+from sau_cli.images import LabelledImages, as_pixels, check_fits, some_of
 from sau_cli.inspection import first_pass
 from sau_cli.inspection.behaviour_test import BehaviourTest, Finding, Subject
 from sau_cli.inspection.behaviour_tests import TESTS
@@ -22,6 +22,7 @@ from sau_cli.inspection.first_pass import worth_examining
 from sau_cli.inspection.standard_logits import standard_logits
 from sau_cli.model_state import evaluating, frozen
 from sau_cli.precision import Precision, fast_layout
+from sau_cli.predictions import predicted_labels
 from sau_cli.seeding import random_stream
 
 FEWEST_CLASSES = 4
@@ -32,6 +33,8 @@ SUSPECTS = 3
 """The classes that seeds after the first examine: the most suspicious. The others keep the scores of the first."""
 AFFORDABLE = 3e13
 """Floating-point operations that a command spends unasked: minutes on two cores of a CPU, seconds on a GPU."""
+ASKED, OVER_SAID = 256, 0.15
+"""Clean images that tell how often a model says each class, and by how much that may be above what is true."""
 FEWEST_IMAGES, MOST_IMAGES = 16, 64
 """Clean images that tests look at from one seed."""
 
@@ -60,6 +63,8 @@ class Behaviour:
         left_out: that could not be run, each with the reason.
         pixels: of the shorter side of images that it takes.
         images: how many were used; 0 without data.
+        set_aside: classes that the model says of clean images far more often than is true. They are easy to lead to
+            without a backdoor, so nothing is told of them.
     """
 
     classes: Tensor
@@ -70,6 +75,7 @@ class Behaviour:
     seeds: tuple[SeedEvidence, ...]
     bounds: ChannelBounds | None
     images: int
+    set_aside: tuple[int, ...] = ()
 
 
 def examine_behaviour(
@@ -120,6 +126,7 @@ def examine_behaviour(
     found: list[SeedEvidence] = []
     with evaluating(classifier), frozen(classifier):
         classifier.to(memory_format=fast_layout(Precision.FP32, classifier.mean.device))
+        said_too_often = () if images is None else over_said(classifier, images)
         looked_at = _looked_at(classifier, images, seed)
         alike = standard_logits(classifier, looked_at)
         classes = worth_examining(alike, looked_at, most=MOST_CLASSES, seed=seed)
@@ -142,7 +149,16 @@ def examine_behaviour(
         seeds=tuple(found),
         bounds=bounds,
         images=0 if images is None else min(len(images), effort.seeds * MOST_IMAGES),
+        set_aside=said_too_often,
     )
+
+
+def over_said(classifier: Classifier, images: LabelledImages) -> tuple[int, ...]:
+    """The classes whose share of what a model says of clean images is above their share of the labels by far."""
+    some = some_of(images, ASKED)
+    said = predicted_labels(classifier, some.images).cpu()
+    shares = [torch.bincount(counted, minlength=images.classes) / len(some) for counted in (said, some.labels.cpu())]
+    return tuple((shares[0] - shares[1] > OVER_SAID).nonzero().squeeze(1).tolist())
 
 
 def _why_not(test: BehaviourTest, classifier: Classifier, *, with_data: bool) -> str | None:

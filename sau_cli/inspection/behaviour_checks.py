@@ -75,6 +75,9 @@ def _score_check(found: Behaviour, verdict: BehaviourVerdict, class_names: Seque
         if over
         else f"{alone} of {seeds} seeds find it to behave like a backdoored model, and all together do not"
     )
+    if found.set_aside and not over:
+        often = ", ".join(repr(class_names[at]) for at in found.set_aside[:3])
+        doubt = f"the model says {often} of clean images far more often than is true, which nothing can be told of"
     told = {
         CheckStatus.FAILED: f"behaves like a backdoored model, with {suspect!r} as the target, which {same} of {seeds} "
         "seeds suspect most",

@@ -7,7 +7,7 @@ backdoored models.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -126,35 +126,49 @@ def pooled(seeds: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.stack([seed[name] for seed in seeds]).mean(dim=0) for name in seeds[0]}
 
 
-def judge(every: Mapping[str, Tensor], classes: Tensor, bounds: float, calibration: Calibration) -> Judgement:
+def judge(
+    every: Mapping[str, Tensor],
+    classes: Tensor,
+    bounds: float,
+    calibration: Calibration,
+    set_aside: Collection[int] = (),
+) -> Judgement:
     """The weighted evidence of the class that has most of it.
 
     Args:
         every: of each test; see :func:`evidence`.
         classes: (E,) int64, those that were examined.
         bounds: see :func:`bounds_evidence`.
+        set_aside: classes that nothing is told of.
     """
     total = torch.full((len(classes),), calibration.bias + calibration.weights.get(CHANNEL_BOUNDS, 0.0) * bounds)
     for test, values in every.items():
         total += calibration.weights.get(test, 0.0) * values
+    if set_aside:
+        total[torch.isin(classes, torch.tensor(sorted(set_aside)))] = -torch.inf
     at = int(total.argmax())
     return Judgement(score=float(total[at].sigmoid()), suspect=int(classes[at]))
 
 
 def judge_seeds(
-    seeds: Sequence[Mapping[str, Tensor]], classes: Tensor, bounds: float, calibration: Calibration, threshold: float
+    seeds: Sequence[Mapping[str, Tensor]],
+    classes: Tensor,
+    bounds: float,
+    calibration: Calibration,
+    threshold: float,
+    set_aside: Collection[int] = (),
 ) -> BehaviourVerdict:
-    """One verdict over all seeds. Seeds that disagree neither clear nor convict.
+    """One verdict over all seeds. Seeds that disagree neither clear nor convict, and a class set aside is not cleared.
 
     Args:
         seeds: the evidence of each.
     """
-    whole = judge(pooled(seeds), classes, bounds, calibration)
-    each = tuple(judge(seed, classes, bounds, calibration) for seed in seeds)
+    whole = judge(pooled(seeds), classes, bounds, calibration, set_aside)
+    each = tuple(judge(seed, classes, bounds, calibration, set_aside) for seed in seeds)
     status = CheckStatus.INCONCLUSIVE
     if whole.score > threshold and 2 * sum(seed.suspect == whole.suspect for seed in each) > len(each):
         status = CheckStatus.FAILED
-    elif max(judgement.score for judgement in (whole, *each)) <= threshold:
+    elif not set_aside and max(judgement.score for judgement in (whole, *each)) <= threshold:
         status = CheckStatus.PASSED
     return BehaviourVerdict(
         status=status,
@@ -179,4 +193,5 @@ def judge_behaviour(behaviour: Behaviour, calibration: Calibration | None = None
         bounds_evidence(behaviour.bounds),
         by,
         by.threshold_for(behaviour.pixels),
+        behaviour.set_aside,
     )

@@ -45,6 +45,7 @@ def rows(calibrate, apart: float, models: int = 40, seed: int = 0) -> list:
             "classes": 6,
             "bounds": 1.0,
             "asr": 0.95 if bad else None,
+            "set-aside": [],
             "with-data": {"one": [{"values": seed_values.tolist(), "unit": 1.0} for seed_values in values]},
         }
         if bad:

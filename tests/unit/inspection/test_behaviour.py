@@ -162,7 +162,7 @@ def test_a_shift_of_features_comes_to_the_end_of_its_length():
     assert found.tolist() == pytest.approx([expected] * 2, abs=1e-3)
 
 
-@pytest.mark.parametrize("name", ["feature-shift", "inner-embedding"])
+@pytest.mark.parametrize("name", ["feature-shift"])
 def test_the_class_that_a_change_inside_leads_to_is_found(name):
     found = the_test(name).run(subject(QuadrantNet(target=2, boost=6.0), bright_images()))
     assert int(found.scores.lead.argmax()) == 2
