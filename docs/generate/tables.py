@@ -111,6 +111,17 @@ def verdict_scores() -> Lines:
     return _table(["", "AUROC", "backdoored models found", "clean models accused"], rows)
 
 
+def verdicts_by_attack() -> Lines:
+    """Of the untouched half, with clean images: by attack, and clean models by network."""
+    text = (ROOT / "sau_cli" / "inspection" / "calibration.json").read_text(encoding="utf-8")
+    found = json.loads(text)["with-data"]["by_attack"]
+    rows = [
+        [name if name.startswith("clean") else f"`{name}`", sum(counts.values()), *counts.values()]
+        for name, counts in found.items()
+    ]
+    return _table(["", "models", "called backdoored", "inconclusive", "nothing found"], rows)
+
+
 def verdict_thresholds() -> Lines:
     rows = []
     for name, with_data in (("with clean images", True), ("without images", False)):
@@ -411,6 +422,7 @@ TABLES: dict[str, Callable[[], Lines]] = {
     "verdicts": verdicts,
     "verdict-scores": verdict_scores,
     "verdict-thresholds": verdict_thresholds,
+    "verdicts-by-attack": verdicts_by_attack,
     "verdict-in-short": verdict_in_short,
     "demo": demo_table,
     "cifar10": cifar10,

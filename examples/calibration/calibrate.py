@@ -229,20 +229,20 @@ def _found_at(truth: np.ndarray, values: np.ndarray) -> float:
     return float((values[truth] > clean[int(FALSE_POSITIVES * len(clean))]).mean())
 
 
-def _table(title: str, rows: Sequence[Row], by: str, calibration: Calibration) -> None:
-    """Called and inconclusive, by attack or network."""
-    print(f"  {title}")
-    for name in sorted({str(row.about.get(by, "clean")) for row in rows}):
-        some = [row for row in rows if str(row.about.get(by, "clean")) == name]
-        found = Counter(NAMES[row.judged(calibration).status] for row in some)
-        low, high = rate(found["backdoored"], len(some)).ci95
-        print(
-            f"    {name:20} {len(some):3} models: {found['backdoored']} called ({low:.2f} to {high:.2f}), "
-            f"{found['inconclusive']} inconclusive, {found['passed']} passed"
-        )
+def counted(rows: Sequence[Row], by: str, calibration: Calibration) -> dict[str, dict[str, int]]:
+    """How many models were called, inconclusive and passed, by attack or network; clean ones on their own."""
+    found: dict[str, dict[str, int]] = {}
+    for row in rows:
+        name = str(row.about[by]) if row.backdoored else f"clean, {row.about['architecture']}"
+        counts = found.setdefault(name, dict.fromkeys(NAMES.values(), 0))
+        counts[NAMES[row.judged(calibration).status]] += 1
+    for name, counts in sorted(found.items()):
+        low, high = rate(counts["backdoored"], sum(counts.values())).ci95
+        print(f"    {name:24} {counts}, called {low:.2f} to {high:.2f}")
+    return dict(sorted(found.items()))
 
 
-def calibrated(every: Sequence[Row], *, quietly: bool = False) -> dict[str, Any]:
+def calibrated(every: Sequence[Row]) -> dict[str, Any]:
     """One mode: with data or without."""
     known = [row for row in every if row.about["half"] == "calibrated"]
     weights, bias = fit(known)
@@ -264,8 +264,7 @@ def calibrated(every: Sequence[Row], *, quietly: bool = False) -> dict[str, Any]
         "measured": {},
     }
     calibration = Calibration.of(told)
-    if not quietly:
-        print(json.dumps(told, indent=1))
+    print(json.dumps(told, indent=1))
     untouched = [row for row in every if row.about["half"] == "untouched"]
     told["measured"] = {}
     for title, rows in (("calibrated half", known), ("untouched half", untouched)):
@@ -274,12 +273,8 @@ def calibrated(every: Sequence[Row], *, quietly: bool = False) -> dict[str, Any]
         print(f"  {rates}")
         if rows is untouched:
             told["measured"] = rates
-            _table("by attack", rows, "attack", calibration)
-            _table("by network, backdoored", [row for row in rows if row.backdoored], "architecture", calibration)
-            _table("by network, clean", [row for row in rows if not row.backdoored], "architecture", calibration)
-            for kind in KINDS:
-                some = [row for row in rows if row.kind == kind]
-                print(f"  {kind}: {len(some)} models")
+            told["by_attack"] = counted(rows, "attack", calibration)
+            told["by_network"] = counted(rows, "architecture", calibration)
     return told
 
 

@@ -120,7 +120,7 @@ def test_evidence_that_tells_is_given_weight_and_none_gets_none(scripts, capsys)
     assert told["measured"]["auroc"] == 1.0
     assert told["measured"]["found"] == 20
     assert told["measured"]["right_class"] == 20
-    assert told["measured"]["called_backdoored"] <= 2
+    assert told["measured"]["called_backdoored"] <= 4  # of 20, and 1 expected
     nothing = calibrate.calibrated(rows(calibrate, 0.0))
     assert nothing["measured"]["auroc"] == pytest.approx(0.5, abs=0.25)
     assert nothing["measured"]["found"] < 6

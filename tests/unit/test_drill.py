@@ -128,7 +128,7 @@ def test_the_model_is_not_changed_and_the_same_seed_gives_the_same_drill():
 
 
 def test_what_was_found_is_kept_where_a_later_attack_breaks(monkeypatch):
-    from sau_cli.evaluation import drill as module
+    import sau_cli.drill as module
 
     real, kept = module.plant, []
 

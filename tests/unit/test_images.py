@@ -71,7 +71,7 @@ def test_labels_follow_the_names_of_the_classes():
     [
         (random_images(classes=7), "7 classes but the model has 10"),
         (random_images(channels=3), "3 channels but the model takes 1"),
-        (random_images(size=9), "9x9 but the model takes 8x8; add --image-size 8x8"),
+        (random_images(size=9), "9x9 but the model takes 8x8; add image_size 8x8"),
         (random_images(count=0), "no images"),
     ],
 )

@@ -15,7 +15,7 @@ from sau_cli.head import Head
 from sau_cli.images import LabelledImages
 from sau_cli.inspection import feature_shifts, head_probing, maximum_margins
 from sau_cli.inspection.adversarial_flow import adversarial_flow
-from sau_cli.inspection.behaviour import SUSPECTS, cost, examine_behaviour, most_suspicious
+from sau_cli.inspection.behaviour import SUSPECTS, cost, examine_behaviour, most_suspicious, over_said
 from sau_cli.inspection.behaviour_checks import behaviour_checks, behaviour_details
 from sau_cli.inspection.behaviour_test import BehaviourTest, Subject
 from sau_cli.inspection.behaviour_tests import TESTS, chosen_tests
@@ -356,7 +356,7 @@ def test_more_seeds_and_data_cost_more():
 def test_the_shipped_calibration_is_whole(with_data):
     shipped = shipped_calibration(with_data=with_data)
     assert all(0 < kind.threshold < 1 for kind in shipped.kinds)
-    assert all(0 < kind.accused_at_most <= 1 / 10 for kind in shipped.kinds)
+    assert all(0 < kind.accused_at_most <= 0.2 for kind in shipped.kinds)
     assert all(weight >= 0 for weight in shipped.weights.values())
     assert shipped.measured["clean_models"] > 0
 
@@ -475,3 +475,31 @@ def test_a_kind_of_input_has_a_threshold_of_its_own():
     calibration = replace(even(0.5), kinds=(small, large))
     assert [calibration.kind_of(pixels) for pixels in (8, 16, 20, 32, 41)] == [small, small, None, large, None]
     assert [calibration.threshold_for(pixels) for pixels in (8, 16, 20, 32, 41)] == [0.6, 0.6, 0.8, 0.8, 0.8]
+
+
+class Biased(QuadrantNet):
+    """Says one class of nearly all images."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + 5.0 * torch.nn.functional.one_hot(torch.tensor(5), CLASSES)
+
+
+def test_a_class_that_is_said_of_everything_is_neither_suspected_nor_cleared():
+    images = bright_images()
+    assert over_said(a_classifier(QuadrantNet()), images) == ()
+    assert over_said(a_classifier(Biased()), images) == (5,)
+    behaviour = examine_behaviour(a_classifier(Biased()), images, effort=Effort.STANDARD)
+    assert behaviour.set_aside == (5,)
+    verdict = judge_behaviour(behaviour, even(0.999))
+    assert verdict.suspect != 5
+    assert verdict.status is CheckStatus.INCONCLUSIVE
+    check = behaviour_checks(behaviour, verdict, names(CLASSES))[-1]
+    assert "the model says '5' of clean images far more often than is true" in check.evidence
+
+
+def test_a_class_that_is_set_aside_hides_no_other():
+    seeds = [seed_of(0, 3, 9)] * 3
+    found = judge_seeds(seeds, torch.arange(3), 0.0, even(0.5), 0.5, set_aside=(2,))
+    assert (found.status, found.suspect) == (CheckStatus.FAILED, 1)
+    whole = judge_seeds(seeds, torch.arange(3), 0.0, even(0.5), 0.5)
+    assert (whole.status, whole.suspect) == (CheckStatus.FAILED, 2)
