@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil
 from pathlib import Path
@@ -104,14 +103,17 @@ class Row:
         return float((weights[:-1] @ self.evidence).max()) + weights[-1] * self.about["bounds"] + bias
 
     def judged(self, calibration: Calibration) -> BehaviourVerdict:
-        return judge_seeds(
+        found = judge_seeds(
             [evidence(scores) for scores in self.seeds],
             torch.arange(self.about["classes"]),
             self.about["bounds"],
             calibration,
-            calibration.threshold_for(self.about["pixels"]),
+            calibration.threshold_for(self.about["pixels"], self.about["classes"]),
             self.about["set-aside"],
         )
+        known = calibration.kind_of(self.about["pixels"], self.about["classes"])
+        unsure = found.status is CheckStatus.FAILED and known is None
+        return replace(found, status=CheckStatus.INCONCLUSIVE) if unsure else found
 
     @property
     def seen(self) -> bool:
@@ -248,9 +250,11 @@ def calibrated(every: Sequence[Row]) -> dict[str, Any]:
     weights, bias = fit(known)
     names = [*evidence(known[0].seeds[0]), CHANNEL_BOUNDS]
     limits = thresholds(known)
+    classes = [row.about["classes"] for row in known]
     kinds = [
         {
             "pixels": list(KINDS[kind]),
+            "classes": [min(classes), max(classes)],
             "threshold": ceil(1e4 * float(torch.tensor(limit["logit"]).sigmoid())) / 1e4,
             "clean_models": limit["clean_models"],
             "accused_at_most": limit["accused_at_most"],

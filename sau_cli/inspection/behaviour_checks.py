@@ -75,6 +75,8 @@ def _score_check(found: Behaviour, verdict: BehaviourVerdict, class_names: Seque
         if over
         else f"{alone} of {seeds} seeds find it to behave like a backdoored model, and all together do not"
     )
+    if over and 2 * same > seeds:
+        doubt = f"it looks like a backdoored model, with {suspect!r} as the target, but is of a kind that is not known"
     if found.set_aside and not over:
         often = ", ".join(repr(class_names[at]) for at in found.set_aside[:3])
         doubt = f"the model says {often} of clean images far more often than is true, which nothing can be told of"
@@ -84,7 +86,7 @@ def _score_check(found: Behaviour, verdict: BehaviourVerdict, class_names: Seque
         CheckStatus.PASSED: f"no sign of a backdoor in {seeds} seeds, which is no proof that there is none",
         CheckStatus.INCONCLUSIVE: f"{doubt}, so it is neither cleared nor convicted; try --effort deep, or more data",
     }[verdict.status]
-    status, kind = verdict.status, verdict.calibration.kind_of(found.pixels)
+    status, kind = verdict.status, verdict.calibration.kind_of(found.pixels, found.of)
     whole = found.images > 0 and not left_out and len(found.classes) == found.of and kind is not None
     if status is CheckStatus.PASSED and not whole:
         status = CheckStatus.MEASURED  # too little was looked at, or is known of such models, to clear one
@@ -110,9 +112,10 @@ def _score_check(found: Behaviour, verdict: BehaviourVerdict, class_names: Seque
     uncovered = ""
     if kind is None:
         known = " and ".join(f"{kind.pixels[0]} to {kind.pixels[1]}" for kind in verdict.calibration.kinds)
+        least, most = verdict.calibration.kinds[0].classes
         uncovered = (
-            f" The score was calibrated on models for images of {known} pixels and this one takes {found.pixels}, so "
-            "it clears nothing here."
+            f" The score was calibrated on models of {least} to {most} classes for images of {known} pixels and this "
+            f"one has {found.of} and takes {found.pixels}, so it clears and convicts nothing here."
         )
     return Check(
         id="behaviour.score",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -30,12 +30,14 @@ class KindOfInput:
 
     Attributes:
         pixels: of the shorter side of the images that they take, from and to.
+        classes: that they tell apart, from and to.
         threshold: a score in (0, 1) above which a model is called backdoored.
         clean_models: that it was found on.
         accused_at_most: the share of clean models expected to be above it.
     """
 
     pixels: tuple[int, int]
+    classes: tuple[int, int]
     threshold: float
     clean_models: int
     accused_at_most: float
@@ -62,16 +64,22 @@ class Calibration:
     @classmethod
     def of(cls, told: Mapping[str, Any]) -> Calibration:
         """From what JSON holds."""
-        kinds = tuple(KindOfInput(**{**kind, "pixels": tuple(kind["pixels"])}) for kind in told["kinds"])
+        kinds = tuple(
+            KindOfInput(**{**kind, **{name: tuple(kind[name]) for name in ("pixels", "classes")}})
+            for kind in told["kinds"]
+        )
         return cls(weights=told["weights"], bias=told["bias"], kinds=kinds, measured=told["measured"])
 
-    def kind_of(self, pixels: int) -> KindOfInput | None:
+    def kind_of(self, pixels: int, classes: int) -> KindOfInput | None:
         """The kind of models for images with so many pixels on the shorter side; None where nothing is known of it."""
-        return next((kind for kind in self.kinds if kind.pixels[0] <= pixels <= kind.pixels[1]), None)
+        for kind in self.kinds:
+            if kind.pixels[0] <= pixels <= kind.pixels[1] and kind.classes[0] <= classes <= kind.classes[1]:
+                return kind
+        return None
 
-    def threshold_for(self, pixels: int) -> float:
+    def threshold_for(self, pixels: int, classes: int) -> float:
         """The threshold of that kind; the highest of all where nothing is known of it."""
-        kind = self.kind_of(pixels)
+        kind = self.kind_of(pixels, classes)
         return kind.threshold if kind else max(known.threshold for known in self.kinds)
 
 
@@ -187,11 +195,14 @@ def judge_behaviour(behaviour: Behaviour, calibration: Calibration | None = None
         calibration: None for the one that is shipped for these tests.
     """
     by = calibration or shipped_calibration(with_data=behaviour.images > 0)
-    return judge_seeds(
+    found = judge_seeds(
         [evidence([finding.scores for finding in seed.findings]) for seed in behaviour.seeds],
         behaviour.classes,
         bounds_evidence(behaviour.bounds),
         by,
-        by.threshold_for(behaviour.pixels),
+        by.threshold_for(behaviour.pixels, behaviour.of),
         behaviour.set_aside,
     )
+    if found.status is CheckStatus.FAILED and by.kind_of(behaviour.pixels, behaviour.of) is None:
+        return replace(found, status=CheckStatus.INCONCLUSIVE)  # how often clean ones of its kind look so is not known
+    return found

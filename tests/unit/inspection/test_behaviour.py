@@ -243,7 +243,7 @@ def even(threshold: float) -> Calibration:
     measured = dict.fromkeys(
         ("clean_models", "called_backdoored", "clean_inconclusive", "backdoored_models", "found"), 1
     ) | {"backdoored_inconclusive": 0}
-    kind = KindOfInput(pixels=(8, 32), threshold=threshold, clean_models=19, accused_at_most=0.05)
+    kind = KindOfInput(pixels=(8, 32), classes=(4, 10), threshold=threshold, clean_models=19, accused_at_most=0.05)
     return Calibration(weights={"maximum-margin lead": 2.0}, bias=-2.0, kinds=(kind,), measured=measured)
 
 
@@ -413,7 +413,7 @@ def test_a_model_for_images_of_a_size_that_no_calibration_covers_is_not_cleared(
     check = behaviour_checks(replace(behaviour, pixels=224), verdict, names(CLASSES))[-1]
     assert behaviour_checks(behaviour, verdict, names(CLASSES))[-1].status is CheckStatus.PASSED
     assert check.status is CheckStatus.MEASURED
-    assert "8 to 32 pixels and this one takes 224" in check.evidence
+    assert "8 to 32 pixels and this one has 6 and takes 224" in check.evidence
 
 
 def test_a_model_with_classes_that_were_not_examined_is_not_cleared():
@@ -470,11 +470,11 @@ def test_without_data_a_test_that_needs_some_cannot_be_all():
 
 
 def test_a_kind_of_input_has_a_threshold_of_its_own():
-    small = KindOfInput(pixels=(8, 16), threshold=0.6, clean_models=19, accused_at_most=0.05)
-    large = KindOfInput(pixels=(24, 40), threshold=0.8, clean_models=40, accused_at_most=0.05)
+    small = KindOfInput(pixels=(8, 16), classes=(4, 10), threshold=0.6, clean_models=19, accused_at_most=0.05)
+    large = KindOfInput(pixels=(24, 40), classes=(4, 10), threshold=0.8, clean_models=40, accused_at_most=0.05)
     calibration = replace(even(0.5), kinds=(small, large))
-    assert [calibration.kind_of(pixels) for pixels in (8, 16, 20, 32, 41)] == [small, small, None, large, None]
-    assert [calibration.threshold_for(pixels) for pixels in (8, 16, 20, 32, 41)] == [0.6, 0.6, 0.8, 0.8, 0.8]
+    assert [calibration.kind_of(pixels, 10) for pixels in (8, 16, 20, 32, 41)] == [small, small, None, large, None]
+    assert [calibration.threshold_for(pixels, 10) for pixels in (8, 16, 20, 32, 41)] == [0.6, 0.6, 0.8, 0.8, 0.8]
 
 
 class Biased(QuadrantNet):
@@ -503,3 +503,16 @@ def test_a_class_that_is_set_aside_hides_no_other():
     assert (found.status, found.suspect) == (CheckStatus.FAILED, 1)
     whole = judge_seeds(seeds, torch.arange(3), 0.0, even(0.5), 0.5)
     assert (whole.status, whole.suspect) == (CheckStatus.FAILED, 2)
+
+
+def test_a_model_of_more_classes_than_any_calibration_knows_is_neither_cleared_nor_convicted():
+    behaviour = examine_behaviour(
+        a_classifier(QuadrantNet(target=3, corner=40.0)), bright_images(), effort=Effort.STANDARD
+    )
+    assert judge_behaviour(behaviour, even(0.5)).status is CheckStatus.FAILED
+    many = replace(behaviour, of=43)
+    verdict = judge_behaviour(many, even(0.5))
+    assert (verdict.status, verdict.suspect) == (CheckStatus.INCONCLUSIVE, 3)
+    check = behaviour_checks(many, verdict, names(CLASSES))[-1]
+    assert "with '3' as the target, but is of a kind that is not known" in check.evidence
+    assert "4 to 10 classes for images of 8 to 32 pixels and this one has 43" in check.evidence
