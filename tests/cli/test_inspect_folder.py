@@ -111,7 +111,7 @@ def assert_forms() -> None:
     assert suites["sau inspect"].failures == 1
     markdown, page = Path("r.md").read_text(), Path("r.html").read_text()
     for text in (markdown, page):
-        assert "5 models: 1 measured, 1 unsafe, 3 not-evaluated" in text
+        assert "5 models were inspected: 1 measured, 1 unsafe, 3 not-evaluated" in text
         assert "models/digits.safetensors" in text
         assert "file.pickle-code" in text
     assert page.count("<details class=") == 5

@@ -23,7 +23,7 @@ from tests.support.keras_files import KERAS_FILES
     ],
 )
 def test_inspect(call, name, code, words):
-    done = call("inspect", KERAS_FILES / name, "--json", "-")
+    done = call("inspect", KERAS_FILES / name, "--tensors", "--json", "-")
     assert done.code == code, done
     assert json.loads(done.out)["exit_code"] == code
     for word in words:
