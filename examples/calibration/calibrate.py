@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from math import ceil
 from pathlib import Path
@@ -103,17 +103,15 @@ class Row:
         return float((weights[:-1] @ self.evidence).max()) + weights[-1] * self.about["bounds"] + bias
 
     def judged(self, calibration: Calibration) -> BehaviourVerdict:
-        found = judge_seeds(
+        return judge_seeds(
             [evidence(scores) for scores in self.seeds],
             torch.arange(self.about["classes"]),
             self.about["bounds"],
             calibration,
-            calibration.threshold_for(self.about["pixels"], self.about["classes"]),
-            self.about["set-aside"],
+            pixels=self.about["pixels"],
+            of=self.about["classes"],
+            set_aside=self.about["set-aside"],
         )
-        known = calibration.kind_of(self.about["pixels"], self.about["classes"])
-        unsure = found.status is CheckStatus.FAILED and known is None
-        return replace(found, status=CheckStatus.INCONCLUSIVE) if unsure else found
 
     @property
     def seen(self) -> bool:

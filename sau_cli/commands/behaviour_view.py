@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 ENOUGH = 1000
 """Images that tell an accuracy which nothing depends on."""
-"""Images that tell whether a model knows such images at all."""
 
 
 def examine(

@@ -67,24 +67,13 @@ def _score_check(found: Behaviour, verdict: BehaviourVerdict, class_names: Seque
         why = f"the score was not judged, as {', '.join(missing)} were not run"
         return Check(id="behaviour.score", status=CheckStatus.SKIPPED, evidence=why)
     suspect = class_names[verdict.suspect]
-    seeds, over = len(verdict.judgements), verdict.score > verdict.threshold
-    same = sum(judgement.suspect == verdict.suspect for judgement in verdict.judgements)
-    alone = sum(judgement.score > verdict.threshold for judgement in verdict.judgements)
-    doubt = (
-        f"it behaves like a backdoored model, but only {same} of {seeds} seeds suspect {suspect!r} most"
-        if over
-        else f"{alone} of {seeds} seeds find it to behave like a backdoored model, and all together do not"
-    )
-    if over and 2 * same > seeds:
-        doubt = f"it looks like a backdoored model, with {suspect!r} as the target, but is of a kind that is not known"
-    if found.set_aside and not over:
-        often = ", ".join(repr(class_names[at]) for at in found.set_aside[:3])
-        doubt = f"the model says {often} of clean images far more often than is true, which nothing can be told of"
+    seeds, same = len(verdict.judgements), _agreeing(verdict)
     told = {
         CheckStatus.FAILED: f"behaves like a backdoored model, with {suspect!r} as the target, which {same} of {seeds} "
         "seeds suspect most",
         CheckStatus.PASSED: f"no sign of a backdoor in {seeds} seeds, which is no proof that there is none",
-        CheckStatus.INCONCLUSIVE: f"{doubt}, so it is neither cleared nor convicted; try --effort deep, or more data",
+        CheckStatus.INCONCLUSIVE: f"{_doubt(found, verdict, class_names)}, so it is neither cleared nor convicted; try "
+        "--effort deep, or more data",
     }[verdict.status]
     status, kind = verdict.status, verdict.calibration.kind_of(found.pixels, found.of)
     whole = found.images > 0 and not left_out and len(found.classes) == found.of and kind is not None
@@ -124,6 +113,25 @@ def _score_check(found: Behaviour, verdict: BehaviourVerdict, class_names: Seque
         threshold=verdict.threshold,
         evidence=f"{told}.{examined}{uncovered}{promise} {rate}",
     )
+
+
+def _agreeing(verdict: BehaviourVerdict) -> int:
+    """How many seeds suspect the same class as all together."""
+    return sum(judgement.suspect == verdict.suspect for judgement in verdict.judgements)
+
+
+def _doubt(found: Behaviour, verdict: BehaviourVerdict, class_names: Sequence[str]) -> str:
+    """Why a verdict is inconclusive."""
+    suspect, seeds, same = class_names[verdict.suspect], len(verdict.judgements), _agreeing(verdict)
+    if verdict.score > verdict.threshold and 2 * same > seeds:
+        return f"it looks like a backdoored model, with {suspect!r} as the target, but is of a kind that is not known"
+    if verdict.score > verdict.threshold:
+        return f"it behaves like a backdoored model, but only {same} of {seeds} seeds suspect {suspect!r} most"
+    if found.set_aside:
+        often = ", ".join(repr(class_names[at]) for at in found.set_aside[:3])
+        return f"the model says {often} of clean images far more often than is true, which nothing can be told of"
+    over = sum(judgement.score > verdict.threshold for judgement in verdict.judgements)
+    return f"{over} of {seeds} seeds find it to behave like a backdoored model, and all together do not"
 
 
 def behaviour_details(found: Behaviour, verdict: BehaviourVerdict, class_names: Sequence[str]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -65,7 +65,7 @@ class Calibration:
     def of(cls, told: Mapping[str, Any]) -> Calibration:
         """From what JSON holds."""
         kinds = tuple(
-            KindOfInput(**{**kind, **{name: tuple(kind[name]) for name in ("pixels", "classes")}})
+            KindOfInput(**{**kind, "pixels": tuple(kind["pixels"]), "classes": tuple(kind["classes"])})
             for kind in told["kinds"]
         )
         return cls(weights=told["weights"], bias=told["bias"], kinds=kinds, measured=told["measured"])
@@ -96,8 +96,7 @@ class BehaviourVerdict:
     """What the seeds say together.
 
     Attributes:
-        status: ``failed`` if the score is over the threshold, and most seeds suspect the same class; ``passed`` if
-            neither it nor any seed's own is over it; else ``inconclusive``.
+        status: see :func:`judge_seeds`.
         score: of the evidence of all seeds, its mean.
         suspect: the class that it is highest for.
         judgements: of each seed alone.
@@ -163,18 +162,25 @@ def judge_seeds(
     classes: Tensor,
     bounds: float,
     calibration: Calibration,
-    threshold: float,
+    *,
+    pixels: int,
+    of: int,
     set_aside: Collection[int] = (),
 ) -> BehaviourVerdict:
-    """One verdict over all seeds. Seeds that disagree neither clear nor convict, and a class set aside is not cleared.
+    """One verdict over all seeds.
+
+    Seeds that disagree neither clear nor convict. A class set aside is not cleared. A model of a kind that the
+    calibration does not know is not convicted, as how often clean ones of its kind look so is not known.
 
     Args:
         seeds: the evidence of each.
+        pixels, of: of the shorter side of its images, and how many classes it has.
     """
+    threshold, known = calibration.threshold_for(pixels, of), calibration.kind_of(pixels, of) is not None
     whole = judge(pooled(seeds), classes, bounds, calibration, set_aside)
     each = tuple(judge(seed, classes, bounds, calibration, set_aside) for seed in seeds)
     status = CheckStatus.INCONCLUSIVE
-    if whole.score > threshold and 2 * sum(seed.suspect == whole.suspect for seed in each) > len(each):
+    if known and whole.score > threshold and 2 * sum(seed.suspect == whole.suspect for seed in each) > len(each):
         status = CheckStatus.FAILED
     elif not set_aside and max(judgement.score for judgement in (whole, *each)) <= threshold:
         status = CheckStatus.PASSED
@@ -195,14 +201,12 @@ def judge_behaviour(behaviour: Behaviour, calibration: Calibration | None = None
         calibration: None for the one that is shipped for these tests.
     """
     by = calibration or shipped_calibration(with_data=behaviour.images > 0)
-    found = judge_seeds(
+    return judge_seeds(
         [evidence([finding.scores for finding in seed.findings]) for seed in behaviour.seeds],
         behaviour.classes,
         bounds_evidence(behaviour.bounds),
         by,
-        by.threshold_for(behaviour.pixels, behaviour.of),
-        behaviour.set_aside,
+        pixels=behaviour.pixels,
+        of=behaviour.of,
+        set_aside=behaviour.set_aside,
     )
-    if found.status is CheckStatus.FAILED and by.kind_of(behaviour.pixels, behaviour.of) is None:
-        return replace(found, status=CheckStatus.INCONCLUSIVE)  # how often clean ones of its kind look so is not known
-    return found

@@ -17,8 +17,9 @@ from torch import Tensor
 from sau_cli.description import InputSpec
 from sau_cli.inspection.behaviour_test import Finding, Subject
 from sau_cli.inspection.class_scores import ClassScores
+from sau_cli.inspection.residual import WIDER
 from sau_cli.inversion.changes import Change, ChangeKind, change_of
-from sau_cli.inversion.search import Heat, SearchSettings, invert
+from sau_cli.inversion.search import Heat, SearchSettings, invert, losses_of
 
 SETTINGS = {
     ChangeKind.SQUARE: SearchSettings(heats=(Heat(arms=1, steps=12, images=8),), proposals=6, judged_on=48),
@@ -26,10 +27,6 @@ SETTINGS = {
     ChangeKind.SMOOTH: SearchSettings(heats=(Heat(arms=1, steps=14, images=8),), proposals=8, judged_on=48),
 }
 """All classes come to the end of the race alike, as they are compared."""
-WIDER = 1.5
-"""Times the budget that purification searches within."""
-LEAST_LOSS, MOST_LOSS = 0.01, 1e3
-"""Cross-entropies beyond these are all as good, or as bad."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,7 @@ class InvertedChange:
             stream=subject.stream(f"inverted {self.kind.value}"),
             settings=SETTINGS[self.kind],
         )
-        sure = -(-inverted.likelihood).clamp(LEAST_LOSS, MOST_LOSS).log()
+        sure = -losses_of(inverted.likelihood).log()
         with torch.no_grad():
             shown: Tensor = inverted.change.changed(subject.images[:1].expand(len(sure), -1, -1, -1), inverted.free)
         return Finding(

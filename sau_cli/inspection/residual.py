@@ -22,7 +22,7 @@ from sau_cli.errors import NotEvaluable
 from sau_cli.images import LabelledImages, as_pixels, check_fits
 from sau_cli.inspection.standard_logits import standard_logits
 from sau_cli.inversion.changes import SEARCHED, ChangeKind, change_of
-from sau_cli.inversion.search import Inverted, SearchSettings, invert
+from sau_cli.inversion.search import Inverted, SearchSettings, invert, losses_of
 from sau_cli.model_state import evaluating, frozen
 from sau_cli.precision import Precision
 from sau_cli.results import CheckStatus
@@ -31,8 +31,6 @@ from sau_cli.seeding import random_stream
 LIMIT = 1.9
 """A score above this stands out: the easiest class costs less than a seventh of the third easiest."""
 FEWEST_CLASSES, FEWEST_IMAGES, MOST_IMAGES = 4, 16, 1000
-LEAST_LOSS, MOST_LOSS = 0.01, 1e3
-"""Cross-entropies below the first are all as good as none; of a class that nothing is known of it is the second."""
 LEAST_SUCCESS = 0.5
 """Of the images: a change that leads fewer to its class is no short cut."""
 WIDER = 1.5
@@ -202,7 +200,7 @@ def standing_out(likelihood: Tensor, success: Tensor) -> tuple[float, int]:
     >>> standing_out(torch.tensor([-0.1, -1.0, -1.0, -2.0]), torch.ones(4))
     (2.3, 0)
     """
-    losses = (-likelihood).clamp(LEAST_LOSS, MOST_LOSS)
+    losses = losses_of(likelihood)
     easiest, _, third = losses.sort().values[:3].tolist()
     at = int(losses.argmin())
     if float(success[at]) < LEAST_SUCCESS:

@@ -24,6 +24,8 @@ REMEMBERED = 0.7
 """How much of the running likelihood a step keeps."""
 AT_ONCE = 256
 """Images in one pass."""
+LEAST_LOSS, MOST_LOSS = 0.01, 1e3
+"""Cross-entropies below the first are all as good as none; of a class that nothing is known of it is the second."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +105,11 @@ class Inverted:
     free: Tensor
     success: Tensor
     likelihood: Tensor
+
+
+def losses_of(likelihood: Tensor) -> Tensor:
+    """Likelihoods of :class:`Inverted` (E,) as cross-entropies that may be compared by their ratios."""
+    return (-likelihood).clamp(LEAST_LOSS, MOST_LOSS)
 
 
 class Arms:

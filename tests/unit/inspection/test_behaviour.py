@@ -284,7 +284,7 @@ def seed_of(*values: float) -> dict[str, Tensor]:
 )
 def test_seeds_that_disagree_are_inconclusive(seeds, status, suspect):
     """With a weight of 2 and a bias of -2, evidence above 1 is over a threshold of 0.5."""
-    found = judge_seeds(seeds, torch.arange(3), 0.0, even(0.5), 0.5)
+    found = judge_seeds(seeds, torch.arange(3), 0.0, even(0.5), pixels=8, of=10)
     assert (found.status.value, found.suspect) == (status, suspect)
 
 
@@ -499,9 +499,9 @@ def test_a_class_that_is_said_of_everything_is_neither_suspected_nor_cleared():
 
 def test_a_class_that_is_set_aside_hides_no_other():
     seeds = [seed_of(0, 3, 9)] * 3
-    found = judge_seeds(seeds, torch.arange(3), 0.0, even(0.5), 0.5, set_aside=(2,))
+    found = judge_seeds(seeds, torch.arange(3), 0.0, even(0.5), pixels=8, of=10, set_aside=(2,))
     assert (found.status, found.suspect) == (CheckStatus.FAILED, 1)
-    whole = judge_seeds(seeds, torch.arange(3), 0.0, even(0.5), 0.5)
+    whole = judge_seeds(seeds, torch.arange(3), 0.0, even(0.5), pixels=8, of=10)
     assert (whole.status, whole.suspect) == (CheckStatus.FAILED, 2)
 
 
