@@ -65,10 +65,11 @@ def mm_bd(classifier: Classifier, _: LabelledImages) -> float:
             optimiser.zero_grad()
             (-won.sum()).backward()
             optimiser.step()
-            if abs(last + float(won.sum())) / abs(last) < 1e-5:
+            loss = -float(won.detach().sum())
+            if abs(last - loss) / abs(last) < 1e-5:
                 break
-            last = -float(won.sum())
-        statistics.append(float(won.max()))
+            last = loss
+        statistics.append(float(won.detach().max()))
     largest = max(statistics)
     others = sorted(statistics)[:-1]
     shape, place, scale = gamma.fit(others)
