@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
+
 import torch
+from torch import Tensor
 
 from sau_cli.errors import UsageError, argument
+
+PIXELS_A_PASS = 8 * 224 * 224
+FEWEST_A_PASS = 4
+M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
+"""Of glibc's ``mallopt``."""
+
+
+def set_up_device(name: str) -> torch.device:
+    """:func:`chosen_device`, made ready for long work."""
+    device = chosen_device(name)
+    if device.type == "cpu":
+        keep_freed_memory()
+    return device
 
 
 def chosen_device(name: str) -> torch.device:
@@ -34,3 +51,29 @@ def out_of_memory(error: RuntimeError) -> bool:
     """Whether it says that a device is full. Only CUDA has a class for it; the others, a sentence each."""
     sentences = ("can't allocate memory", "not enough memory", "MPS backend out of memory")
     return isinstance(error, torch.OutOfMemoryError) or any(sentence in str(error) for sentence in sentences)
+
+
+def images_a_pass(images: Tensor, most: int) -> int:
+    """How many of these images (N, C, H, W) go through a network at a time: ``most``, on a CPU fewer of large ones.
+
+    What the layers of a larger pass hand on is in no cache by the time it is read, and takes memory that is fetched
+    from the system anew for each pass (``docs/research/large-images.md``).
+    """
+    if images.device.type != "cpu":
+        return most
+    return min(most, max(FEWEST_A_PASS, PIXELS_A_PASS // (images.shape[2] * images.shape[3])))
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep the memory that tensors free, for the next ones; only where glibc serves it.
+
+    A pass of large images frees and fetches gigabytes, and fetching them from the system took up to half of its time.
+    To be called before threads begin.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option is None:  # such as musl
+        return
+    for option, value in ((M_ARENA_MAX, 1), (M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1)):
+        set_option(option, value)

@@ -42,6 +42,7 @@ class ProgressView:
         self._started = time.monotonic()
         self._last_line = self._started
         self._first: tuple[float, int] | None = None  # when the first of the work was done, and how much that was
+        self._done = 0
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         if session.console.is_terminal and not session.quiet:
@@ -83,7 +84,10 @@ class ProgressView:
             )
             return
         now = time.monotonic()
-        began, before = self._first = self._first or (now, done)
+        if self._first is None or done < self._done:  # the work has begun anew, such as another round
+            self._first = now, done
+        self._done = done
+        began, before = self._first
         if done < total and now - self._last_line < SECONDS_BETWEEN_LINES:
             return
         self._last_line = now

@@ -8,15 +8,17 @@ al., "Shared Adversarial Unlearning", NeurIPS 2023 (what fools two models alike 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from sau_cli.classifier import Classifier
+from sau_cli.devices import images_a_pass
 from sau_cli.inversion.changes import Change
 from sau_cli.precision import Precision, fast_layout, running_in
+from sau_cli.side_by_side import SideBySide
 
 MOMENTS = (0.5, 0.9)
 """Adam's, as in Neural Cleanse."""
@@ -26,6 +28,8 @@ AT_ONCE = 256
 """Images in one pass."""
 LEAST_LOSS, MOST_LOSS = 0.01, 1e3
 """Cross-entropies below the first are all as good as none; of a class that nothing is known of it is the second."""
+LARGE, ARMS_OF_LARGE, IMAGES_OF_LARGE = 128 * 128, 8, 8
+"""Pixels of an image from which on a search takes so many arms of each class, and images a step, at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,10 +83,21 @@ class SearchSettings:
         """Of each class, in the first part of the race."""
         return min(change.starts, self.heats[0].arms, max(1, self.most_arms // classes))
 
+    def fitted(self, change: Change) -> SearchSettings:
+        """The same race with fewer arms and smaller steps where images are large, so that it ends in minutes."""
+        if change.shape[1] * change.shape[2] < LARGE:
+            return self
+        heats = tuple(
+            replace(heat, arms=min(heat.arms, ARMS_OF_LARGE), images=min(heat.images, IMAGES_OF_LARGE))
+            for heat in self.heats
+        )
+        return replace(self, heats=heats, proposals=min(self.proposals, ARMS_OF_LARGE))
+
     def passes(self, change: Change, classes: int) -> int:
         """Images that go through each model and back, over the whole race."""
-        each, passes = self.starts(change, classes), 0
-        for heat in self.heats:
+        fitted, passes = self.fitted(change), 0
+        each = fitted.starts(change, classes)
+        for heat in fitted.heats:
             classes = heat.entered(classes)
             passes += min(each, heat.arms) * classes * heat.steps * heat.images
         return passes
@@ -110,6 +125,19 @@ class Inverted:
 def losses_of(likelihood: Tensor) -> Tensor:
     """Likelihoods of :class:`Inverted` (E,) as cross-entropies that may be compared by their ratios."""
     return (-likelihood).clamp(LEAST_LOSS, MOST_LOSS)
+
+
+def logits_of(models: Sequence[Classifier], images: Tensor, precision: Precision) -> list[Tensor]:
+    """What each says of images (N, C, H, W), as (N, K) in single precision; two at once, where there are threads."""
+    both = len(models) == 2 and images.requires_grad and images.device.type == "cpu" and torch.get_num_threads() > 1
+    with running_in(precision, images.device):
+        said = SideBySide(*models)(images) if both else [model(images) for model in models]
+    return [logits.float() for logits in said]
+
+
+def arms_a_pass(images: Tensor, each: int) -> int:
+    """How many changes, on so many images each, go through a network at a time."""
+    return max(1, images_a_pass(images, AT_ONCE) // each)
 
 
 class Arms:
@@ -163,7 +191,7 @@ class Arms:
         """Success and likelihood (A,) of every arm, as they are now, on images (N, C, H, W) with (N,) labels."""
         found = []
         with torch.no_grad():
-            for arm in torch.arange(len(self), device=images.device).split(max(1, AT_ONCE // len(images))):
+            for arm in torch.arange(len(self), device=images.device).split(arms_a_pass(images, len(images))):
                 some, theirs = images.repeat(len(arm), 1, 1, 1), labels.repeat(len(arm))
                 found.append(self._judged(models, some, theirs, arm, self.free[arm], precision)[1:])
         return torch.cat([success for success, _ in found]), torch.cat([likelihood for _, likelihood in found])
@@ -185,9 +213,7 @@ class Arms:
         other = labels != wanted
         counted = other.reshape(-1, each).sum(dim=1).clamp_min(1)
         losses, there = [], other
-        for model in models:
-            with running_in(precision, device):
-                logits = model(changed).float()
+        for logits in logits_of(models, changed, precision):
             losses.append(cross_entropy(logits, wanted, reduction="none") * other)
             there = there & (logits.argmax(dim=1) == wanted)
         loss = torch.stack(losses).mean(dim=0).reshape(-1, each).sum(dim=1) / counted
@@ -244,7 +270,7 @@ def best_beginnings(
     starts, count, _ = rows.shape
     likelihood = []
     with torch.no_grad():
-        for some in change.allowed(rows.flatten(0, 1).to(images)).split(max(1, AT_ONCE // len(images))):
+        for some in change.allowed(rows.flatten(0, 1).to(images)).split(arms_a_pass(images, len(images))):
             changed = change.changed(images.repeat(len(some), 1, 1, 1), some.repeat_interleave(len(images), dim=0))
             changed = changed.contiguous(memory_format=fast_layout(precision, device))
             said = []
@@ -279,7 +305,7 @@ def invert(
         classes: (E,) int64, all different.
         watch: told how many passes of images are done, of how many.
     """
-    settings, device = settings or SearchSettings(), images.device
+    settings, device = (settings or SearchSettings()).fitted(change), images.device
     classes = classes.to(device)
     each = settings.starts(change, len(classes))
     few = images[torch.randperm(len(images), generator=stream)[: settings.heats[0].images].to(device)]
@@ -305,7 +331,7 @@ def invert(
             arms.change = change.loosened(settings.loosened ** max(0.0, 1 - taken / until))
             taken += 1
             at = torch.randint(len(images), (heat.images,), generator=stream).to(device)
-            for playing in racing.split(max(1, AT_ONCE // heat.images)):
+            for playing in racing.split(arms_a_pass(images, heat.images)):
                 seen = at.repeat(len(playing))
                 arms.step(models, images[seen], labels[seen], playing, precision=precision)
             done += len(racing) * heat.images

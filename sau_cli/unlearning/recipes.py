@@ -335,6 +335,8 @@ class Fitting:
         fewest_steps: over all epochs, of which there may be more for it.
         tiny: pixels of an image below which it takes the two values that follow.
         tiny_lr, tiny_unlearning_weight: see :class:`Recipe`.
+        large: pixels of an image from which on a pass takes so long that steps count, not passes over the images:
+            batches and groups of ``large_batch`` images, and epochs for ``fewest_steps`` alone.
     """
 
     fewest_batches: Count = 4
@@ -343,6 +345,8 @@ class Fitting:
     tiny: Count = 16 * 16
     tiny_lr: Positive = 0.02
     tiny_unlearning_weight: Weight = 1.0
+    large: Count = 128 * 128
+    large_batch: Count = 16
 
 
 FITTING = Fitting()
@@ -360,6 +364,10 @@ def fitted(recipe: Recipe, learning: LabelledImages, *, to: Fitting = FITTING) -
     images, pixels = len(learning), learning.images.shape[2] * learning.images.shape[3]
     halved = 1 << (max(images // to.fewest_batches, 1).bit_length() - 1)
     batch_size = min(max(halved, to.smallest_batch), recipe.batch_size)
+    if pixels >= to.large:
+        batches = -(-images // to.large_batch)
+        group_size, epochs = min(to.large_batch, recipe.group_size), -(-to.fewest_steps // batches)
+        return replace(recipe, batch_size=to.large_batch, group_size=group_size, epochs=epochs)
     batches = -(-images // batch_size)
     recipe = replace(recipe, batch_size=batch_size, epochs=max(recipe.epochs, -(-to.fewest_steps // batches)))
     if pixels >= to.tiny:

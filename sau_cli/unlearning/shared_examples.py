@@ -18,10 +18,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax
 
 from sau_cli.classifier import Classifier
+from sau_cli.devices import images_a_pass
+from sau_cli.side_by_side import SideBySide
 from sau_cli.unlearning.frozen_batch_norm import FrozenBatchNorms
 from sau_cli.unlearning.recipes import Agreement, Recipe
 from sau_cli.unlearning.search_space import SearchSpace
-from sau_cli.unlearning.side_by_side import SideBySide
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -102,22 +103,28 @@ def search_step(
         (n,) bool, which of them were not shared before the step.
     """
     whole = SearchSpace(**space, coarse_points=recipe.coarse_points)  # type: ignore[arg-type]
-    where, current = whole.of(at), delta[at].requires_grad_(True)
-    perturbed = where.perturbed(images[at], current)
-    purified_logits, received_logits = (logits.float() for logits in both(perturbed))
-    purified_now, received_now = purified_logits.argmax(dim=1), received_logits.argmax(dim=1)
-    purified_fooled, received_fooled = purified_now != purified_labels[at], received_now != received_labels[at]
-    unshared: Tensor = ~(purified_fooled & received_fooled & (purified_now == received_now))
-    objective = inner_objective(
-        purified_logits,
-        received_logits,
-        labels[at],
-        purified_fooled=purified_fooled,
-        received_fooled=received_fooled,
-        recipe=recipe,
-    )
-    (gradient,) = torch.autograd.grad(objective.where(unshared, 0.0).sum(), current)
-    current = current.detach()
+
+    def slope(at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The gradient for δ, who is not shared, and what the received model says."""
+        where, current = whole.of(at), delta[at].requires_grad_(True)
+        purified_logits, received_logits = (logits.float() for logits in both(where.perturbed(images[at], current)))
+        purified_now, received_now = purified_logits.argmax(dim=1), received_logits.argmax(dim=1)
+        purified_fooled, received_fooled = purified_now != purified_labels[at], received_now != received_labels[at]
+        unshared = ~(purified_fooled & received_fooled & (purified_now == received_now))
+        objective = inner_objective(
+            purified_logits,
+            received_logits,
+            labels[at],
+            purified_fooled=purified_fooled,
+            received_fooled=received_fooled,
+            recipe=recipe,
+        )
+        (gradient,) = torch.autograd.grad(objective.where(unshared, 0.0).sum(), current)
+        return gradient, unshared, received_now
+
+    parts = [slope(some) for some in at.split(images_a_pass(images, len(at)))]
+    gradient, unshared, received_now = (torch.cat(several) for several in zip(*parts, strict=True))
+    where, current = whole.of(at), delta[at]
     moved = where.moved(current, where.direction(gradient, len(images)))
     delta.index_copy_(0, at, moved.where(unshared[:, None, None, None], current))
     said.index_copy_(0, at, received_now)
@@ -212,7 +219,7 @@ def find_shared_examples(
         ended.append(at[done])
         at = at[~done]
     last = torch.cat(ended).to(images.device)
-    if len(last):
-        with torch.no_grad():
-            said[last] = received(space.of(last).perturbed(images[last], delta[last])).argmax(dim=1)
+    with torch.no_grad():
+        for some in last.split(images_a_pass(images, len(images))) if len(last) else ():
+            said[some] = received(space.of(some).perturbed(images[some], delta[some])).argmax(dim=1)
     return Perturbed(delta=delta, received_labels=said)

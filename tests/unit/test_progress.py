@@ -46,3 +46,11 @@ def test_the_last_batch_has_its_line_however_soon_it_comes(at):
         at(seconds)
         view.update(epoch=1, epochs=1, batch=batch, batches=2, measures="loss 1")
     assert lines == ["training epoch 1/1  loss 1  2 s, 0 s left"]
+
+
+def test_work_that_begins_anew_has_its_own_time_left(at):
+    view, lines = a_view()
+    for seconds, batch in ((101.0, 1), (140.0, 10), (141.0, 1), (200.0, 6)):  # two rounds
+        at(seconds)
+        view.update(epoch=1, epochs=1, batch=batch, batches=10, measures="loss 1")
+    assert lines[-1] == "training epoch 1/1  loss 1  100 s, 47 s left"

@@ -311,3 +311,27 @@ def test_the_running_likelihood_begins_with_the_first_and_keeps_seven_tenths():
             arms.step([model], PIXELS[some], LABELS[some], one, precision=Precision.FP32)
             seen.append(arms.measured([model], PIXELS[some], LABELS[some], precision=Precision.FP32)[1][0])
     assert torch.allclose(arms.likelihood[0], 0.7 * seen[0] + 0.3 * seen[1], atol=1e-5)
+
+
+def test_a_search_in_large_images_has_fewer_arms_and_takes_fewer_images_a_step():
+    settings = SearchSettings()
+    small, large = (SquarePattern(shape=(3, side, side)) for side in (127, 128))
+    assert settings.fitted(small) == settings
+    fitted = settings.fitted(large)
+    assert [(heat.arms, heat.images, heat.steps) for heat in fitted.heats] == [(8, 8, 5), (2, 8, 15), (1, 8, 40)]
+    assert settings.passes(large, 10) == fitted.passes(large, 10) < settings.passes(small, 10) / 2
+
+
+def test_two_models_at_once_lead_to_what_they_do_in_turn(two_threads):
+    models = [classifier_of(ShortCut()), classifier_of(PooledShortCut())]
+    arms = []
+    for threads in (2, 1):
+        torch.set_num_threads(threads)
+        one = Arms(SQUARES, torch.tensor([WANTED]), SQUARES.proposals(1, stream())[:1, 0], rate=1.0)
+        for model in models:
+            model.eval()
+        with frozen(*models):
+            one.step(models, PIXELS[:8], LABELS[:8], torch.tensor([0]), precision=Precision.FP32)
+        arms.append(one)
+    assert torch.equal(arms[0].free, arms[1].free)
+    assert torch.equal(arms[0].likelihood, arms[1].likelihood)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 import timm
 import torch
 from torch import nn
 
 from sau_adapters.architectures.cifar_networks import CIFAR_NETWORKS
+from sau_cli import devices
 from sau_cli.images import CleanData, as_pixels
 from sau_cli.seeding import random_stream
 from sau_cli.unlearning.purifier import purify
@@ -112,3 +115,28 @@ def test_delta_equals_the_naive_one_up_to_signs_of_gradients_near_zero(make, dty
     assert flipped <= (0.01 if dtype is torch.float32 else 1e-5), f"{100 * flipped:.3f} % of the signs differ"
     with torch.no_grad():
         assert torch.equal(found.received_labels, received(pixels + found.delta).argmax(1))
+
+
+def test_large_images_go_through_the_networks_in_parts_to_the_same_perturbations(monkeypatch):
+    data = random_images(count=IMAGES, channels=3, size=SIZE)
+    classifier = describe(a_residual_network(), channels=3, size=SIZE).double()
+    pixels, received = as_pixels(data.images).double(), deepcopy(classifier)
+    said = classifier(pixels).argmax(dim=1)
+
+    def found():
+        return find_shared_examples(
+            classifier,
+            received,
+            pixels,
+            data.labels,
+            purified_labels=said,
+            received_labels=said,
+            space=ball(pixels, epsilon=0.2, step=0.2, clip=False),
+            recipe=Recipe(),
+        )
+
+    whole = found()
+    monkeypatch.setattr(devices, "PIXELS_A_PASS", 5 * SIZE * SIZE)
+    in_parts = found()
+    assert torch.equal(whole.delta, in_parts.delta)
+    assert torch.equal(whole.received_labels, in_parts.received_labels)

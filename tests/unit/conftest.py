@@ -1,4 +1,4 @@
-"""Fixtures of the engine's tests."""
+"""Fixtures of unit tests: with how many threads they work."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import Conv2d, Flatten, Linear, Module, ReLU, Sequential
 
-from sau_cli.unlearning.side_by_side import SideBySide
+from sau_cli.side_by_side import SideBySide
 
 pytestmark = pytest.mark.usefixtures("two_threads")
 
