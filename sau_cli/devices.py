@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import sys
-
 import torch
 from torch import Tensor
 
@@ -12,16 +9,6 @@ from sau_cli.errors import UsageError, argument
 
 PIXELS_A_PASS = 8 * 224 * 224
 FEWEST_A_PASS = 4
-M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
-"""Of glibc's ``mallopt``."""
-
-
-def set_up_device(name: str) -> torch.device:
-    """:func:`chosen_device`, made ready for long work."""
-    device = chosen_device(name)
-    if device.type == "cpu":
-        keep_freed_memory()
-    return device
 
 
 def chosen_device(name: str) -> torch.device:
@@ -62,18 +49,3 @@ def images_a_pass(images: Tensor, most: int) -> int:
     if images.device.type != "cpu":
         return most
     return min(most, max(FEWEST_A_PASS, PIXELS_A_PASS // (images.shape[2] * images.shape[3])))
-
-
-def keep_freed_memory() -> None:
-    """Let this process keep the memory that tensors free, for the next ones; only where glibc serves it.
-
-    A pass of large images frees and fetches gigabytes, and fetching them from the system took up to half of its time.
-    To be called before threads begin.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
-    if set_option is None:  # such as musl
-        return
-    for option, value in ((M_ARENA_MAX, 1), (M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1)):
-        set_option(option, value)

@@ -263,10 +263,10 @@ def _check_there_is_work(names: Sequence[str], out: Path | None, preview: Path |
 def _opened(session: Session, plan: Plan) -> Start:
     """The network and its images; and how it is to learn."""
     from sau_cli.augmentation import Augmentation
-    from sau_cli.devices import set_up_device
+    from sau_cli.devices import chosen_device
     from sau_cli.training import TrainingSettings
 
-    device, learning, received = set_up_device(plan.device), plan.learning, None
+    device, learning, received = chosen_device(plan.device), plan.learning, None
     if plan.model is None:
         classifier, images = _fresh(session, plan.asked, plan.seed)
         epochs, lr = SCRATCH_EPOCHS, SCRATCH_LR

@@ -70,11 +70,11 @@ def examine(
         if needs_data or wrong_flag or isinstance(error, UnsafeFile) or effort not in {None, Effort.QUICK}:
             raise
         return (_not_examined(error.told(flag_of)),)
-    from sau_cli.devices import set_up_device
+    from sau_cli.devices import chosen_device
     from sau_cli.evaluation.recognition import RECOGNISED_BY, check_recognises
     from sau_cli.images import some_of
 
-    chosen = set_up_device(device)
+    chosen = chosen_device(device)
     session.findings.ran_on(device=str(chosen))
     classifier = opened.to(chosen)
     checks = () if images is None else (_accuracy(classifier, images, judged=accuracy or wanted is Effort.QUICK),)

@@ -300,11 +300,11 @@ def _started(session: Session, plan: Plan) -> Start:
         UsageError: what is written already is not of this run, or nobody says how much of the images to learn from.
     """
     from sau_adapters.run_states import read_state
-    from sau_cli.devices import set_up_device
+    from sau_cli.devices import chosen_device
     from sau_cli.images import draw_clean
     from sau_cli.unlearning.clean_check import check_clean_data, statistics_apart
 
-    device, place = set_up_device(own_device(plan.device)), plan.place
+    device, place = chosen_device(own_device(plan.device)), plan.place
     opened, images = open_model_and_data(session, plan.model, plan.asked, checkpoint=plan.checkpoint, to_learn=True)
     triggers = triggers_named(session, plan.triggers, plan.target, opened.classifier.description.class_names)
     overwrites = place.goes_on and place.path.exists() and not session.force

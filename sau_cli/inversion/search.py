@@ -28,8 +28,10 @@ AT_ONCE = 256
 """Images in one pass."""
 LEAST_LOSS, MOST_LOSS = 0.01, 1e3
 """Cross-entropies below the first are all as good as none; of a class that nothing is known of it is the second."""
-LARGE, ARMS_OF_LARGE, IMAGES_OF_LARGE = 128 * 128, 8, 8
-"""Pixels of an image from which on a search takes so many arms of each class, and images a step, at most."""
+LARGE = 128 * 128
+"""Pixels of an image from which on a search is kept short."""
+SHORT_ARMS, SHORT_STEPS, SHORT_IMAGES, SHORT_PROPOSALS = 4, 20, 8, 8
+"""What it takes then at most; see :class:`Heat` and :class:`SearchSettings`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,14 +86,19 @@ class SearchSettings:
         return min(change.starts, self.heats[0].arms, max(1, self.most_arms // classes))
 
     def fitted(self, change: Change) -> SearchSettings:
-        """The same race with fewer arms and smaller steps where images are large, so that it ends in minutes."""
+        """The same race, shorter where images are large, so that it ends in minutes."""
         if change.shape[1] * change.shape[2] < LARGE:
             return self
         heats = tuple(
-            replace(heat, arms=min(heat.arms, ARMS_OF_LARGE), images=min(heat.images, IMAGES_OF_LARGE))
+            replace(
+                heat,
+                arms=min(heat.arms, SHORT_ARMS),
+                steps=min(heat.steps, SHORT_STEPS),
+                images=min(heat.images, SHORT_IMAGES),
+            )
             for heat in self.heats
         )
-        return replace(self, heats=heats, proposals=min(self.proposals, ARMS_OF_LARGE))
+        return replace(self, heats=heats, proposals=min(self.proposals, SHORT_PROPOSALS))
 
     def passes(self, change: Change, classes: int) -> int:
         """Images that go through each model and back, over the whole race."""

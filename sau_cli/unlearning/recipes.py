@@ -336,7 +336,8 @@ class Fitting:
         tiny: pixels of an image below which it takes the two values that follow.
         tiny_lr, tiny_unlearning_weight: see :class:`Recipe`.
         large: pixels of an image from which on a pass takes so long that steps count, not passes over the images:
-            batches and groups of ``large_batch`` images, and epochs for ``fewest_steps`` alone.
+            batches and groups of ``large_batch`` images, epochs for ``fewest_steps`` alone, and in the search
+            ``large_steps`` and ``large_proposals`` at most.
     """
 
     fewest_batches: Count = 4
@@ -347,6 +348,8 @@ class Fitting:
     tiny_unlearning_weight: Weight = 1.0
     large: Count = 128 * 128
     large_batch: Count = 16
+    large_steps: Count = 2
+    large_proposals: Count = 8
 
 
 FITTING = Fitting()
@@ -365,9 +368,14 @@ def fitted(recipe: Recipe, learning: LabelledImages, *, to: Fitting = FITTING) -
     halved = 1 << (max(images // to.fewest_batches, 1).bit_length() - 1)
     batch_size = min(max(halved, to.smallest_batch), recipe.batch_size)
     if pixels >= to.large:
-        batches = -(-images // to.large_batch)
-        group_size, epochs = min(to.large_batch, recipe.group_size), -(-to.fewest_steps // batches)
-        return replace(recipe, batch_size=to.large_batch, group_size=group_size, epochs=epochs)
+        return replace(
+            recipe,
+            batch_size=to.large_batch,
+            group_size=min(to.large_batch, recipe.group_size),
+            epochs=-(-to.fewest_steps // -(-images // to.large_batch)),
+            steps=min(to.large_steps, recipe.steps),
+            proposals=min(to.large_proposals, recipe.proposals),
+        )
     batches = -(-images // batch_size)
     recipe = replace(recipe, batch_size=batch_size, epochs=max(recipe.epochs, -(-to.fewest_steps // batches)))
     if pixels >= to.tiny:
