@@ -459,7 +459,7 @@ def _reserve_preview(
     named = (model, None if data is None else Path(data), out, None if out is None else state_path(out), *triggers)
     if any(os.path.realpath(preview) == os.path.realpath(path) for path in named if path is not None):
         raise UsageError(f"--preview {preview} is where something else is, or will be; give it a name of its own")
-    session.reserve(preview, flag="--preview")
+    session.reserve(preview, place="preview")
 
 
 def _planned(

@@ -141,9 +141,9 @@ def evaluate(
     """
     with Session("evaluate", output) as session:
         limits = Limits(
-            max_asr=_parsed(max_asr, "--max-asr"),
-            min_acc=_parsed(min_acc, "--min-acc"),
-            max_acc_drop=_parsed(max_acc_drop, "--max-acc-drop"),
+            max_asr=_parsed(max_asr, "max_asr"),
+            min_acc=_parsed(min_acc, "min_acc"),
+            max_acc_drop=_parsed(max_acc_drop, "max_acc_drop"),
         )
         fetch(session, model, reference, download=download)
         asked = request(reading, data=data, data_root=data_root)
@@ -174,7 +174,7 @@ def evaluate(
                 "limits, --reactivate and --relearn to a command without it"
             )
         time = None if budget is None else parse_duration(budget)
-        _drill(session, plan, drill, share=_parsed(clean_frac, "--clean-frac"), budget=time)
+        _drill(session, plan, drill, share=_parsed(clean_frac, "clean_frac"), budget=time)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,8 +239,8 @@ class Subject:
     images: ImageData
 
 
-def _parsed(text: str | None, flag: str) -> float | None:
-    return None if text is None else parse_fraction(text, flag)
+def _parsed(text: str | None, name: str) -> float | None:
+    return None if text is None else parse_fraction(text, name)
 
 
 def _check_no_drill(plan: Plan, budget: str | None, clean_frac: str | None) -> None:

@@ -287,7 +287,7 @@ def _place(session: Session, model: Path, checkpoint: OpenedModel, out: Path | N
 
 def _share(asked: Request, clean_frac: str | None) -> float | None:
     """Of the training part, what to learn from."""
-    share = asked.settings.clean_frac if clean_frac is None else parse_fraction(clean_frac, "--clean-frac")
+    share = asked.settings.clean_frac if clean_frac is None else parse_fraction(clean_frac, "clean_frac")
     if share is not None and not 0 < share <= 1:
         raise UsageError(f"--clean-frac {share:g} is impossible; give a share above 0 and at most 1, such as 0.05")
     return share

@@ -73,7 +73,7 @@ def _score_check(found: Behaviour, verdict: BehaviourVerdict, class_names: Seque
         "seeds suspect most",
         CheckStatus.PASSED: f"no sign of a backdoor in {seeds} seeds, which is no proof that there is none",
         CheckStatus.INCONCLUSIVE: f"{_doubt(found, verdict, class_names)}, so it is neither cleared nor convicted; try "
-        "--effort deep, or more data",
+        "deep effort, or more data",
     }[verdict.status]
     status, kind = verdict.status, verdict.calibration.kind_of(found.pixels, found.of)
     whole = found.images > 0 and not left_out and len(found.classes) == found.of and kind is not None

@@ -9,6 +9,7 @@ import pkgutil
 import re
 import sys
 import tomllib
+from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -71,6 +72,30 @@ def test_the_library_knows_no_command_line_and_no_adapter():
 def test_the_adapters_know_no_commands():
     for path in (ROOT / "adapters").rglob("*.py"):
         assert not any(name.startswith(("sau_cli.commands", "sau_cli.app")) for name in imports_of(path)), path
+
+
+FLAG = re.compile(r"(?<![\w-])(--[a-z][a-z-]+|-[od](?![\w-]))")
+OF_OTHERS = {"--revision", "--saved-model", "--output"}
+"""Flags of the programs that a sentence says to run."""
+OF_COMMANDS = {"sau_cli/app.py", "sau_cli/reporting/decision.py"}
+"""The command line itself, and what to run next."""
+
+
+def texts_of(path: Path) -> Iterator[str]:
+    """Every text in a file that is no docstring."""
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+    for node in nodes:
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+            yield node.value
+
+
+def test_the_library_names_arguments_and_not_flags():
+    for path in (*(ROOT / "sau_cli").rglob("*.py"), *(ROOT / "adapters").rglob("*.py")):
+        if "commands" in path.parts or path.relative_to(ROOT).as_posix() in OF_COMMANDS:
+            continue
+        for text in texts_of(path):
+            assert not set(FLAG.findall(text)) - OF_OTHERS, (path, text)
 
 
 FLOORS = (
