@@ -523,13 +523,13 @@ def _fresh(session: Session, asked: Request, seed: int) -> tuple[Classifier, Ima
     from sau_cli.description import Description, InputSpec
     from sau_cli.seeding import seeded
 
-    name = asked.arch or asked.settings.arch
+    name = asked.arch or asked.defaults.arch
     if name is None:
         raise UsageError("no MODEL to implant into and no architecture to train; add --arch NAME, such as small_cnn")
     name = canonical_name(name)
     images = open_data(session, asked, None)
     channels, height, width = images.train.images.shape[1:]
-    mean, std = asked.normalised(told=False) or usual_normalisation(asked.data or asked.settings.data or "")
+    mean, std = asked.normalised(told=False) or usual_normalisation(asked.data or asked.defaults.data or "")
     spec = InputSpec(
         channels=channels,
         height=height,

@@ -27,8 +27,8 @@ from sau_cli.commands.options import (
     TargetOption,
     with_groups,
 )
+from sau_cli.commands.project_defaults import read_policy
 from sau_cli.commands.session import Session
-from sau_cli.commands.settings import read_policy
 from sau_cli.commands.stopping import parse_duration
 from sau_cli.errors import UsageError
 from sau_cli.gating.limits import at_least, at_most, parse_fraction
@@ -154,7 +154,7 @@ def evaluate(
             triggers=tuple(trigger or ()),
             target=target,
             limits=limits,
-            rules=asked.settings.policy if policy is None else read_policy(policy),
+            rules=asked.defaults.policy if policy is None else read_policy(policy),
             confident=confident,
             reactivate=reactivate,
             relearn=relearn,

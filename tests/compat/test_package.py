@@ -148,3 +148,24 @@ def test_every_import_is_a_declared_dependency():
     renamed |= {"cyclonedx": "cyclonedx-python-lib", "model_signing": "model-signing"}
     outside = {renamed.get(name, name) for name in used - set(sys.stdlib_module_names) - {"sau_cli", "sau_adapters"}}
     assert outside <= declared
+
+
+LONGEST_BODY = 40
+"""Lines of a command's function, without its signature and docstring."""
+
+
+def bodies_of(path: Path) -> Iterator[tuple[str, int]]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef):
+            code = [part for part in node.body if not isinstance(part, ast.Expr) or not _is_text(part)]
+            yield node.name, (node.end_lineno or 0) - code[0].lineno + 1 if code else 0
+
+
+def _is_text(part: ast.Expr) -> bool:
+    return isinstance(part.value, ast.Constant) and isinstance(part.value.value, str)
+
+
+def test_no_function_of_a_command_is_longer_than_a_screen():
+    for path in (ROOT / "sau_cli" / "commands").glob("*.py"):
+        longest = [(name, lines) for name, lines in bodies_of(path) if lines > LONGEST_BODY]
+        assert not longest, path
