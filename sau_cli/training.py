@@ -156,7 +156,7 @@ def train(
     free = (torch.ones(len(data), dtype=torch.bool) if free is None else free).to(device)
     batches = [part for part in torch.arange(len(data)).split(settings.batch_size) if len(part) > 1]
     if not any(True for _ in classifier.parameters()):
-        raise NotEvaluable(f"the network has no parameters to train; choose another {argument('arch')}")
+        raise NotEvaluable(f"the network has no parameters to train; choose another {argument('architecture')}")
     optimiser = torch.optim.SGD(
         classifier.parameters(), lr=settings.peak_lr, momentum=0.9, weight_decay=5e-4, nesterov=True
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sau_adapters.user_code import is_user_class, user_class
 from sau_cli.attacks.table import attack_class
-from sau_cli.errors import UsageError
+from sau_cli.errors import UsageError, argument
 
 if TYPE_CHECKING:
     from sau_cli.attacks.attack import Attack
@@ -26,9 +26,9 @@ def chosen_class(choice: str) -> type[Attack]:
         return attack_class(name)
     from sau_cli.attacks.attack import Attack
 
-    found = user_class(name, flag="--attack")
+    found = user_class(name, named_by="attack")
     if not (isinstance(found, type) and issubclass(found, Attack)):
-        raise UsageError(f"--attack {name!r} is no subclass of sau_cli.attacks.attack.Attack; make it one")
+        raise UsageError(f"{argument('attack')} {name!r} is no subclass of sau_cli.attacks.attack.Attack; make it one")
     return found
 
 
@@ -51,12 +51,12 @@ def chosen_attack(choice: str, flags: Mapping[str, Any]) -> Attack:
         name = key.strip().replace("-", "_")
         if not equals or name not in known:
             told = ", ".join(one.replace("_", "-") for one in known) or "no settings"
-            raise UsageError(f"--attack {choice!r}: {key!r} is no setting of it; it has {told}")
-        given[name] = _value(text.strip(), known[name][0], f"--attack {choice!r}: {key}")
+            raise UsageError(f"{argument('attack')} {choice!r}: {key!r} is no setting of it; it has {told}")
+        given[name] = _value(text.strip(), known[name][0], f"{argument('attack')} {choice!r}: {key}")
     try:
         return found(**given)
     except (TypeError, ValueError) as error:
-        raise UsageError(f"--attack {choice!r} could not be made ({error}); repair its class") from error
+        raise UsageError(f"{argument('attack')} {choice!r} could not be made ({error}); repair its class") from error
 
 
 def _value(text: str, kind: type, what: str) -> Any:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from sau_cli.errors import NotEvaluable, UnsafeFile, UsageError
+from sau_cli.errors import NotEvaluable, UnsafeFile, UsageError, argument
 
 BLOCK = 1 << 22
 ESCAPE = "file.path-escape"
@@ -92,11 +92,11 @@ def sha256_of(*paths: Path, watch: Watch | None = None) -> str:
     return digest.hexdigest()
 
 
-def check_writable(path: Path, *, force: bool, flag: str = "-o") -> None:
+def check_writable(path: Path, *, force: bool, place: str = "out") -> None:
     """Say before the work starts, not after, that its result could not be written.
 
     Args:
-        flag: the option that names the path, for the sentence.
+        place: the argument that names the path, for the sentence.
 
     Raises:
         UsageError: the file exists and ``force`` is off, is no regular file, or its folder is missing or not writable.
@@ -105,22 +105,24 @@ def check_writable(path: Path, *, force: bool, flag: str = "-o") -> None:
         str(path).encode()
         target = Path(os.path.realpath(path, strict=False))
         if path.is_symlink() and (not force or target.is_symlink()):
-            raise UsageError(f"{path} is a link; give another name with {flag}")
+            raise UsageError(f"{path} is a link; give another name with {argument(place)}")
         if target.is_dir():
-            raise UsageError(f"{path} is a folder; give the name of a file to write with {flag}")
+            raise UsageError(f"{path} is a folder; give the name of a file to write with {argument(place)}")
         if target.exists() and not target.is_file():
-            raise UsageError(f"{path} is a device or a pipe, no file; give another name with {flag}")
+            raise UsageError(f"{path} is a device or a pipe, no file; give another name with {argument(place)}")
         if target.exists() and not force:
-            raise UsageError(f"{path} exists; give another name with {flag}, or add --force to overwrite it")
+            raise UsageError(
+                f"{path} exists; give another name with {argument(place)}, or add {argument('force')} to overwrite it"
+            )
         if not target.parent.is_dir():
             raise UsageError(f"the folder {path.parent} does not exist; make it first")
         with tempfile.TemporaryFile(dir=target.parent):
             pass
     except UnicodeEncodeError as error:
-        raise UsageError(f"the name {str(path)!r} is not UTF-8; give another name with {flag}") from error
+        raise UsageError(f"the name {str(path)!r} is not UTF-8; give another name with {argument(place)}") from error
     except OSError as error:
         raise UsageError(
-            f"{shortened(path)} cannot be written to ({error.strerror}); choose another place with {flag}"
+            f"{shortened(path)} cannot be written to ({error.strerror}); choose another place with {argument(place)}"
         ) from error
 
 
@@ -143,7 +145,8 @@ def claimed(*paths: Path) -> Iterator[None]:
                 locks.enter_context(FileLock(lock, timeout=0))
             except Timeout as error:
                 raise UsageError(
-                    f"another run of sau is writing {path} now; wait for it, or give another name with -o"
+                    f"another run of sau is writing {path} now; "
+                    f"wait for it, or give another name with {argument('out')}"
                 ) from error
             except (OSError, NotImplementedError):
                 continue
@@ -196,7 +199,7 @@ def written_whole(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def check_folder_writable(path: Path, *, force: bool, files: Collection[str], flag: str = "-o") -> None:
+def check_folder_writable(path: Path, *, force: bool, files: Collection[str], place: str = "out") -> None:
     """The same as :func:`check_writable` of a folder that is to be written.
 
     Args:
@@ -205,13 +208,17 @@ def check_folder_writable(path: Path, *, force: bool, files: Collection[str], fl
     if path.is_dir() and not path.is_symlink():
         other = next((one.name for one in sorted(path.iterdir()) if one.name not in files or not one.is_file()), None)
         if other is not None:
-            raise UsageError(f"{path} is a folder with {other[:100]!r} in it; give another name with {flag}")
+            raise UsageError(f"{path} is a folder with {other[:100]!r} in it; give another name with {argument(place)}")
         if not force:
-            raise UsageError(f"{path} exists; give another name with {flag}, or add --force to overwrite it")
+            raise UsageError(
+                f"{path} exists; give another name with {argument(place)}, or add {argument('force')} to overwrite it"
+            )
         path = path / next(iter(files))
     elif path.exists():
-        raise UsageError(f"{path} is no folder, and a folder is to be written; give another name with {flag}")
-    check_writable(path, force=force, flag=flag)
+        raise UsageError(
+            f"{path} is no folder, and a folder is to be written; give another name with {argument(place)}"
+        )
+    check_writable(path, force=force, place=place)
 
 
 @contextmanager

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from sau_adapters.weights.safetensors import metadata_of, read_described, write_described
 from sau_cli.attacks.attack_state import AttackState, attack_state_from_parts
-from sau_cli.errors import SauError, UnsafeFile
+from sau_cli.errors import SauError, UnsafeFile, argument
 from sau_cli.unlearning.run_state import RunState, state_from_parts
 
 _PURIFICATION, _ATTACK = "sau.run", "sau.attack-run"
-_WHAT, _ADVICE = "interrupted run", "start over with --force"
+_WHAT, _ADVICE = "interrupted run", f"start over with {argument('force')}"
 
 
 def write_state(path: Path, state: RunState | AttackState) -> None:

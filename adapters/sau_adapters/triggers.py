@@ -21,7 +21,7 @@ from torch import Tensor
 from sau_adapters.files import check_readable
 from sau_adapters.images.folder import GREY_MODES, PICTURES, eight_bit
 from sau_adapters.weights.safetensors import read_described, write_described
-from sau_cli.errors import NotEvaluable, UnsafeFile, UsageError, reading, reason_of
+from sau_cli.errors import NotEvaluable, UnsafeFile, UsageError, argument, reading, reason_of
 from sau_cli.triggers.stamps import AddStamp, BlendStamp, PatchStamp, Stamp
 from sau_cli.triggers.targets import TargetRule
 from sau_cli.triggers.trigger import Trigger, trigger_from_parts
@@ -60,7 +60,9 @@ def open_trigger(source: str, rule: TargetRule | None) -> Trigger:
     if not colon or kind not in KINDS:
         return _trigger_file(Path(source))
     if rule is None:
-        raise UsageError(f"trigger {source!r} does not say where it sends images; add --target CLASS or all-to-all")
+        raise UsageError(
+            f"trigger {source!r} does not say where it sends images; add {argument('target')} CLASS or all-to-all"
+        )
     if kind == "patch":
         pattern, mask = _picture(Path(rest))
         stamping: Stamp = PatchStamp(pattern=pattern, mask=mask)

@@ -8,7 +8,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from sau_cli.errors import UsageError, reason_of
+from sau_cli.errors import UsageError, argument, reason_of
 
 
 def is_user_class(name: str) -> bool:
@@ -16,12 +16,12 @@ def is_user_class(name: str) -> bool:
     return ".py:" in name
 
 
-def user_class(name: str, *, flag: str) -> Any:
+def user_class(name: str, *, named_by: str) -> Any:
     """Run the user's own file, and give what it calls by that name.
 
     Args:
         name: ``FILE.py:CLASS``.
-        flag: the option that names it, for the sentence.
+        named_by: the argument that names it, for the sentence.
 
     Raises:
         UsageError: no such file, it cannot be run, or has nothing of that name.
@@ -30,7 +30,7 @@ def user_class(name: str, *, flag: str) -> Any:
     path = Path(file)
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if not path.is_file() or spec is None or spec.loader is None:
-        raise UsageError(f"{flag} {name!r}: there is no file {file}; give FILE.py:CLASS")
+        raise UsageError(f"{argument(named_by)} {name!r}: there is no file {file}; give FILE.py:CLASS")
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module
     try:
@@ -38,8 +38,8 @@ def user_class(name: str, *, flag: str) -> Any:
             spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         reason = f"{type(error).__name__}: {reason_of(error)}"
-        raise UsageError(f"{flag} {name!r}: {file} could not be run ({reason}); repair it") from error
+        raise UsageError(f"{argument(named_by)} {name!r}: {file} could not be run ({reason}); repair it") from error
     made = getattr(module, wanted, None)
     if made is None:
-        raise UsageError(f"{flag} {name!r}: {file} has no {wanted}; give the name of a class in it")
+        raise UsageError(f"{argument(named_by)} {name!r}: {file} has no {wanted}; give the name of a class in it")
     return made

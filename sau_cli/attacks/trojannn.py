@@ -32,7 +32,8 @@ def last_linear(classifier: Classifier) -> nn.Linear:
     fitting = [layer for layer in layers if layer.out_features == classifier.description.classes]
     if not fitting:
         raise NotEvaluable(
-            f"the network has no linear layer that gives its logits; choose another attack or {argument('arch')}"
+            "the network has no linear layer that gives its logits; "
+            f"choose another attack or {argument('architecture')}"
         )
     return fitting[-1]
 

@@ -459,7 +459,7 @@ def _reserve_preview(
     named = (model, None if data is None else Path(data), out, None if out is None else state_path(out), *triggers)
     if any(os.path.realpath(preview) == os.path.realpath(path) for path in named if path is not None):
         raise UsageError(f"--preview {preview} is where something else is, or will be; give it a name of its own")
-    session.reserve(preview, flag="--preview")
+    session.reserve(preview, place="preview")
 
 
 def _planned(
@@ -523,13 +523,13 @@ def _fresh(session: Session, asked: Request, seed: int) -> tuple[Classifier, Ima
     from sau_cli.description import Description, InputSpec
     from sau_cli.seeding import seeded
 
-    name = asked.arch or asked.settings.arch
+    name = asked.arch or asked.defaults.arch
     if name is None:
         raise UsageError("no MODEL to implant into and no architecture to train; add --arch NAME, such as small_cnn")
     name = canonical_name(name)
     images = open_data(session, asked, None)
     channels, height, width = images.train.images.shape[1:]
-    mean, std = asked.normalised(told=False) or usual_normalisation(asked.data or asked.settings.data or "")
+    mean, std = asked.normalised(told=False) or usual_normalisation(asked.data or asked.defaults.data or "")
     spec = InputSpec(
         channels=channels,
         height=height,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +20,29 @@ if TYPE_CHECKING:
     from sau_adapters.models import OpenedModel
     from sau_cli.classifier import Classifier
     from sau_cli.images import ImageData, LabelledImages
+    from sau_cli.inspection.behaviour import Behaviour
+    from sau_cli.inspection.behaviour_test import BehaviourTest
 
 ENOUGH = 1000
 """Images that tell an accuracy which nothing depends on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Examination:
+    """How hard to look, and at what.
+
+    Attributes:
+        asked: the effort that was; None for what can be done in reasonable time with what is known.
+        tests: by name.
+    """
+
+    asked: Effort | None
+    tests: AskedTests
+    seed: int
+
+    @property
+    def effort(self) -> Effort:
+        return Effort.STANDARD if self.asked is None else self.asked
 
 
 def examine(
@@ -39,8 +60,7 @@ def examine(
     """Accuracy and behaviour, as far as they can be had; what cannot is a skipped check with its reason.
 
     Args:
-        effort: None for what can be done in reasonable time with what is known.
-        tests: by name.
+        effort, tests, seed: see :class:`Examination`.
         accuracy: to be measured also where ``effort`` is quick. Data that the command names is used at any effort.
         reference: the model that it was purified from; the residual test is then made at any effort.
 
@@ -48,21 +68,18 @@ def examine(
         SauError: what was asked for in so many words cannot be done.
     """
     _ = asked.pixels, asked.normalised(told=False)  # what makes no sense is said before anything is passed over
-    wanted = Effort.STANDARD if effort is None else effort
     if tests != ALL_TESTS:
         from sau_cli.inspection.behaviour_tests import chosen_tests
 
         chosen_tests(tests)  # a name that no test has is said before anything is opened
+    how = Examination(asked=effort, tests=tests, seed=seed)
+    quick = how.effort is Effort.QUICK
     needs_data = asked.data is not None or reference is not None
-    if wanted is Effort.QUICK and not (needs_data or accuracy):
+    if quick and not (needs_data or accuracy):
         return (_not_examined("--effort quick looks at the file alone"),)
     try:
         opened, images = _opened(
-            session,
-            model,
-            asked,
-            needs_data=needs_data,
-            gradients=wanted is not Effort.QUICK or reference is not None,
+            session, model, asked, needs_data=needs_data, gradients=not quick or reference is not None
         )
     except SauError as error:
         # What only a rule of the policy wants is not asked for in so many words: the rule is then inconclusive.
@@ -71,28 +88,17 @@ def examine(
             raise
         return (_not_examined(error.told(flag_of)),)
     from sau_cli.devices import chosen_device
-    from sau_cli.evaluation.recognition import RECOGNISED_BY, check_recognises
-    from sau_cli.images import some_of
 
     chosen = chosen_device(device)
     session.findings.ran_on(device=str(chosen))
     classifier = opened.to(chosen)
-    checks = () if images is None else (_accuracy(classifier, images, judged=accuracy or wanted is Effort.QUICK),)
+    checks = () if images is None else (_accuracy(classifier, images, judged=accuracy or quick),)
     if reference is not None and images is not None:
         checks = (*checks, _residual(session, model, reference, asked, classifier, images, seed))
-    if wanted is Effort.QUICK:
+    if quick:
         return *checks, _not_examined("--effort quick looks at the file and the accuracy alone")
     session.findings.add(*checks)  # not to be lost if what follows fails
-    if images is not None:
-        check_recognises(classifier, some_of(images.for_testing, RECOGNISED_BY))
-    try:
-        return _behaviour(
-            session, classifier, None if images is None else images.for_testing, wanted, effort, tests, seed
-        )
-    except NotEvaluable as error:
-        if effort is not None:
-            raise
-        return (_not_examined(error.told(flag_of)),)
+    return _behaviour(session, classifier, images, how)
 
 
 def _residual(
@@ -170,81 +176,130 @@ def _accuracy(classifier: Classifier, images: ImageData, *, judged: bool) -> Che
 
 
 def _behaviour(
-    session: Session,
-    classifier: Classifier,
-    images: LabelledImages | None,
-    wanted: Effort,
-    asked: Effort | None,
-    tests: AskedTests,
-    seed: int,
+    session: Session, classifier: Classifier, images: ImageData | None, how: Examination
 ) -> tuple[Check, ...]:
-    from sau_adapters.images.pictures import recovered_trigger
-    from sau_cli.devices import out_of_memory
-    from sau_cli.inspection.behaviour import AFFORDABLE, cost, examine_behaviour
+    """Whether it behaves like a backdoored model.
+
+    Raises:
+        NotEvaluable: that cannot be told, and was asked for.
+    """
+    from sau_cli.evaluation.recognition import RECOGNISED_BY, check_recognises
+    from sau_cli.images import some_of
+
+    if images is not None:
+        check_recognises(classifier, some_of(images.for_testing, RECOGNISED_BY))
+    try:
+        return _tested(session, classifier, None if images is None else images.for_testing, how)
+    except NotEvaluable as error:
+        if how.asked is not None:
+            raise
+        return (_not_examined(error.told(flag_of)),)
+
+
+def _tested(
+    session: Session, classifier: Classifier, images: LabelledImages | None, how: Examination
+) -> tuple[Check, ...]:
+    """The behaviour tests, and the search for the easiest change."""
     from sau_cli.inspection.behaviour_checks import behaviour_checks, behaviour_details
     from sau_cli.inspection.behaviour_tests import chosen_tests
     from sau_cli.inspection.calibration import judge_behaviour
 
-    names = classifier.description.class_names
-    chosen, easiest = chosen_tests(tests), tests.wants(EASIEST_CHANGE)
-    if not chosen:
+    names, tests = classifier.description.class_names, chosen_tests(how.tests)
+    if not tests:
         if images is None:
             raise NotEvaluable(f"without clean images {EASIEST_CHANGE} cannot be run; add --data")
         session.findings.tell(behaviour={})
-        return (_easiest_change(session, classifier, images, seed, {}, at_any_cost=True),)
-    operations = cost(classifier, with_data=images is not None, effort=wanted, tests=chosen)
-    if asked is None and operations > AFFORDABLE and classifier.mean.device.type == "cpu":
-        return (
-            _not_examined(
-                f"that takes some {operations / 1e12:,.0f} trillion operations on this network, many minutes on a CPU; "
-                "add --effort standard to spend them"
-            ),
-        )
+        return (_easiest_change(session, classifier, images, how, {}),)
+    if dear := _too_dear(classifier, images, how, tests):
+        return (dear,)
+    found = _examined(session, classifier, images, how, tests)
+    verdict = judge_behaviour(found)
+    details = behaviour_details(found, verdict, names)
+    if images is not None:
+        details["recovered"] = _recovered(found, verdict.suspect, images)
+    session.findings.tell(behaviour=details)
+    checks = behaviour_checks(found, verdict, names)
+    if images is None or not how.tests.wants(EASIEST_CHANGE):
+        return checks
+    return *checks, _easiest_change(session, classifier, images, how, details)
+
+
+def _too_dear(
+    classifier: Classifier, images: LabelledImages | None, how: Examination, tests: Sequence[BehaviourTest]
+) -> Check | None:
+    """Why the tests are not run unasked; None where they are."""
+    from sau_cli.inspection.behaviour import AFFORDABLE, cost
+
+    if how.asked is not None or classifier.mean.device.type != "cpu":
+        return None
+    operations = cost(classifier, with_data=images is not None, effort=how.effort, tests=tests)
+    if operations <= AFFORDABLE:
+        return None
+    return _not_examined(
+        f"that takes some {operations / 1e12:,.0f} trillion operations on this network, many minutes on a CPU; "
+        "add --effort standard to spend them"
+    )
+
+
+def _examined(
+    session: Session,
+    classifier: Classifier,
+    images: LabelledImages | None,
+    how: Examination,
+    tests: Sequence[BehaviourTest],
+) -> Behaviour:
+    """What the tests find.
+
+    Raises:
+        NotEvaluable: the network lets no gradient through, or what the tests themselves raise.
+    """
+    from sau_cli.devices import out_of_memory
+    from sau_cli.inspection.behaviour import examine_behaviour
+
     try:
         with ProgressView(session, "behaviour", rounds="seed") as view:
-            found = examine_behaviour(
-                classifier, images, effort=wanted, seed=seed, tests=chosen, watch=_watching(view, wanted)
-            )
+            watch = _watching(view, how.effort)
+            return examine_behaviour(classifier, images, effort=how.effort, seed=how.seed, tests=tests, watch=watch)
     except RuntimeError as error:  # of the network: such as one that lets no gradient through
         if out_of_memory(error):
             raise
         raise NotEvaluable(f"the network cannot be examined by gradients ({reason_of(error)})") from error
-    verdict = judge_behaviour(found)
-    details = behaviour_details(found, verdict, names)
-    if images is not None:
-        place = found.classes.tolist().index(verdict.suspect)
-        details["recovered"] = [
-            recovered_trigger(test.id, one.changes[place], float(one.success[place]), images.images[0])
-            for test, one in zip(found.tests, found.seeds[0].findings, strict=True)
-            if one.changes is not None and one.success is not None
-        ]
-    session.findings.tell(behaviour=details)
-    checks = behaviour_checks(found, verdict, names)
-    if images is None or not easiest:
-        return checks
-    at_any_cost = wanted is Effort.DEEP or EASIEST_CHANGE in tests.only
-    return *checks, _easiest_change(session, classifier, images, seed, details, at_any_cost=at_any_cost)
+
+
+def _recovered(found: Behaviour, suspect: int, images: LabelledImages) -> list[dict[str, Any]]:
+    """The changes that lead to the suspect, as pictures for reports."""
+    from sau_adapters.images.pictures import recovered_trigger
+
+    place = found.classes.tolist().index(suspect)
+    return [
+        recovered_trigger(test.id, finding.changes[place], float(finding.success[place]), images.images[0])
+        for test, finding in zip(found.tests, found.seeds[0].findings, strict=True)
+        if finding.changes is not None and finding.success is not None
+    ]
 
 
 def _easiest_change(
     session: Session,
     classifier: Classifier,
     images: LabelledImages,
-    seed: int,
+    how: Examination,
     behaviour: Mapping[str, Any],
-    *,
-    at_any_cost: bool,
 ) -> Check:
-    """The residual test of one model alone, which searches further than the other tests, at many times the cost."""
+    """The residual test of one model alone, which searches further than the other tests, at many times the cost.
+
+    Args:
+        behaviour: what the other tests found, for reports; nothing where there is none.
+    """
     from sau_cli.inspection.behaviour import AFFORDABLE
     from sau_cli.inspection.residual import operations_of
     from sau_cli.inspection.residual_checks import ALONE
 
     operations = operations_of(classifier)
+    at_any_cost = how.effort is Effort.DEEP or EASIEST_CHANGE in how.tests.only or not behaviour
     if not at_any_cost and operations > AFFORDABLE and classifier.mean.device.type == "cpu":
         why = f"that takes some {operations / 1e12:,.0f} trillion operations on this network; add --effort deep"
         return Check(id=ALONE, status=CheckStatus.SKIPPED, evidence=f"easiest changes were not searched for: {why}")
-    check, details = residual_of(session, (classifier,), images, seed=seed, shared=False)
+    check, details = residual_of(session, (classifier,), images, seed=how.seed, shared=False)
     session.findings.tell(behaviour={**behaviour, "easiest_change": details})
     return check
 

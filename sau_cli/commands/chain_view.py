@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sau_cli.commands.options import flag_of
 from sau_cli.commands.session import Session
 from sau_cli.errors import NotEvaluable
 from sau_cli.reporting.json_document import plain
@@ -37,7 +38,7 @@ def check_chain(session: Session, path: Path, facts: FileFacts, *, public_key: P
     try:
         told, billed = read_statement(path), bill_hashes(path)
     except NotEvaluable as error:
-        return (Check(id="chain.file", status=CheckStatus.FAILED, evidence=str(error)),)
+        return (Check(id="chain.file", status=CheckStatus.FAILED, evidence=error.told(flag_of)),)
     signed = signature_path(path).is_file()
     nothing_told = told is None and billed is None and not signed and "sau.history" not in facts.metadata
     if nothing_told and public_key is None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sau_cli.commands.evaluation_view import evaluation_checks, evaluation_table, trigger_ids
+from sau_cli.commands.options import flag_of
 from sau_cli.commands.session import Session
 from sau_cli.errors import NotEvaluable, UsageError
 from sau_cli.reporting.terminal import percent
@@ -50,7 +51,7 @@ def compare(
     try:
         checks, details, evaluation = measured_beside(before, after, images, triggers)
     except NotEvaluable as error:
-        told = f"the models before and after were not compared: {error}"
+        told = f"the models before and after were not compared: {error.told(flag_of)}"
         session.findings.add(Check(id="comparison", status=CheckStatus.SKIPPED, evidence=told))
         return
     session.findings.add(*checks)

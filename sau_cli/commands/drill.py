@@ -75,7 +75,7 @@ def run_drill(
     rule.check(known.classes)
     told, learned_from = _purified_before(known)
     if share is None and told is None:
-        share = asked.settings.clean_frac
+        share = asked.defaults.clean_frac
     if share is not None:
         learned_from = _images_of(share, images)
     balanced = True if told is None else told.balanced

@@ -27,8 +27,8 @@ from sau_cli.commands.options import (
     TargetOption,
     with_groups,
 )
+from sau_cli.commands.project_defaults import read_policy
 from sau_cli.commands.session import Session
-from sau_cli.commands.settings import read_policy
 from sau_cli.commands.stopping import parse_duration
 from sau_cli.errors import UsageError
 from sau_cli.gating.limits import at_least, at_most, parse_fraction
@@ -141,9 +141,9 @@ def evaluate(
     """
     with Session("evaluate", output) as session:
         limits = Limits(
-            max_asr=_parsed(max_asr, "--max-asr"),
-            min_acc=_parsed(min_acc, "--min-acc"),
-            max_acc_drop=_parsed(max_acc_drop, "--max-acc-drop"),
+            max_asr=_parsed(max_asr, "max_asr"),
+            min_acc=_parsed(min_acc, "min_acc"),
+            max_acc_drop=_parsed(max_acc_drop, "max_acc_drop"),
         )
         fetch(session, model, reference, download=download)
         asked = request(reading, data=data, data_root=data_root)
@@ -154,7 +154,7 @@ def evaluate(
             triggers=tuple(trigger or ()),
             target=target,
             limits=limits,
-            rules=asked.settings.policy if policy is None else read_policy(policy),
+            rules=asked.defaults.policy if policy is None else read_policy(policy),
             confident=confident,
             reactivate=reactivate,
             relearn=relearn,
@@ -174,7 +174,7 @@ def evaluate(
                 "limits, --reactivate and --relearn to a command without it"
             )
         time = None if budget is None else parse_duration(budget)
-        _drill(session, plan, drill, share=_parsed(clean_frac, "--clean-frac"), budget=time)
+        _drill(session, plan, drill, share=_parsed(clean_frac, "clean_frac"), budget=time)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,8 +239,8 @@ class Subject:
     images: ImageData
 
 
-def _parsed(text: str | None, flag: str) -> float | None:
-    return None if text is None else parse_fraction(text, flag)
+def _parsed(text: str | None, name: str) -> float | None:
+    return None if text is None else parse_fraction(text, name)
 
 
 def _check_no_drill(plan: Plan, budget: str | None, clean_frac: str | None) -> None:

@@ -286,8 +286,8 @@ def _form(
         raise UsageError("--max-acc-drop and --max-asr-rise are of fp16 and int8; add --precision or --quantize")
     return Form(
         smaller=smaller,
-        accuracy_drop=None if max_acc_drop is None else parse_fraction(max_acc_drop, "--max-acc-drop"),
-        asr_rise=None if max_asr_rise is None else parse_fraction(max_asr_rise, "--max-asr-rise"),
+        accuracy_drop=None if max_acc_drop is None else parse_fraction(max_acc_drop, "max_acc_drop"),
+        asr_rise=None if max_asr_rise is None else parse_fraction(max_asr_rise, "max_asr_rise"),
         opset=opset,
         bake=bake,
         dynamic_size=dynamic_size,

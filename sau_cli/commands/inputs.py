@@ -1,4 +1,4 @@
-"""Open the model and the data that a command was given, each from its flag, its metadata or the settings."""
+"""Open the model and the data of a command, each from its flag, its metadata or the defaults of the project."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from sau_cli.commands.matching import (
 )
 from sau_cli.commands.options import ClassOrder, ReadingOptions
 from sau_cli.commands.progress import ReadingView
+from sau_cli.commands.project_defaults import ProjectDefaults, read_defaults
 from sau_cli.commands.session import Session
-from sau_cli.commands.settings import Settings, read_settings
 from sau_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What the shared flags asked for, with the settings of the working folder behind them."""
+    """What the shared flags asked for, with the defaults of the working folder behind them."""
 
     data: str | None
     data_root: Path | None
@@ -39,17 +39,17 @@ class Request:
     image_size: str | None
     normalisation: str | None
     class_order: ClassOrder | None = None
-    settings: Settings
+    defaults: ProjectDefaults
 
     @property
     def pixels(self) -> tuple[int, int] | None:
         """Height and width to resize images to; None leaves them as they are."""
-        text = self.image_size or self.settings.image_size
+        text = self.image_size or self.defaults.image_size
         return None if text is None else parse_image_size(str(text))
 
     def normalised(self, *, told: bool) -> Normalisation | None:
-        """Means and deviations; the settings count only where the file has not told its own."""
-        text = self.normalisation or (None if told else self.settings.normalisation)
+        """Means and deviations; the defaults count only where the file has not told its own."""
+        text = self.normalisation or (None if told else self.defaults.normalisation)
         return None if text is None else parse_normalisation(text)
 
 
@@ -62,7 +62,7 @@ class ReadyModel:
 
 
 def request(reading: ReadingOptions, *, data: str | None, data_root: Path | None) -> Request:
-    """The flags, and the settings of the working folder."""
+    """The flags, and the defaults of the working folder."""
     return Request(
         data=data,
         data_root=data_root,
@@ -70,7 +70,7 @@ def request(reading: ReadingOptions, *, data: str | None, data_root: Path | None
         image_size=reading.image_size,
         normalisation=reading.normalisation,
         class_order=reading.class_order,
-        settings=read_settings(Path.cwd()),
+        defaults=read_defaults(Path.cwd()),
     )
 
 
@@ -90,7 +90,7 @@ def parse_image_size(text: str) -> tuple[int, int]:
 
 
 def data_source(asked: Request, description: Description | None) -> str:
-    """Which data: the flag's, else what the model's metadata names, else that of the settings.
+    """Which data: the flag's, else what the model's metadata names, else that of the defaults.
 
     A model's metadata may name a well-known data set but never a path: what counts as trusted clean
     data is the user's to say.
@@ -101,7 +101,7 @@ def data_source(asked: Request, description: Description | None) -> str:
     from sau_adapters.images.sources import is_named
 
     told = description.data if description and description.data and is_named(description.data) else None
-    source = asked.data or told or asked.settings.data
+    source = asked.data or told or asked.defaults.data
     if source is None:
         called = description.data.removeprefix("path:") if description and description.data else None
         known = f" (the model calls its data {called!r}, but only you can say what you trust)" if called else ""
@@ -183,7 +183,7 @@ def open_model_alone(asked: Request, checkpoint: OpenedModel, *, to_learn: bool 
     named = told is not None and not told.architecture.startswith("user:")
     classifier = as_classifier(
         checkpoint,
-        architecture=asked.arch or (None if named else asked.settings.arch),
+        architecture=asked.arch or (None if named else asked.defaults.arch),
         normalisation=asked.normalised(told=told is not None),
         image_shape=None if asked.pixels is None else (3, *asked.pixels),
         to_learn=to_learn,
@@ -200,7 +200,7 @@ def open_data(session: Session, asked: Request, description: Description | None)
     from sau_adapters.images.sources import open_images
 
     source = data_source(asked, description)
-    root = asked.data_root or (Path(asked.settings.data_root) if asked.settings.data_root else None)
+    root = asked.data_root or (Path(asked.defaults.data_root) if asked.defaults.data_root else None)
     images = open_images(source, root=root, image_size=asked.pixels)
     if Path(source).is_file():
         session.took(Path(source))
@@ -287,7 +287,7 @@ def _built(
     )
     # A file that sau wrote for a user's own class cannot say where its code is.
     named = told is not None and not told.architecture.startswith("user:")
-    architecture = asked.arch or (None if named else asked.settings.arch)
+    architecture = asked.arch or (None if named else asked.defaults.arch)
     tells_architecture = told is not None or checkpoint.network is not None or checkpoint.graph is not None
     if tells_architecture or architecture is not None:
         classifier = build(architecture=architecture)

@@ -25,8 +25,8 @@ from sau_cli.commands.options import (
     SeedOption,
     with_groups,
 )
+from sau_cli.commands.project_defaults import read_policy
 from sau_cli.commands.session import Session
-from sau_cli.commands.settings import read_policy
 from sau_cli.errors import ExitCode, UsageError
 from sau_cli.inspection.effort import ALL_TESTS, AskedTests, Effort
 from sau_cli.reporting.json_document import plain
@@ -127,7 +127,7 @@ def inspect(
         inspect_one = partial(
             inspect_model,
             asked=asked,
-            rules=asked.settings.policy if policy is None else read_policy(policy),
+            rules=asked.defaults.policy if policy is None else read_policy(policy),
             effort=effort,
             tests=AskedTests(only=tuple(test or ()), without=tuple(skip_test or ())),
             device=device,

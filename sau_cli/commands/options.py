@@ -181,8 +181,14 @@ def flag_of(name: str) -> str:
 
     >>> flag_of("max_batch")
     '--max-batch'
+    >>> flag_of("architecture")
+    '--arch'
     """
-    return f"--{name.replace('_', '-')}"
+    return _FLAGS.get(name, f"--{name.replace('_', '-')}")
+
+
+_FLAGS = {"architecture": "--arch", "out": "-o"}
+"""Flags that are not called as the argument is."""
 
 
 def with_groups(command: Command) -> Command:

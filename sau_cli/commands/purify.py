@@ -287,7 +287,7 @@ def _place(session: Session, model: Path, checkpoint: OpenedModel, out: Path | N
 
 def _share(asked: Request, clean_frac: str | None) -> float | None:
     """Of the training part, what to learn from."""
-    share = asked.settings.clean_frac if clean_frac is None else parse_fraction(clean_frac, "--clean-frac")
+    share = asked.defaults.clean_frac if clean_frac is None else parse_fraction(clean_frac, "clean_frac")
     if share is not None and not 0 < share <= 1:
         raise UsageError(f"--clean-frac {share:g} is impossible; give a share above 0 and at most 1, such as 0.05")
     return share
@@ -307,14 +307,8 @@ def _started(session: Session, plan: Plan) -> Start:
     device, place = chosen_device(own_device(plan.device)), plan.place
     opened, images = open_model_and_data(session, plan.model, plan.asked, checkpoint=plan.checkpoint, to_learn=True)
     triggers = triggers_named(session, plan.triggers, plan.target, opened.classifier.description.class_names)
-    overwrites = place.goes_on and place.path.exists() and not session.force
-    if overwrites and not _came_from(place.path, opened.checkpoint.sha256):
-        raise UsageError(f"{place.path} is not of this run; give another name with -o, or add --force")
-    if plan.share is None and images.test is not None:
-        raise UsageError(
-            f"{images.name} has a training part of {len(images.train)} images; add --clean-frac to say how much "
-            "of it is yours, such as 0.05 (1 for all)"
-        )
+    _check_nothing_is_lost(session, place, opened)
+    _check_share_is_told(plan, images)
     clean = draw_clean(
         images.train,
         plan.share,
@@ -340,6 +334,22 @@ def _started(session: Session, plan: Plan) -> Start:
     )
     _say_what_it_is_like(session, plan, start)
     return start
+
+
+def _check_nothing_is_lost(session: Session, place: Place, opened: ReadyModel) -> None:
+    """Raises UsageError where what a run that goes on would replace is not its own."""
+    overwrites = place.goes_on and place.path.exists() and not session.force
+    if overwrites and not _came_from(place.path, opened.checkpoint.sha256):
+        raise UsageError(f"{place.path} is not of this run; give another name with -o, or add --force")
+
+
+def _check_share_is_told(plan: Plan, images: ImageData) -> None:
+    """Raises UsageError where nobody says how much of a training part to learn from."""
+    if plan.share is None and images.test is not None:
+        raise UsageError(
+            f"{images.name} has a training part of {len(images.train)} images; add --clean-frac to say how much "
+            "of it is yours, such as 0.05 (1 for all)"
+        )
 
 
 def _purified(session: Session, plan: Plan, start: Start) -> tuple[Purification, bool]:

@@ -14,6 +14,7 @@ from sau_cli.results import Check, CheckStatus
 if TYPE_CHECKING:
     from sau_cli.classifier import Classifier
     from sau_cli.images import LabelledImages
+    from sau_cli.inspection.residual import KindFound, Residual
 
 NEXT = (
     "try sau purify again with more clean images, with more --epochs, or with another --seed; measure what is known "
@@ -37,30 +38,12 @@ def residual_of(
         shared: whether there are two.
         unlearned: classes whose triggers were inverted and unlearned; None where that is not known.
     """
-    from sau_adapters.images.pictures import change_shown
     from sau_cli.devices import out_of_memory
-    from sau_cli.inspection.residual import overlooked, residual_test
-    from sau_cli.inspection.residual_checks import (
-        overlooked_check,
-        residual_check,
-        residual_details,
-        unexamined_check,
-    )
-    from sau_cli.precision import chosen_precision
+    from sau_cli.inspection.residual_checks import overlooked_check, residual_check, residual_details, unexamined_check
 
-    precision = chosen_precision(None, models[0].mean.device, models[0])
     names = models[0].description.class_names
     try:
-        with ProgressView(session, "residual test" if shared else "easiest change", rounds="") as view:
-
-            def watch(done: int, of: int, what: str) -> None:
-                view.update(epoch=1, epochs=1, batch=done, batches=of, measures=f"searching {what} changes")
-
-            found = residual_test(models, images, seed=seed, precision=precision, watch=watch)
-            missed = None
-            if found.status is CheckStatus.PASSED and unlearned is not None:
-                alone = residual_test(models[1:], images, seed=seed, precision=precision, watch=watch)
-                missed = overlooked(alone, unlearned)
+        found, missed = _searched(session, models, images, seed=seed, shared=shared, unlearned=unlearned)
     except NotEvaluable as error:
         why = error.told(flag_of)
         return unexamined_check(why, shared=shared), {"cleared": False, "reason": why}
@@ -70,22 +53,46 @@ def residual_of(
         why = f"the network cannot be examined by gradients ({reason_of(error)})"
         return unexamined_check(why, shared=shared), {"cleared": False, "reason": why}
     details = residual_details(found, names)
-    details["recovered"] = [
-        change_shown(f"{kind.kind.value} to {names[kind.wanted]}", kind.example[0], kind.example[1], kind.success)
-        for kind in found.kinds
-    ]
+    details["recovered"] = [_shown(kind, names) for kind in found.kinds]
     check = residual_check(found, names, shared=shared)
     if missed is not None:
         check = overlooked_check(missed, found, names)
         details |= {"cleared": False, "suspected_class": names[missed.wanted], "overlooked": missed.kind.value}
-        details["recovered"].append(
-            change_shown(
-                f"{missed.kind.value} to {names[missed.wanted]}, received model alone",
-                missed.example[0],
-                missed.example[1],
-                missed.success,
-            )
-        )
+        details["recovered"].append(_shown(missed, names, where=", received model alone"))
     if check.status is CheckStatus.INCONCLUSIVE and shared:
         session.show(f"not cleared: {check.evidence}; {NEXT}")
     return check, details
+
+
+def _searched(
+    session: Session,
+    models: Sequence[Classifier],
+    images: LabelledImages,
+    *,
+    seed: int,
+    shared: bool,
+    unlearned: Collection[int] | None,
+) -> tuple[Residual, KindFound | None]:
+    """What the test finds in all models, and what it finds in the received one alone that was never unlearned."""
+    from sau_cli.inspection.residual import overlooked, residual_test
+    from sau_cli.precision import chosen_precision
+
+    precision = chosen_precision(None, models[0].mean.device, models[0])
+    with ProgressView(session, "residual test" if shared else "easiest change", rounds="") as view:
+
+        def watch(done: int, of: int, what: str) -> None:
+            view.update(epoch=1, epochs=1, batch=done, batches=of, measures=f"searching {what} changes")
+
+        found = residual_test(models, images, seed=seed, precision=precision, watch=watch)
+        if found.status is not CheckStatus.PASSED or unlearned is None:
+            return found, None
+        alone = residual_test(models[1:], images, seed=seed, precision=precision, watch=watch)
+        return found, overlooked(alone, unlearned)
+
+
+def _shown(found: KindFound, names: Sequence[str], *, where: str = "") -> dict[str, Any]:
+    """A picture of what was found, for reports."""
+    from sau_adapters.images.pictures import change_shown
+
+    title = f"{found.kind.value} to {names[found.wanted]}{where}"
+    return change_shown(title, found.example[0], found.example[1], found.success)

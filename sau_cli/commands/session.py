@@ -21,7 +21,7 @@ from rich.text import Text
 from sau_adapters.files import check_folder_writable, check_writable, claimed, sha256_of, write_text_whole
 from sau_cli.commands.findings import Findings
 from sau_cli.commands.options import OutputOptions, flag_of
-from sau_cli.errors import ExitCode, SauError, UsageError, reason_of
+from sau_cli.errors import ExitCode, SauError, UsageError, argument, reason_of
 from sau_cli.reporting.formats import ReportFormat, format_of, rendered
 from sau_cli.reporting.json_document import to_json
 from sau_cli.reporting.terminal import printable
@@ -63,7 +63,7 @@ class Session:
                 _check_report(Path(str(self._json)), force=self._replace_report)
             for path in self._reports:
                 self._reports[path] = format_of(path)
-                _check_report(path, force=self._replace_report, flag="--report")
+                _check_report(path, force=self._replace_report, place="report")
                 if self._json not in {None, "-"} and os.path.realpath(str(self._json)) == os.path.realpath(path):
                     raise UsageError(f"--json and --report both name {path}; give each report a name of its own")
         except SauError as error:
@@ -99,19 +99,20 @@ class Session:
         """From here on, an interruption leaves this file to go on from, if it is there."""
         self._state_file = state_file
 
-    def reserve(self, path: Path, *, flag: str = "-o", folder_of: Collection[str] = ()) -> None:
-        """Say before the work starts that a result could not be written to this place, which ``flag`` names.
+    def reserve(self, path: Path, *, place: str = "out", folder_of: Collection[str] = ()) -> None:
+        """Say before the work starts that a result could not be written to this place.
 
         Args:
+            place: the argument that names it.
             folder_of: these files, in a folder; else the result is a file.
 
         Raises:
             UsageError: it is taken and there is no --force, it cannot be written to, or the report goes there.
         """
         if folder_of:
-            check_folder_writable(path, force=self.force, files=folder_of, flag=flag)
+            check_folder_writable(path, force=self.force, files=folder_of, place=place)
         else:
-            check_writable(path, force=self.force, flag=flag)
+            check_writable(path, force=self.force, place=place)
         if self._json not in {None, "-"} and os.path.realpath(str(self._json)) == os.path.realpath(path):
             self._json = None  # nor does a report of this error go there
             raise UsageError(f"-o and --json both name {path}; give the report a name of its own")
@@ -227,14 +228,14 @@ def _short(report: Report) -> str:
 _STARTS = (b'"tool_version"', b"sarif-schema", b"<!doctype html>", b"## sau ", b"<testsuites")
 
 
-def _check_report(path: Path, *, force: bool, flag: str = "--json") -> None:
+def _check_report(path: Path, *, force: bool, place: str = "json") -> None:
     """Raises UsageError unless a report can go there; only a report is ever overwritten by one, --force or not."""
-    check_writable(path, force=force, flag=flag)
+    check_writable(path, force=force, place=place)
     if path.is_file():
         with path.open("rb") as file:
             start = file.read(200)
         if start.strip() and not any(known in start for known in _STARTS):
-            raise UsageError(f"{path} exists and is no report of sau; give another name with {flag}")
+            raise UsageError(f"{path} exists and is no report of sau; give another name with {argument(place)}")
 
 
 def _to_nowhere(stream: TextIO | None) -> None:

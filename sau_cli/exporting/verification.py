@@ -278,7 +278,7 @@ def compare(
             Check(
                 id="export.accuracy",
                 status=CheckStatus.SKIPPED,
-                evidence="there is no data, so only random images were compared; give --data for a proof on real ones",
+                evidence="there is no data, so only random images were compared; give some for a proof on real ones",
             )
         )
     rows = []

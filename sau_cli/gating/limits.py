@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from sau_cli.errors import UsageError
+from sau_cli.errors import UsageError, argument
 from sau_cli.results import Check, CheckStatus, Measure
 
 
-def parse_fraction(text: str, flag: str) -> float:
+def parse_fraction(text: str, name: str) -> float:
     """``0.05`` or ``5%``, in [0, 1].
 
-    >>> parse_fraction("5%", "--max-asr")
+    >>> parse_fraction("5%", "max_asr")
     0.05
 
     Raises:
@@ -23,7 +23,9 @@ def parse_fraction(text: str, flag: str) -> float:
     except (ValueError, ArithmeticError):
         value = -1.0
     if not 0 <= value <= 1:
-        raise UsageError(f"{flag} {text!r} is no share; give a fraction such as 0.05, or a percentage such as 5%")
+        raise UsageError(
+            f"{argument(name)} {text!r} is no share; give a fraction such as 0.05, or a percentage such as 5%"
+        )
     return value
 
 

@@ -192,20 +192,20 @@ def _judge_rates(
         judged.append(
             at_least("policy.min-acc", measure, limit, confident=confident, what="ACC")
             if measure
-            else _unmeasured("policy.min-acc", limit, unmeasured, "ACC", "there is no data; add --data")
+            else _unmeasured("policy.min-acc", limit, unmeasured, "ACC", "there is no data")
         )
     if (limit := policy.max_asr) is not None:
         named = [(check.id.removeprefix("asr."), _measure(check)) for check in checks if check.id.startswith("asr.")]
         rates = [(trigger, measure) for trigger, measure in named if measure]
         if not rates:
-            why = "no trigger was measured; sau evaluate --trigger does it"
+            why = "no trigger was measured; sau evaluate measures one"
             judged.append(_unmeasured("policy.max-asr", limit, unmeasured, "ASR", why))
         for trigger, measure in rates:
             name = "policy.max-asr" if len(rates) == 1 else f"policy.max-asr.{trigger}"
             judged.append(at_most(name, measure, limit, confident=confident, what=f"ASR of {trigger}"))
     if (limit := policy.max_drop) is not None:
         measure = measures.get("acc-drop")
-        why = "there is no reference; sau evaluate --reference measures it"
+        why = "there is no reference; sau evaluate measures beside one"
         judged.append(
             at_most("policy.max-drop", measure, limit, confident=confident, what="the drop of ACC")
             if measure

@@ -9,55 +9,50 @@ via Connecting Backdoor and Adversarial Attacks", CVPR 2023.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
-from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from sau_cli.classifier import Classifier
 from sau_cli.description import InputSpec
-from sau_cli.inspection.behaviour_test import Finding, Subject
+from sau_cli.inspection.behaviour_test import BehaviourTest, Finding, Subject
 from sau_cli.inspection.class_scores import ClassScores
 from sau_cli.inspection.climbing import in_range
-
-TEST = "adversarial-flow"
-STEPS, IMAGES, EPSILON = 4, 64, 0.1
+from sau_cli.settings import Count, Portion
 
 
-class AdversarialFlow:
-    """The test; see :class:`~sau_cli.inspection.behaviour_test.BehaviourTest`."""
-
-    id = TEST
-    says = "the share of adversarial examples that end there"
-    needs_data = True
-    needs_head = False
-
-    def passes(self, spec: InputSpec, classes: int) -> float:  # noqa: ARG002 (one search serves all classes)
-        return STEPS * IMAGES
-
-    def run(self, subject: Subject) -> Finding:
-        some = slice(IMAGES)
-        return Finding(
-            scores=adversarial_flow(subject.classifier, subject.images[some], subject.labels[some], subject.classes)
-        )
-
-
-def adversarial_flow(classifier: Classifier, images: Tensor, labels: Tensor, classes: Tensor) -> ClassScores:
+@dataclass(frozen=True, kw_only=True)
+class AdversarialFlow(BehaviourTest):
     """The share of fooled images that end in each class, after a few signed-gradient steps in an L∞ ball.
 
-    Args:
-        classifier: in eval mode and frozen.
-        images: (n, C, H, W) float in [0, 1], on the classifier's device, with (n,) labels.
-        classes: (E,) int64, those to examine.
+    Attributes:
+        epsilon: of the ball, on pixels in 0 to 1.
+        images: that are pushed.
     """
-    delta = torch.zeros_like(images)
-    for _ in range(STEPS):
-        delta.requires_grad_(True)
-        loss = cross_entropy(classifier(in_range(images + delta)).float(), labels, reduction="sum")
-        (slope,) = torch.autograd.grad(loss, delta)
-        delta = (delta.detach() + 2 * EPSILON / STEPS * slope.sign()).clamp(-EPSILON, EPSILON)
-    with torch.no_grad():
-        said = classifier(in_range(images + delta)).argmax(dim=1)
-    fooled = said[said != labels]
-    counted = torch.bincount(fooled, minlength=classifier.description.classes).float()
-    shares = counted / max(1, len(fooled))
-    return ClassScores(test=TEST, values=shares[classes.to(shares.device)].cpu(), unit=1.0)
+
+    id = "adversarial-flow"
+    says = "the share of adversarial examples that end there"
+
+    steps: Count = 4
+    images: Count = 64
+    epsilon: Portion = 0.1
+
+    def passes(self, spec: InputSpec, classes: int) -> float:
+        return self.steps * self.images  # one search serves all classes
+
+    def run(self, subject: Subject) -> Finding:
+        images, labels = subject.images[: self.images], subject.labels[: self.images]
+        delta = torch.zeros_like(images)
+        for _ in range(self.steps):
+            delta.requires_grad_(True)
+            loss = cross_entropy(subject.classifier(in_range(images + delta)).float(), labels, reduction="sum")
+            (slope,) = torch.autograd.grad(loss, delta)
+            moved = delta.detach() + 2 * self.epsilon / self.steps * slope.sign()
+            delta = moved.clamp(-self.epsilon, self.epsilon)
+        with torch.no_grad():
+            said = subject.classifier(in_range(images + delta)).argmax(dim=1)
+        fooled = said[said != labels]
+        counted = torch.bincount(fooled, minlength=subject.classifier.description.classes).float()
+        shares = counted / max(1, len(fooled))
+        examined = shares[subject.classes.to(shares.device)].cpu()
+        return Finding(scores=ClassScores(test=self.id, values=examined, unit=1.0))

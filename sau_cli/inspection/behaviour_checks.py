@@ -10,8 +10,7 @@ import torch
 from sau_cli.inspection.behaviour import Behaviour
 from sau_cli.inspection.behaviour_tests import TESTS
 from sau_cli.inspection.calibration import BehaviourVerdict
-from sau_cli.inspection.maximum_margins import TEST as MARGINS
-from sau_cli.inspection.maximum_margins import p_value
+from sau_cli.inspection.maximum_margins import MaximumMargin, p_value
 from sau_cli.results import Check, CheckStatus
 
 
@@ -33,7 +32,7 @@ def _test_check(found: Behaviour, place: int, class_names: Sequence[str]) -> Che
     mean = torch.stack([one.anomaly for one in every]).mean(dim=0)
     at = int(mean.argmax())
     told = f"class {class_names[int(found.classes[at])]!r} stands out most in {test.says}: anomaly index {mean[at]:.1f}"
-    if test.id == MARGINS:
+    if test.id == MaximumMargin.id:
         largest = max(p_value(one.values) for one in every)
         return Check(
             id=f"behaviour.{test.id}",
@@ -73,7 +72,7 @@ def _score_check(found: Behaviour, verdict: BehaviourVerdict, class_names: Seque
         "seeds suspect most",
         CheckStatus.PASSED: f"no sign of a backdoor in {seeds} seeds, which is no proof that there is none",
         CheckStatus.INCONCLUSIVE: f"{_doubt(found, verdict, class_names)}, so it is neither cleared nor convicted; try "
-        "--effort deep, or more data",
+        "deep effort, or more data",
     }[verdict.status]
     status, kind = verdict.status, verdict.calibration.kind_of(found.pixels, found.of)
     whole = found.images > 0 and not left_out and len(found.classes) == found.of and kind is not None
@@ -142,6 +141,7 @@ def behaviour_details(found: Behaviour, verdict: BehaviourVerdict, class_names: 
         "classes_examined": [class_names[int(at)] for at in found.classes],
         "classes": found.of,
         "images": found.images,
+        "tests": {test.id: test.settings() for test in found.tests},
         "seeds": [
             {
                 "seed": one.seed,

@@ -1,10 +1,11 @@
-"""What a test of a model's behaviour is: a port. A new test is one file, and one line in ``behaviour_tests.py``."""
+"""What a test of a model's behaviour is. A new test is one file, and one line in ``behaviour_tests.py``."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from sau_cli.description import InputSpec
 from sau_cli.head import Head, read_head
 from sau_cli.inspection.class_scores import ClassScores
 from sau_cli.seeding import random_stream
+from sau_cli.settings import check_settings, values_of
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -60,30 +62,44 @@ class Finding:
     success: Tensor | None = None
 
 
-class BehaviourTest(Protocol):
+@dataclass(frozen=True, kw_only=True)
+class BehaviourTest(ABC):
     """A statistic of each class, larger where a class looks more like the target of a backdoor.
 
+    Fields are its settings. They are no flags: the calibration is of the values that are declared.
+
     Attributes:
-        id: its name in reports, calibrations and ``--test``, such as ``maximum-margin``.
-        says: what a class stands out in, as the end of a sentence.
         needs_data: whether it looks at clean images.
         needs_head: whether it looks at the network's head, which cannot be told of every network.
+
+    Raises:
+        UsageError: a setting outside its range.
     """
 
-    @property
-    def id(self) -> str: ...
+    needs_data: ClassVar[bool] = True
+    needs_head: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
     @property
-    def says(self) -> str: ...
+    @abstractmethod
+    def id(self) -> str:
+        """Its name in reports, calibrations and ``--test``, such as ``maximum-margin``."""
 
     @property
-    def needs_data(self) -> bool: ...
+    @abstractmethod
+    def says(self) -> str:
+        """What a class stands out in, as the end of a sentence."""
 
-    @property
-    def needs_head(self) -> bool: ...
+    def settings(self) -> dict[str, Any]:
+        """Every setting by name, for reports."""
+        return values_of(self)
 
     def passes(self, spec: InputSpec, classes: int) -> float:
         """Images that go through the network and back to the pixels, for so many classes, from one seed."""
+        return 0.0
 
+    @abstractmethod
     def run(self, subject: Subject) -> Finding:
         """Examine the classes."""

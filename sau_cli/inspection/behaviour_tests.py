@@ -8,7 +8,7 @@ from sau_cli.inspection.behaviour_test import BehaviourTest
 from sau_cli.inspection.effort import EASIEST_CHANGE, AskedTests
 from sau_cli.inspection.feature_shifts import FeatureShift
 from sau_cli.inspection.head_probing import HeadProbing
-from sau_cli.inspection.inverted_changes import InvertedChange
+from sau_cli.inspection.inverted_changes import InvertedChange, one_heat
 from sau_cli.inspection.maximum_margins import MaximumMargin
 from sau_cli.inversion.changes import ChangeKind
 
@@ -16,9 +16,9 @@ TESTS: tuple[BehaviourTest, ...] = (
     HeadProbing(),
     FeatureShift(),
     MaximumMargin(),
-    InvertedChange(ChangeKind.SQUARE, "how surely a square on any image leads there"),
-    InvertedChange(ChangeKind.MASK, "how surely a few pixels of any image lead there"),
-    InvertedChange(ChangeKind.SMOOTH, "how surely a smooth picture added to any image leads there"),
+    InvertedChange(kind=ChangeKind.SQUARE, search=one_heat(steps=12, proposals=6)),
+    InvertedChange(kind=ChangeKind.MASK, search=one_heat(steps=14, proposals=8)),
+    InvertedChange(kind=ChangeKind.SMOOTH, search=one_heat(steps=14, proposals=8)),
     AdversarialFlow(),
 )
 

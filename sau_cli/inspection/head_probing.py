@@ -9,43 +9,44 @@ head itself.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import torch
+from torch import Tensor
 
-from sau_cli.description import InputSpec
 from sau_cli.head import Head
-from sau_cli.inspection.behaviour_test import Finding, Subject
+from sau_cli.inspection.behaviour_test import BehaviourTest, Finding, Subject
 from sau_cli.inspection.class_scores import ClassScores
-
-DRAWS = 4096
-UNIT = 0.4
-"""A large difference between shares."""
+from sau_cli.settings import Count, Positive
 
 
-class HeadProbing:
-    """The test; see :class:`~sau_cli.inspection.behaviour_test.BehaviourTest`."""
+@dataclass(frozen=True, kw_only=True)
+class HeadProbing(BehaviourTest):
+    """The share of random features that each class is given.
+
+    Attributes:
+        unit: a large difference between shares.
+    """
 
     id = "head-probing"
     says = "the share of random features that the head gives it"
-    needs_data = True
-    needs_head = True
+    needs_head: ClassVar[bool] = True
 
-    def passes(self, spec: InputSpec, classes: int) -> float:  # noqa: ARG002 (the head alone is asked)
-        return 0.0
+    draws: Count = 4096
+    unit: Positive = 0.4
 
     def run(self, subject: Subject) -> Finding:
-        return Finding(scores=head_probing(subject.head, subject.classes, subject.stream("random features")))
+        shares = self.shares(subject.head, subject.stream("random features"))
+        return Finding(scores=ClassScores(test=self.id, values=shares[subject.classes], unit=self.unit))
 
+    def shares(self, head: Head, stream: torch.Generator) -> Tensor:
+        """Of every class (K,).
 
-def head_probing(head: Head, classes: torch.Tensor, stream: torch.Generator) -> ClassScores:
-    """The share of random features that each class is given.
-
-    A feature is drawn from a normal law with its deviation over images, and without its sign where none is negative.
-
-    Args:
-        classes: (E,) int64, those to examine.
-    """
-    spread = head.features.std(dim=0)
-    drawn = torch.randn(DRAWS, len(spread), generator=stream).to(spread)
-    said = head.logits((drawn.abs() if head.rectified else drawn) * spread).argmax(dim=1)
-    shares = torch.bincount(said, minlength=len(head.weight)).float().cpu() / DRAWS
-    return ClassScores(test=HeadProbing.id, values=shares[classes], unit=UNIT)
+        A feature is drawn from a normal law with its deviation over images, and without its sign where none is
+        negative.
+        """
+        spread = head.features.std(dim=0)
+        drawn = torch.randn(self.draws, len(spread), generator=stream).to(spread)
+        said = head.logits((drawn.abs() if head.rectified else drawn) * spread).argmax(dim=1)
+        return torch.bincount(said, minlength=len(head.weight)).float().cpu() / self.draws

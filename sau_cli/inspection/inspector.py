@@ -100,7 +100,7 @@ def _architecture(facts: FileFacts) -> Check:
     return Check(
         id=check_id,
         status=CheckStatus.SKIPPED,
-        evidence=f"{evidence}{f'; nearest are {near}' if near else ''}; other commands need --arch",
+        evidence=f"{evidence}{f'; nearest are {near}' if near else ''}; other commands have to be told it",
     )
 
 

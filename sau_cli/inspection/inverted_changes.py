@@ -15,38 +15,41 @@ import torch
 from torch import Tensor
 
 from sau_cli.description import InputSpec
-from sau_cli.inspection.behaviour_test import Finding, Subject
+from sau_cli.inspection.behaviour_test import BehaviourTest, Finding, Subject
 from sau_cli.inspection.class_scores import ClassScores
 from sau_cli.inspection.residual import WIDER
 from sau_cli.inversion.changes import Change, ChangeKind, change_of
 from sau_cli.inversion.search import Heat, SearchSettings, invert, losses_of
 
-SETTINGS = {
-    ChangeKind.SQUARE: SearchSettings(heats=(Heat(arms=1, steps=12, images=8),), proposals=6, judged_on=48),
-    ChangeKind.MASK: SearchSettings(heats=(Heat(arms=1, steps=14, images=8),), proposals=8, judged_on=48),
-    ChangeKind.SMOOTH: SearchSettings(heats=(Heat(arms=1, steps=14, images=8),), proposals=8, judged_on=48),
-}
-"""All classes come to the end of the race alike, as they are compared."""
 
+@dataclass(frozen=True, kw_only=True)
+class InvertedChange(BehaviourTest):
+    """The test of a kind of change.
 
-@dataclass(frozen=True)
-class InvertedChange:
-    """The test of a kind; see :class:`~sau_cli.inspection.behaviour_test.BehaviourTest`."""
+    Attributes:
+        search: all classes come to the end of its race alike, as they are compared.
+    """
 
     kind: ChangeKind
-    says: str
-    needs_data = True
-    needs_head = False
+    search: SearchSettings
 
     @property
     def id(self) -> str:
         return f"inverted-{self.kind.value}"
 
+    @property
+    def says(self) -> str:
+        return {
+            ChangeKind.SQUARE: "how surely a square on any image leads there",
+            ChangeKind.MASK: "how surely a few pixels of any image lead there",
+            ChangeKind.SMOOTH: "how surely a smooth picture added to any image leads there",
+        }[self.kind]
+
     def change(self, spec: InputSpec) -> Change:
         return change_of(self.kind, (spec.channels, spec.height, spec.width)).loosened(WIDER)
 
     def passes(self, spec: InputSpec, classes: int) -> float:
-        change, settings = self.change(spec), SETTINGS[self.kind]
+        change, settings = self.change(spec), self.search
         looked_at = change.starts * settings.proposals * settings.heats[0].images
         return settings.passes(change, classes) + looked_at / 2
 
@@ -58,7 +61,7 @@ class InvertedChange:
             subject.classes,
             self.change(subject.classifier.description.input),
             stream=subject.stream(f"inverted {self.kind.value}"),
-            settings=SETTINGS[self.kind],
+            settings=self.search,
         )
         sure = -losses_of(inverted.likelihood).log()
         with torch.no_grad():
@@ -68,3 +71,8 @@ class InvertedChange:
             changes=(shown - subject.images[:1]).cpu(),
             success=inverted.success.cpu(),
         )
+
+
+def one_heat(*, steps: int, proposals: int) -> SearchSettings:
+    """A race of one heat, with one arm for each class."""
+    return SearchSettings(heats=(Heat(arms=1, steps=steps, images=8),), proposals=proposals, judged_on=48)

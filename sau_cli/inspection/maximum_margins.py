@@ -9,67 +9,69 @@ Pattern Types Using a Maximum Margin Statistic", S&P 2024.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import torch
 from scipy.stats import gamma
 from torch import Tensor
 
 from sau_cli.classifier import Classifier
 from sau_cli.description import InputSpec
-from sau_cli.inspection.behaviour_test import Finding, Subject
+from sau_cli.inspection.behaviour_test import BehaviourTest, Finding, Subject
 from sau_cli.inspection.class_scores import ClassScores
 from sau_cli.inspection.climbing import margins
-
-TEST = "maximum-margin"
-STARTS, STEPS, RATE = 1, 40, 0.1
-"""Images of noise for each class, steps of Adam up from each, and its learning rate."""
-BEGINNING = 0.5
-"""Deviation of the numbers whose sigmoid an image begins as: near grey."""
-AT_ONCE = 128
+from sau_cli.settings import Count, Positive
 
 
-class MaximumMargin:
-    """The test; see :class:`~sau_cli.inspection.behaviour_test.BehaviourTest`."""
-
-    id = TEST
-    says = "the largest margin that an image climbed from noise reaches"
-    needs_data = False
-    needs_head = False
-
-    def passes(self, spec: InputSpec, classes: int) -> float:  # noqa: ARG002 (of any size)
-        return classes * STARTS * STEPS
-
-    def run(self, subject: Subject) -> Finding:
-        return Finding(scores=maximum_margins(subject.classifier, subject.classes, subject.stream("noise")))
-
-
-def maximum_margins(classifier: Classifier, classes: Tensor, generator: torch.Generator) -> ClassScores:
+@dataclass(frozen=True, kw_only=True)
+class MaximumMargin(BehaviourTest):
     """Climb the margin of each class from images of noise, which a sigmoid keeps within [0, 1].
 
-    Args:
-        classifier: in eval mode and frozen.
-        classes: (E,) int64, those to examine.
+    Attributes:
+        starts: images of noise for each class.
+        steps: of Adam up from each.
+        rate: its learning rate.
+        beginning: deviation of the numbers whose sigmoid an image begins as: near grey.
+        at_once: images.
     """
-    spec, device = classifier.description.input, classifier.mean.device
-    wanted = classes.repeat_interleave(STARTS)
-    noise = BEGINNING * torch.randn(len(wanted), spec.channels, spec.height, spec.width, generator=generator)
-    found = [
-        _climbed(classifier, free.to(device), towards.to(device))
-        for free, towards in zip(noise.split(AT_ONCE), wanted.split(AT_ONCE), strict=True)
-    ]
-    values = torch.cat(found).reshape(len(classes), STARTS).amax(dim=1).cpu()
-    return ClassScores(test=TEST, values=values, unit=max(float(values.abs().median()), 1e-6))
 
+    id = "maximum-margin"
+    says = "the largest margin that an image climbed from noise reaches"
+    needs_data: ClassVar[bool] = False
 
-def _climbed(classifier: Classifier, free: Tensor, classes: Tensor) -> Tensor:
-    """The margins (N,) where the climb ends."""
-    free = free.clone().requires_grad_(True)
-    optimiser = torch.optim.Adam([free], lr=RATE)
-    for _ in range(STEPS):
-        won = margins(classifier(free.sigmoid()).float(), classes)
-        (free.grad,) = torch.autograd.grad(-won.sum(), free)
-        optimiser.step()
-    with torch.no_grad():
-        return margins(classifier(free.sigmoid()).float(), classes)
+    starts: Count = 1
+    steps: Count = 40
+    rate: Positive = 0.1
+    beginning: Positive = 0.5
+    at_once: Count = 128
+
+    def passes(self, spec: InputSpec, classes: int) -> float:
+        return classes * self.starts * self.steps
+
+    def run(self, subject: Subject) -> Finding:
+        classifier, classes = subject.classifier, subject.classes
+        spec, device = classifier.description.input, classifier.mean.device
+        wanted = classes.repeat_interleave(self.starts)
+        shape = (len(wanted), spec.channels, spec.height, spec.width)
+        noise = self.beginning * torch.randn(shape, generator=subject.stream("noise"))
+        found = [
+            self._climbed(classifier, free.to(device), towards.to(device))
+            for free, towards in zip(noise.split(self.at_once), wanted.split(self.at_once), strict=True)
+        ]
+        values = torch.cat(found).reshape(len(classes), self.starts).amax(dim=1).cpu()
+        return Finding(scores=ClassScores(test=self.id, values=values, unit=max(float(values.abs().median()), 1e-6)))
+
+    def _climbed(self, classifier: Classifier, free: Tensor, classes: Tensor) -> Tensor:
+        """The margins (N,) where the climb ends."""
+        free = free.clone().requires_grad_(True)
+        optimiser = torch.optim.Adam([free], lr=self.rate)
+        for _ in range(self.steps):
+            won = margins(classifier(free.sigmoid()).float(), classes)
+            (free.grad,) = torch.autograd.grad(-won.sum(), free)
+            optimiser.step()
+        with torch.no_grad():
+            return margins(classifier(free.sigmoid()).float(), classes)
 
 
 def p_value(values: Tensor) -> float:

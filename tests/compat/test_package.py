@@ -9,6 +9,7 @@ import pkgutil
 import re
 import sys
 import tomllib
+from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -73,6 +74,30 @@ def test_the_adapters_know_no_commands():
         assert not any(name.startswith(("sau_cli.commands", "sau_cli.app")) for name in imports_of(path)), path
 
 
+FLAG = re.compile(r"(?<![\w-])(--[a-z][a-z-]+|-[od](?![\w-]))")
+OF_OTHERS = {"--revision", "--saved-model", "--output"}
+"""Flags of the programs that a sentence says to run."""
+OF_COMMANDS = {"sau_cli/app.py", "sau_cli/reporting/decision.py"}
+"""The command line itself, and what to run next."""
+
+
+def texts_of(path: Path) -> Iterator[str]:
+    """Every text in a file that is no docstring."""
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+    for node in nodes:
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+            yield node.value
+
+
+def test_the_library_names_arguments_and_not_flags():
+    for path in (*(ROOT / "sau_cli").rglob("*.py"), *(ROOT / "adapters").rglob("*.py")):
+        if "commands" in path.parts or path.relative_to(ROOT).as_posix() in OF_COMMANDS:
+            continue
+        for text in texts_of(path):
+            assert not set(FLAG.findall(text)) - OF_OTHERS, (path, text)
+
+
 FLOORS = (
     ("errors", "seeding"),
     ("triggers", "predictions", "inversion"),
@@ -123,3 +148,24 @@ def test_every_import_is_a_declared_dependency():
     renamed |= {"cyclonedx": "cyclonedx-python-lib", "model_signing": "model-signing"}
     outside = {renamed.get(name, name) for name in used - set(sys.stdlib_module_names) - {"sau_cli", "sau_adapters"}}
     assert outside <= declared
+
+
+LONGEST_BODY = 40
+"""Lines of a command's function, without its signature and docstring."""
+
+
+def bodies_of(path: Path) -> Iterator[tuple[str, int]]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef):
+            code = [part for part in node.body if not isinstance(part, ast.Expr) or not _is_text(part)]
+            yield node.name, (node.end_lineno or 0) - code[0].lineno + 1 if code else 0
+
+
+def _is_text(part: ast.Expr) -> bool:
+    return isinstance(part.value, ast.Constant) and isinstance(part.value.value, str)
+
+
+def test_no_function_of_a_command_is_longer_than_a_screen():
+    for path in (ROOT / "sau_cli" / "commands").glob("*.py"):
+        longest = [(name, lines) for name, lines in bodies_of(path) if lines > LONGEST_BODY]
+        assert not longest, path

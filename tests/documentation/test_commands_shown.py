@@ -139,13 +139,13 @@ def test_python_shown_is_python(path, inside):
     ids=lambda one: one.name if isinstance(one, Path) else "",
 )
 def test_settings_shown_are_settings(path, inside, tmp_path):
-    from sau_cli.commands.settings import read_settings
+    from sau_cli.commands.project_defaults import read_defaults
 
     found = tomllib.loads(inside)
     if "grid" in found or "project" in found:  # examples/reproduce has settings of its own
         return
     (tmp_path / "sau.toml").write_text(inside, encoding="utf-8")
-    assert read_settings(tmp_path).policy is not None
+    assert read_defaults(tmp_path).policy is not None
 
 
 @cache

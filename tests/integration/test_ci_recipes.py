@@ -17,7 +17,7 @@ import yaml
 
 from sau_adapters.architectures.cifar_networks import CIFAR_NETWORKS
 from sau_adapters.classifiers.saving import save_classifier
-from sau_cli.commands.settings import read_settings
+from sau_cli.commands.project_defaults import read_defaults
 from tests.conftest import ROOT
 from tests.support.toys import describe
 
@@ -224,7 +224,7 @@ def test_the_job_of_gitlab(work, policy, code):
 
 def test_the_policy_of_the_examples_is_one(tmp_path):
     shutil.copy(EXAMPLES / "sau.toml", tmp_path)
-    assert read_settings(tmp_path).policy is not None
+    assert read_defaults(tmp_path).policy is not None
 
 
 def test_the_hooks_of_pre_commit(work):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sau_adapters.architectures.arguments import parted, with_arguments
 from sau_adapters.architectures.state_names import Prefix, is_irrelevant, naming_for, prefixes, without
-from sau_cli.errors import NotEvaluable, UsageError, reason_of
+from sau_cli.errors import NotEvaluable, UsageError, argument, reason_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -57,7 +57,7 @@ def canonical_name(name: str) -> str:
         return f"torchvision:{bare}"
     known = [*CIFAR_NETWORKS, *timm.list_models(), *zoo_names]
     near = difflib.get_close_matches(bare, known, n=3)
-    hint = f"did you mean {' or '.join(near)}?" if near else "see --help for where names come from"
+    hint = f"did you mean {' or '.join(near)}?" if near else "give timm:NAME, torchvision:NAME or FILE.py:CLASS"
     raise UsageError(f"architecture {name!r} is unknown; {hint}")
 
 
@@ -209,7 +209,10 @@ def check_state(name: str, state: Mapping[str, Tensor], *, classes: int, spec: I
 def _compare(own: Mapping[str, tuple[int, ...]], state: Mapping[str, Tensor], architecture: str) -> None:
     unlike = _differences(own, {key: tuple(tensor.shape) for key, tensor in state.items()})
     if unlike:
-        raise NotEvaluable(f"the weights do not fit {architecture}: {unlike}; give the right --arch or --image-size")
+        raise NotEvaluable(
+            f"the weights do not fit {architecture}: {unlike}; give the right "
+            f"{argument('architecture')} or {argument('image_size')}"
+        )
 
 
 def _differences(own: Mapping[str, tuple[int, ...]], told: Mapping[str, tuple[int, ...]]) -> str:
@@ -305,16 +308,18 @@ def _build_user_class(name: str, *, classes: int, channels: int) -> nn.Module:
     """Call the user's own class, with ``num_classes`` and ``in_channels`` where it takes them."""
     from torch import nn
 
-    made, wanted = user_class(name, flag="--arch"), name.rpartition(":")[2]
+    made, wanted = user_class(name, named_by="architecture"), name.rpartition(":")[2]
     offered: dict[str, Any] = {"num_classes": classes, "in_channels": channels}
     try:
         accepted = inspect.signature(made).parameters
         network = made(**{key: value for key, value in offered.items() if key in accepted})
     except (Exception, SystemExit) as error:
         reason = f"{type(error).__name__}: {reason_of(error)}"
-        raise UsageError(f"--arch {name!r}: calling {wanted} failed ({reason}); repair it") from error
+        raise UsageError(
+            f"{argument('architecture')} {name!r}: calling {wanted} failed ({reason}); repair it"
+        ) from error
     if not isinstance(network, nn.Module):
-        raise UsageError(f"--arch {name!r}: {wanted} made no torch.nn.Module; give a class of one")
+        raise UsageError(f"{argument('architecture')} {name!r}: {wanted} made no torch.nn.Module; give a class of one")
     return network
 
 
@@ -354,11 +359,12 @@ def _build_timm(bare: str, arguments: Mapping[str, Any], *, classes: int, spec: 
         if not arguments:
             raise
         raise UsageError(
-            f"timm's {bare} is not made with {', '.join(arguments)} ({reason_of(error)}); choose another --arch"
+            f"timm's {bare} is not made with {', '.join(arguments)} ({reason_of(error)}); "
+            f"choose another {argument('architecture')}"
         ) from error
     except _CANNOT_BUILD as error:
         raise UsageError(
             f"timm's {bare} cannot be built for {spec.channels}x{spec.size} images ({reason_of(error)}); "
-            "choose another --arch"
+            f"choose another {argument('architecture')}"
         ) from error
     return network

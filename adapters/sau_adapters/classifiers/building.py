@@ -21,7 +21,7 @@ from sau_adapters.classifiers.recognition import PIXELS, check_one_network, one_
 from sau_adapters.tables import Normalisation
 from sau_adapters.zoos.transformers_folders import is_of_transformers
 from sau_cli.description import Description
-from sau_cli.errors import NotEvaluable, UsageError
+from sau_cli.errors import NotEvaluable, UsageError, argument
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -67,7 +67,7 @@ def as_classifier(
 
     if model.graph is not None:
         if architecture is not None:
-            raise UsageError(f"{model.path} is ONNX, which holds its own network; leave --arch out")
+            raise UsageError(f"{model.path} is ONNX, which holds its own network; leave {argument('architecture')} out")
         return _of_graph(model, model.graph, normalisation, image_shape, class_names, untold=untold, to_learn=to_learn)
     known = model.description
     if known is None and model.network is not None:
@@ -77,7 +77,8 @@ def as_classifier(
     name = architecture or (known.architecture if known else None) or one_fitting(model, image_shape)
     if name.startswith("user:"):
         raise NotEvaluable(
-            f"{model.path} needs the class {name.removeprefix('user:')}, which sau lacks; add --arch FILE.py:CLASS"
+            f"{model.path} needs the class {name.removeprefix('user:')}, which sau lacks; "
+            f"add {argument('architecture')} FILE.py:CLASS"
         )
     try:
         name = networks.canonical_name(name)

@@ -11,7 +11,7 @@ from sau_adapters.classifiers.recognition import PIXELS
 from sau_adapters.tables import NORMALISATIONS, Normalisation
 from sau_adapters.zoos.transformers_folders import ToldNetwork
 from sau_cli.description import Description, InputSpec
-from sau_cli.errors import NotEvaluable, UsageError
+from sau_cli.errors import NotEvaluable, UsageError, argument
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,14 +37,16 @@ def described(
     """
     if normalisation is None:
         raise NotEvaluable(
-            f"{path} does not say how its images are normalised; add --normalisation NAME or MEANS/STDS "
+            f"{path} does not say how its images are normalised; add {argument('normalisation')} NAME or MEANS/STDS "
             "(none, cifar10, imagenet, ... or such as .5,.5,.5/.2,.2,.2)"
         )
     from sau_cli.classifier import BINARY
 
     channels, height, width = shape
     if channels is None or height is None or width is None:
-        raise NotEvaluable(f"{path} does not say its input size; add --image-size, such as 32, or --data")
+        raise NotEvaluable(
+            f"{path} does not say its input size; add {argument('image_size')}, such as 32, or {argument('data')}"
+        )
     if classes == 1:  # one output, which tells two apart
         classes = BINARY
     classes = classes or len(class_names or ()) or 1  # if none tell, nothing will fit, and that is the better error
@@ -102,7 +104,8 @@ def normalisation_of_first_steps(path: Path, graph: OnnxNetwork, given: Normalis
         pairs = [(value, ours) for values, (ours,) in zip(given, own, strict=True) for value in values]
         if any(abs(value - ours) > NEARLY for value, ours in pairs):
             raise UsageError(
-                f"{path} normalises its input itself, in the first steps of its graph; leave --normalisation out"
+                f"{path} normalises its input itself, in the first steps of its graph; "
+                f"leave {argument('normalisation')} out"
             )
     return own
 
@@ -116,7 +119,7 @@ def given_or_before(path: Path, given: Normalisation | None, before: Normalisati
     if before is None:
         return given
     if given not in {None, NORMALISATIONS["none"]}:
-        raise UsageError(f"{path} keeps its own normalisation; leave --normalisation out")
+        raise UsageError(f"{path} keeps its own normalisation; leave {argument('normalisation')} out")
     return before
 
 
@@ -124,9 +127,8 @@ def check_same_normalisation(path: Path, told: InputSpec, given: InputSpec) -> N
     """Raises UsageError when a flag says another normalisation than the file: one of the two is wrong."""
     if (told.mean, told.std) != (given.mean, given.std):
         raise UsageError(
-            f"{path} says its normalisation is {told.mean}/{told.std}, and --normalisation says "
-            f"{given.mean}/{given.std}; "
-            "leave the flag out, or ask for a file that tells the truth"
+            f"{path} says its normalisation is {told.mean}/{told.std}, and {argument('normalisation')} says "
+            f"{given.mean}/{given.std}; leave it out, or ask for a file that tells the truth"
         )
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from sau_adapters.architectures.index import recognised
 from sau_adapters.architectures.state_names import Naming, networks_in
 from sau_cli.description import InputSpec
-from sau_cli.errors import NotEvaluable
+from sau_cli.errors import NotEvaluable, argument
 from sau_cli.inspection.file_facts import Recognition
 
 if TYPE_CHECKING:
@@ -52,13 +52,13 @@ def fitting_architectures(model: OpenedModel, image_shape: tuple[int, int, int] 
         told = f" (nearest: {nearest}{f'; of the first, {unlike}' if unlike else ''})" if nearest else ""
         raise NotEvaluable(
             f"{model.path} does not say its architecture, and its tensors are of none that sau knows{told}; "
-            "add --arch NAME, or FILE.py:CLASS for a class of your own"
+            f"add {argument('architecture')} NAME, or FILE.py:CLASS for a class of your own"
         )
     first, size = found.fitting[0], found.fitting[0].size
     if size is not None and image_shape is not None and image_shape[1:] != (size, size):
         raise NotEvaluable(
             f"{model.path} is made for images of {size}x{size}, as its tensors tell, and these are "
-            f"{image_shape[1]}x{image_shape[2]}; add --image-size {size} to resize them"
+            f"{image_shape[1]}x{image_shape[2]}; add {argument('image_size')} {size} to resize them"
         )
     names = [one.name for one in found.fitting]
     if len(names) == 1 or len(names) > MOST_COMPARED:
@@ -106,6 +106,6 @@ def one_fitting(model: OpenedModel, image_shape: tuple[int, int, int] | None) ->
         listed = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
         raise NotEvaluable(
             f"{model.path} does not say its architecture, and its tensors fit {listed}, which compute "
-            f"different things; add --arch, such as --arch {names[0]}"
+            f"different things; add {argument('architecture')}, such as {names[0]}"
         )
     return names[0]

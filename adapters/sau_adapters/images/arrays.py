@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from sau_cli.errors import NotEvaluable
+from sau_cli.errors import NotEvaluable, argument
 from sau_cli.images import LabelledImages
 
 MOST_CLASSES = 100_000
@@ -68,7 +68,8 @@ def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
         return images
     if images.shape[0] * images.shape[1] * size[0] * size[1] > MOST_BYTES:
         raise NotEvaluable(
-            f"{len(images)} images of {size[0]}x{size[1]} pixels do not fit into memory; give a smaller --image-size"
+            f"{len(images)} images of {size[0]}x{size[1]} pixels do not fit into memory; "
+            f"give a smaller {argument('image_size')}"
         )
     scale = max(size[0] / height, size[1] / width)
     target = (max(size[0], round(height * scale)), max(size[1], round(width * scale)))

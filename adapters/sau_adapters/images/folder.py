@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from sau_adapters.images.arrays import labelled_images
-from sau_cli.errors import NotEvaluable, reading
+from sau_cli.errors import NotEvaluable, argument, reading
 from sau_cli.images import ImageData, LabelledImages
 
 JPEG_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jif", ".jfif", ".jfi"})
@@ -393,7 +393,7 @@ def _read(
     sizes = {picture.shape[:2] for picture in pictures}
     if len(sizes) > 1:
         raise NotEvaluable(
-            f"the pictures in {folder} have {len(sizes)} different sizes; add --image-size to resize them"
+            f"the pictures in {folder} have {len(sizes)} different sizes; add {argument('image_size')} to resize them"
         )
     if any(picture.ndim == 3 for picture in pictures):
         pictures = [np.stack([picture] * 3, axis=2) if picture.ndim == 2 else picture for picture in pictures]

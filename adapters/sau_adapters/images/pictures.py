@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from sau_adapters.files import check_writable, written_whole
-from sau_cli.errors import UsageError
+from sau_cli.errors import UsageError, argument
 from sau_cli.triggers.trigger import Trigger
 
 TILE, GAP, HEADING, SIDE = 96, 4, 22, 96
@@ -26,7 +26,7 @@ def write_preview(path: Path, triggers: Sequence[Trigger], images: Tensor, *, fo
         UsageError: the place cannot be written to, or is taken and ``force`` is off.
         NotEvaluable: a trigger that does not fit the images.
     """
-    check_writable(path, force=force, flag="--preview")
+    check_writable(path, force=force, place="preview")
     blocks = [_block(trigger, images) for trigger in triggers]
     whole = Image.new("RGB", (blocks[0].width, sum(block.height for block in blocks)), "white")
     top = 0
@@ -37,7 +37,9 @@ def write_preview(path: Path, triggers: Sequence[Trigger], images: Tensor, *, fo
         with written_whole(path) as temporary:
             whole.save(temporary, format="PNG")
     except ValueError as error:
-        raise UsageError(f"{path} could not be written ({error}); give another name with --preview") from error
+        raise UsageError(
+            f"{path} could not be written ({error}); give another name with {argument('preview')}"
+        ) from error
 
 
 def _block(trigger: Trigger, images: Tensor) -> Image.Image:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sau_adapters.images.arrays import labelled_images
 from sau_adapters.images.folder import fitted
 from sau_adapters.tables import TORCHVISION_DATA
-from sau_cli.errors import NotEvaluable, UsageError
+from sau_cli.errors import NotEvaluable, UsageError, argument
 from sau_cli.images import ImageData, LabelledImages
 
 
@@ -24,7 +24,7 @@ def open_torchvision(name: str, *, root: Path | None, image_size: tuple[int, int
     """
     known = TORCHVISION_DATA[name]
     if root is None:
-        raise UsageError(f"data {name!r} lies on your disk; add --data-root with the folder that holds it")
+        raise UsageError(f"data {name!r} lies on your disk; add {argument('data_root')} with the folder that holds it")
     train = _part(name, root, known.arguments(train=True), image_size)
     test = _part(name, root, known.arguments(train=False), image_size)
     return ImageData(name=name, train=train, test=test, flip=known.flip)
@@ -37,7 +37,8 @@ def _part(name: str, root: Path, choice: dict[str, Any], image_size: tuple[int, 
         part = getattr(datasets, TORCHVISION_DATA[name].class_name)(str(root), download=False, **choice)
     except (RuntimeError, FileNotFoundError) as error:
         raise UsageError(
-            f"data {name!r} was not found under {root}, or its files are damaged; give --data-root the folder "
+            f"data {name!r} was not found under {root}, or its files are damaged; "
+            f"give {argument('data_root')} the folder "
             "that torchvision would download it into"
         ) from error
     except (OSError, ValueError, KeyError, EOFError) as error:
@@ -64,5 +65,5 @@ def _arrays(part: Any, name: str, image_size: tuple[int, int] | None) -> tuple[N
         pictures.append(np.asarray(fitted(picture.convert("RGB"), image_size)))
         labels.append(label)
     if len({picture.shape for picture in pictures}) > 1:
-        raise NotEvaluable(f"the pictures of {name} differ in size; add --image-size to resize them")
+        raise NotEvaluable(f"the pictures of {name} differ in size; add {argument('image_size')} to resize them")
     return np.stack(pictures), np.asarray(labels)

@@ -29,7 +29,7 @@ from sau_adapters.weights.onnx import INSIDE, PREPROCESSING, open_graph
 from sau_cli import __version__
 from sau_cli.classifier import Classifier
 from sau_cli.description import Description, HistoryStep, InputSpec
-from sau_cli.errors import NotEvaluable, reason_of
+from sau_cli.errors import NotEvaluable, argument, reason_of
 from sau_cli.exporting.exporter import ProvenExport
 from sau_cli.exporting.verification import ExportedModel, Verification, VerificationLimits, loss_limits, provider_id
 from sau_cli.model_state import evaluating
@@ -136,7 +136,7 @@ class OnnxExporter:
         if self.smaller is not None and onnx_files.data_path(graph).is_file():
             raise NotEvaluable(
                 f"weights of over {self.external_above:,} bytes are exported in float32 only; "
-                "leave out --precision and --quantize"
+                f"leave out {argument('precision')} and {argument('quantize')}"
             )
         if self.smaller is Smaller.FP16:
             model = onnx_forms.half(onnx.load(str(graph)))

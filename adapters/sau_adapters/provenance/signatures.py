@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from sau_adapters.files import check_readable
-from sau_cli.errors import NotEvaluable, UsageError, reason_of
+from sau_cli.errors import NotEvaluable, UsageError, argument, reason_of
 
 
 def check_installed() -> None:
@@ -54,7 +54,8 @@ def sign(path: Path, *, private_key: Path) -> None:
             raise
         except Exception as error:
             raise UsageError(
-                f"--sign-key {private_key} cannot sign ({reason_of(error)}); give an elliptic curve key in PEM, "
+                f"{argument('sign_key')} {private_key} cannot sign ({reason_of(error)}); "
+                "give an elliptic curve key in PEM, "
                 "as openssl ecparam -name prime256v1 -genkey writes it"
             ) from error
 
@@ -70,7 +71,8 @@ def check_key(private_key: Path) -> None:
             signing.Config().use_elliptic_key_signer(private_key=private_key)
         except Exception as error:
             raise UsageError(
-                f"--sign-key {private_key} is no key that signs ({reason_of(error)}); give an elliptic curve key in "
+                f"{argument('sign_key')} {private_key} is no key that signs ({reason_of(error)}); "
+                "give an elliptic curve key in "
                 "PEM, as openssl ecparam -name prime256v1 -genkey writes it"
             ) from error
 
@@ -95,7 +97,7 @@ def broken_signature(path: Path, *, files: Mapping[str, str], public_key: Path) 
             config = verifying.Config().use_elliptic_key_verifier(public_key=public_key)
         except Exception as error:
             raise UsageError(
-                f"--public-key {public_key} is no public key ({reason_of(error)}); give one in PEM"
+                f"{argument('public_key')} {public_key} is no public key ({reason_of(error)}); give one in PEM"
             ) from error
         try:
             config.set_ignore_unsigned_files(True).verify(path.parent, bundle)

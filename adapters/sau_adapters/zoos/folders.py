@@ -12,7 +12,7 @@ from typing import Any
 from sau_adapters.architectures.arguments import with_arguments
 from sau_adapters.files import ESCAPE, is_blob_of, shortened
 from sau_cli.description import Description, InputSpec
-from sau_cli.errors import NotEvaluable, SauError, UnsafeFile, UsageError
+from sau_cli.errors import NotEvaluable, SauError, UnsafeFile, UsageError, argument
 
 SAFETENSORS, INDEX, ONNX_WITHIN = "model.safetensors", "model.safetensors.index.json", "onnx/model.onnx"
 WEIGHTS = (SAFETENSORS, INDEX, "pytorch_model.bin", "model.pt", "model.pth", "saved_model.pb")
@@ -81,7 +81,8 @@ def described_beside(weights: Path) -> Description | None:
         return described_by(told)
     except (KeyError, ValueError, TypeError, AttributeError, OverflowError, SauError) as error:
         raise NotEvaluable(
-            f"{config} describes no classifier that can be built ({error}); move it away and give --arch"
+            f"{config} describes no classifier that can be built ({error}); move it away and give "
+            f"{argument('architecture')}"
         ) from error
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from sau_adapters.zoos.folders import INDEX, ONNX_WITHIN, SAFETENSORS
 from sau_adapters.zoos.names import hub_name
-from sau_cli.errors import Interrupted, NotEvaluable, UsageError, reason_of
+from sau_cli.errors import Interrupted, NotEvaluable, UsageError, argument, reason_of
 
 DESCRIBING = ("config.json", "preprocessor_config.json")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".tar")
@@ -169,7 +169,8 @@ def _explained(model: Path, error: Exception) -> UsageError | NotEvaluable:
         causes.append(cause)
     if any(isinstance(one, errors.OfflineModeIsEnabled) for one in causes):
         return UsageError(
-            f"{model} cannot be fetched, as HF_HUB_OFFLINE forbids it; unset that, or leave --download out to take "
+            f"{model} cannot be fetched, as HF_HUB_OFFLINE forbids it; "
+            f"unset that, or leave {argument('download')} out to take "
             "what this machine's cache has"
         )
     full = next((one for one in causes if isinstance(one, OSError) and one.errno in {errno.ENOSPC, errno.EDQUOT}), None)
@@ -190,7 +191,8 @@ def _explained(model: Path, error: Exception) -> UsageError | NotEvaluable:
             f"{model} cannot be kept ({reason_of(denied)}); set HF_HOME to a place that can be written to"
         )
     return NotEvaluable(
-        f"the hub cannot be reached for {model} ({reason_of(causes[-1])}); check the network, or leave --download out "
+        f"the hub cannot be reached for {model} ({reason_of(causes[-1])}); "
+        f"check the network, or leave {argument('download')} out "
         "to take what this machine's cache has"
     )
 

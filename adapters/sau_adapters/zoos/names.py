@@ -15,7 +15,7 @@ from typing import Any
 from sau_adapters.tables import INNER_TRANSFORM, transformed_within
 from sau_adapters.zoos.folders import ONNX_WITHIN, WEIGHTS, described_by, weights_in
 from sau_cli.description import Description, InputSpec
-from sau_cli.errors import UsageError
+from sau_cli.errors import UsageError, argument
 
 ZOOS = ("timm:", "torchvision:", "hf-hub:")
 
@@ -146,7 +146,7 @@ def _in_hub_cache(model: Path, repository: str, revision: str | None, files: tup
         at = f" --revision {revision}" if revision else ""
         raise UsageError(
             f"{model} is not in this machine's cache of the hub, and nothing is fetched; get it with: "
-            f"hf download {repository}{at} (or add --download, which never fetches a pickle)"
+            f"hf download {repository}{at} (or add {argument('download')}, which never fetches a pickle)"
         )
     return path
 

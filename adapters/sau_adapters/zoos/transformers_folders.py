@@ -15,7 +15,7 @@ from typing import Any
 
 from sau_adapters.tables import Normalisation
 from sau_cli.description import Description, InputSpec
-from sau_cli.errors import NotEvaluable, UsageError
+from sau_cli.errors import NotEvaluable, UsageError, argument
 
 ZOO = "transformers:"
 """What the name of such an architecture begins with."""
@@ -160,7 +160,7 @@ def network_beside(weights: Path) -> ToldNetwork | None:
     except (KeyError, ValueError, TypeError, AttributeError, OverflowError, RecursionError, UsageError) as error:
         raise NotEvaluable(
             f"{config} or {PREPROCESSOR} beside it is damaged ({error}); get both again, or move them away and "
-            "add --arch"
+            f"add {argument('architecture')}"
         ) from error
 
 

@@ -136,7 +136,7 @@ def test_folders_with_a_split(tmp_path):
 def test_pictures_of_many_sizes_need_a_size(tmp_path):
     folder = write_folder(tmp_path / "clean")
     Image.new("RGB", (30, 20)).save(folder / "cat" / "wide.png")
-    with pytest.raises(NotEvaluable, match="--image-size"):
+    with pytest.raises(NotEvaluable, match="image_size"):
         open_images(str(folder))
     assert open_images(str(folder), image_size=(8, 12)).train.images.shape == (5, 3, 8, 12)
 
@@ -156,7 +156,7 @@ def test_a_folder_without_pictures_is_refused(tmp_path):
 def test_unknown_names_are_refused_with_the_nearest():
     with pytest.raises(UsageError, match="did you mean cifar10"):
         open_images("cifar-10")
-    with pytest.raises(UsageError, match="--data-root"):
+    with pytest.raises(UsageError, match="data_root"):
         open_images("cifar10")
 
 

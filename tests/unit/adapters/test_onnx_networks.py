@@ -63,9 +63,9 @@ def test_what_is_no_classifier_of_images_is_said(tmp_path, options, sentence):
 
 def test_a_foreign_graph_needs_its_normalisation_and_no_architecture(tmp_path):
     checkpoint = read_checkpoint(linear_graph(tmp_path / "m.onnx", WEIGHT))
-    with pytest.raises(NotEvaluable, match="--normalisation"):
+    with pytest.raises(NotEvaluable, match="add normalisation"):
         as_classifier(checkpoint)
-    with pytest.raises(UsageError, match="leave --arch out"):
+    with pytest.raises(UsageError, match="leave architecture out"):
         as_classifier(checkpoint, architecture="small_cnn", **PLAIN)
     classifier = as_classifier(checkpoint, **PLAIN)
     assert (classifier.description.architecture, classifier.description.classes) == ("onnx", 10)

@@ -68,7 +68,7 @@ def test_tensors_that_fit_networks_which_compute_otherwise_are_asked_about(tmp_p
     try:
         loaded = as_classifier(read_checkpoint(path), **PLAIN)
     except NotEvaluable as error:
-        assert "--arch timm:" in str(error)
+        assert "architecture, such as timm:" in str(error)
     else:
         assert loaded.description.architecture.startswith("timm:vit_tiny_patch16")
 
@@ -183,7 +183,7 @@ def test_counters_of_averages_and_profilers_are_no_matter(tmp_path):
 def test_the_size_that_tensors_are_made_for_is_named(tmp_path):
     path = tmp_path / "vit.safetensors"
     save_file(timm.create_model("vit_tiny_patch16_224", num_classes=5).state_dict(), path)
-    with pytest.raises(NotEvaluable, match="--image-size 224"):
+    with pytest.raises(NotEvaluable, match="image_size 224"):
         as_classifier(read_checkpoint(path), **PLAIN)
 
 

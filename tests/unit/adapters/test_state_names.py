@@ -152,5 +152,5 @@ def test_a_layer_that_normalises_in_front_of_the_network(tmp_path, names, scale)
         with torch.no_grad():
             assert torch.allclose(classifier(images), theirs, atol=1e-4)
     assert "read as its normalisation" in read_as(checkpoint, classifier)[1]
-    with pytest.raises(UsageError, match="leave --normalisation out"):
+    with pytest.raises(UsageError, match="leave normalisation out"):
         as_classifier(checkpoint, normalisation=((0.5,), (0.5,)), image_shape=(3, 64, 64))

@@ -144,7 +144,7 @@ def test_without_a_preprocessor_the_normalisation_is_asked_for(vit):
     facts = file_facts(vit)
     assert facts.description is None
     assert "transformers:ViTForImageClassification, 10 classes (seven, " in facts.notes[0]
-    with pytest.raises(NotEvaluable, match="--normalisation"):
+    with pytest.raises(NotEvaluable, match="add normalisation"):
         as_classifier(read_checkpoint(vit))
     given = as_classifier(read_checkpoint(vit), normalisation=((0.5,), (0.5,)))
     assert given.description.class_names == NAMES

@@ -70,7 +70,7 @@ def test_what_is_not_there_is_a_usage_error(source):
 
 def test_a_picture_needs_a_target(tmp_path):
     Image.new("L", (2, 2)).save(tmp_path / "p.png")
-    with pytest.raises(UsageError, match="--target"):
+    with pytest.raises(UsageError, match="add target"):
         open_trigger(f"patch:{tmp_path / 'p.png'}", None)
 
 

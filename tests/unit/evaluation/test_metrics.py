@@ -138,7 +138,7 @@ def test_no_image_that_differs_is_no_certainty():
 @pytest.mark.parametrize(("total", "lost"), [(100, 3), (1000, 7), (10_000, 566), (125, 1)])
 def test_a_drop_that_equals_its_limit_is_within_it(total, lost):
     before, after = np.ones(total, dtype=bool), np.arange(total) >= lost
-    limit = parse_fraction(f"{100 * lost / total:.10g}%", "--max-acc-drop")
+    limit = parse_fraction(f"{100 * lost / total:.10g}%", "max_acc_drop")
     assert at_most("x", paired_drop(before, after), limit, confident=False, what="x").status is CheckStatus.PASSED
     assert at_least("x", rate(lost, total), limit, confident=False, what="x").status is CheckStatus.PASSED
 
@@ -165,13 +165,13 @@ def test_what_was_measured_before_a_trigger_that_does_not_fit_is_kept():
     ("text", "value"), [("0.05", 0.05), ("5%", 0.05), ("1", 1), ("100%", 1), ("0", 0), ("2.5%", 0.025)]
 )
 def test_shares_are_read(text, value):
-    assert parse_fraction(text, "--max-asr") == pytest.approx(value)
+    assert parse_fraction(text, "max_asr") == pytest.approx(value)
 
 
 @pytest.mark.parametrize("text", ["5", "-0.1", "abc", "", "%", "nan", "101%"])
 def test_other_shares_are_refused(text):
-    with pytest.raises(UsageError, match="--max-asr"):
-        parse_fraction(text, "--max-asr")
+    with pytest.raises(UsageError, match="max_asr"):
+        parse_fraction(text, "max_asr")
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from sau_cli.errors import NotEvaluable, UsageError
 from sau_cli.head import Head
 from sau_cli.images import LabelledImages
-from sau_cli.inspection import feature_shifts, head_probing, maximum_margins
-from sau_cli.inspection.adversarial_flow import adversarial_flow
+from sau_cli.inspection.adversarial_flow import AdversarialFlow
 from sau_cli.inspection.behaviour import SUSPECTS, cost, examine_behaviour, most_suspicious, over_said
 from sau_cli.inspection.behaviour_checks import behaviour_checks, behaviour_details
 from sau_cli.inspection.behaviour_test import BehaviourTest, Subject
@@ -24,7 +23,9 @@ from sau_cli.inspection.channel_bounds import channel_bounds
 from sau_cli.inspection.class_scores import ClassScores, anomaly_index
 from sau_cli.inspection.climbing import margins
 from sau_cli.inspection.effort import AskedTests, Effort
-from sau_cli.inspection.maximum_margins import p_value
+from sau_cli.inspection.feature_shifts import FeatureShift
+from sau_cli.inspection.head_probing import HeadProbing
+from sau_cli.inspection.maximum_margins import MaximumMargin, p_value
 from sau_cli.results import CheckStatus
 from tests.support.toys import describe, names, random_images
 
@@ -95,7 +96,11 @@ def test_a_lead_is_over_the_highest_other():
 def test_maximum_margins_climb_to_the_known_maximum():
     """Of this linear model the margin of a class is largest where its rows are white and all others black: 10 w."""
     classifier = a_classifier(QuadrantNet(target=2, boost=3.0)).requires_grad_(False)
-    found = maximum_margins.maximum_margins(classifier, torch.arange(CLASSES), torch.Generator().manual_seed(0))
+    nothing = torch.zeros(0)
+    looked_at = Subject(
+        classifier=classifier, classes=torch.arange(CLASSES), images=nothing, labels=nothing.long(), seed=0
+    )
+    found = MaximumMargin().run(looked_at).scores
     expected = torch.tensor([10.0, 10.0, 30.0, 10.0, 10.0, 10.0])
     assert bool((found.values <= expected + 1e-4).all())
     assert bool((found.values >= 0.4 * expected).all())
@@ -140,24 +145,24 @@ def test_the_class_that_a_shade_leads_to_is_found():
 def test_random_features_are_given_to_the_class_whose_weights_are_largest():
     even_head = Head(weight=torch.eye(CLASSES), bias=torch.zeros(CLASSES), features=torch.eye(CLASSES))
     stream = torch.Generator().manual_seed(0)
-    shares = head_probing.head_probing(even_head, torch.arange(CLASSES), stream).values
+    shares = HeadProbing().shares(even_head, stream)
     assert float(shares.sum()) == pytest.approx(1)
     assert shares.tolist() == pytest.approx([1 / CLASSES] * CLASSES, abs=0.03)
     weight = torch.eye(CLASSES)
     weight[2] = 1.0  # the sum of all features, which is above each of them
     greedy = replace(even_head, weight=weight)
-    assert head_probing.head_probing(greedy, torch.arange(CLASSES), stream).values[2] == 1
+    assert HeadProbing().shares(greedy, stream)[2] == 1
     away = replace(even_head, features=torch.eye(CLASSES) - 0.5)  # below 0 too, so the sum is not always above
-    assert head_probing.head_probing(replace(away, weight=weight), torch.arange(CLASSES), stream).values[2] < 1
+    assert HeadProbing().shares(replace(away, weight=weight), stream)[2] < 1
 
 
 def test_a_shift_of_features_comes_to_the_end_of_its_length():
     """Of two classes that are one feature each, the shift that wins most is along their difference."""
     features = torch.tensor([[1.0, -1.0], [-1.0, 1.0], [1.0, -1.0], [-1.0, 1.0]])
     head = Head(weight=torch.eye(2), bias=torch.zeros(2), features=features)
-    found = feature_shifts.feature_shifts(head, torch.tensor([0, 1, 0, 1]), torch.arange(2))
+    found = FeatureShift().margins(head, torch.tensor([0, 1, 0, 1]), torch.arange(2))
     spread = float(features.std(dim=0)[0])
-    length = feature_shifts.LENGTH * 2**0.5
+    length = FeatureShift().length * 2**0.5
     expected = -2 + spread * length * 2**0.5  # of the other class's images, and (1, -1) / sqrt(2) of that length
     assert found.tolist() == pytest.approx([expected] * 2, abs=1e-3)
 
@@ -192,10 +197,9 @@ def test_a_network_without_a_head_is_never_cleared():
 
 
 def test_adversarial_examples_flow_to_the_class_that_is_easiest():
-    classifier = a_classifier(QuadrantNet(target=1, boost=6.0)).requires_grad_(False)
     images = bright_images()
-    keep = images.labels != 1
-    found = adversarial_flow(classifier, images.images[keep].float() / 255, images.labels[keep], torch.arange(CLASSES))
+    others = images.take((images.labels != 1).nonzero().squeeze(1))
+    found = AdversarialFlow().run(subject(QuadrantNet(target=1, boost=6.0), others)).scores
     assert float(found.values.sum()) == pytest.approx(1.0)
     assert int(found.values.argmax()) == 1
 
@@ -346,7 +350,7 @@ def test_what_cannot_be_examined_is_said():
 def test_more_seeds_and_data_cost_more():
     classifier = describe(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
     alone = cost(classifier, with_data=False, effort=Effort.STANDARD)
-    each = 2 * (2 * 64 * 10) * maximum_margins.STARTS * maximum_margins.STEPS
+    each = 2 * (2 * 64 * 10) * MaximumMargin().starts * MaximumMargin().steps
     assert alone == each * (10 + 2 * SUSPECTS)
     assert cost(classifier, with_data=False, effort=Effort.DEEP) == each * (10 + 8 * SUSPECTS)
     assert cost(classifier, with_data=True, effort=Effort.STANDARD) > alone

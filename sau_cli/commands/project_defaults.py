@@ -14,8 +14,8 @@ from sau_cli.gating.policy import Policy, parse_policy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """What the file may set; each key is the flag of that name, and counts after the flag and the model's metadata."""
+class ProjectDefaults:
+    """What the file may set: each key is the flag of that name, and counts after the flag and the model's metadata."""
 
     data: str | None = None
     data_root: str | None = None
@@ -26,8 +26,8 @@ class Settings:
     policy: Policy | None = None
 
 
-def read_settings(folder: Path) -> Settings:
-    """The settings of a folder; empty where it has none.
+def read_defaults(folder: Path) -> ProjectDefaults:
+    """The defaults of a folder; none where it has no such file.
 
     Raises:
         UsageError: the file is no TOML, or has a key or a value that means nothing here.
@@ -41,7 +41,7 @@ def read_settings(folder: Path) -> Settings:
         if not isinstance(table, dict):
             raise UsageError(f"{shared.name} has a [tool.sau] that is no table; repair or remove it")
         return _checked(table, shared)
-    return Settings()
+    return ProjectDefaults()
 
 
 def read_policy(path: Path) -> Policy:
@@ -65,11 +65,11 @@ def _parsed(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path.name} cannot be read ({reason_of(error)}); repair it") from error
 
 
-def _checked(table: dict[str, Any], path: Path) -> Settings:
+def _checked(table: dict[str, Any], path: Path) -> ProjectDefaults:
     policy = table.pop("policy", None)
     if policy is not None and not isinstance(policy, dict):
         raise UsageError(f"{path.name} sets policy to {policy!r}; give a [policy] table")
-    known = {field.name.replace("_", "-"): field.name for field in fields(Settings) if field.name != "policy"}
+    known = {field.name.replace("_", "-"): field.name for field in fields(ProjectDefaults) if field.name != "policy"}
     for key, value in table.items():
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
@@ -82,7 +82,7 @@ def _checked(table: dict[str, Any], path: Path) -> Settings:
             allowed = (int, str)
         if not isinstance(value, allowed) or isinstance(value, bool) or len(str(value)) > 4000:
             raise UsageError(f"{path.name} sets {key} to {value!r}; give it as the flag --{key} takes it")
-    return Settings(
+    return ProjectDefaults(
         **{known[key]: value for key, value in table.items()},
         policy=None if policy is None else parse_policy(policy, path.name, formats=FORMATS),
     )
