@@ -23,10 +23,12 @@ from sau_cli.commands.options import (
     PolicyOption,
     ReadingOptions,
     SeedOption,
+    TableOption,
     with_groups,
 )
 from sau_cli.commands.session import Session
 from sau_cli.commands.settings import read_policy
+from sau_cli.commands.tables import write_tables_at_end
 from sau_cli.errors import ExitCode, UsageError
 from sau_cli.inspection.effort import ALL_TESTS, AskedTests, Effort
 from sau_cli.reporting.json_document import plain
@@ -81,6 +83,7 @@ def inspect(
         Path | None,
         typer.Option(metavar="KEY.pub", help="Fail unless the file is ONNX, signed with the key to this one."),
     ] = None,
+    table: TableOption = None,
     data_root: DataRootOption = None,
     reading: ReadingOptions,
     download: DownloadOption = False,
@@ -119,9 +122,10 @@ def inspect(
       sau inspect model.purified.safetensors --reference model.safetensors --data clean/
       sau inspect model.safetensors --data digits --policy policy.toml
       sau inspect model.safetensors --json - | jq .verdict
-      sau inspect models/ --jobs 4 --report models.html
+      sau inspect models/ --jobs 4 --report models.sarif --table models.html
     """
     with Session("inspect", output) as session:
+        write_tables_at_end(session, table or ())
         fetch(session, *models, reference, download=download)
         asked = request(reading, data=data, data_root=data_root)
         inspect_one = partial(

@@ -144,6 +144,16 @@ ReportOption: TypeAlias = Annotated[
         rich_help_panel=_TALK,
     ),
 ]
+TableOption: TypeAlias = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--table",
+        metavar="FILE",
+        help="Write one row a model, as FILE's name says: .html (sorts and filters, with a page for each model), "
+        ".jsonl, .csv or .parquet. May be repeated.",
+        rich_help_panel=_TALK,
+    ),
+]
 QuietOption: TypeAlias = Annotated[
     bool, typer.Option("--quiet", "-q", help="No tables and no progress; errors only.", rich_help_panel=_TALK)
 ]
