@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sau_cli.commands.attesting import GivenStatement, attest_at_end, check_attestation, given_statement
 from sau_cli.commands.behaviour_view import examine
 from sau_cli.commands.chain_view import check_chain
 from sau_cli.commands.file_view import file_tables, inspection_view
@@ -83,6 +84,31 @@ def inspect(
         Path | None,
         typer.Option(metavar="KEY.pub", help="Fail unless the file is ONNX, signed with the key to this one."),
     ] = None,
+    attest: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write the verdict as an in-toto statement on the bytes that were examined; of several models, one "
+            "each into the folder FILE.",
+        ),
+    ] = None,
+    sign_key: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="KEY.pem",
+            help="Sign the statement with this elliptic curve key (pip install model-signing pyopenssl).",
+        ),
+    ] = None,
+    verify_attestation: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Fail unless this statement, or that on the model in this folder, holds of the model."
+        ),
+    ] = None,
+    attestation_key: Annotated[
+        Path | None,
+        typer.Option(metavar="KEY.pub", help="Fail unless the statement is signed with the key to this one."),
+    ] = None,
     table: TableOption = None,
     data_root: DataRootOption = None,
     reading: ReadingOptions,
@@ -122,6 +148,7 @@ def inspect(
       sau inspect model.purified.safetensors --reference model.safetensors --data clean/
       sau inspect model.safetensors --data digits --policy policy.toml
       sau inspect model.safetensors --json - | jq .verdict
+      sau inspect model.safetensors --data digits --attest verdict.intoto.json --sign-key key.pem
       sau inspect models/ --jobs 4 --report models.sarif --table models.html
     """
     with Session("inspect", output) as session:
@@ -138,12 +165,14 @@ def inspect(
             seed=seed,
             public_key=public_key,
             reference=reference,
+            statement=given_statement(verify_attestation, attestation_key),
         )
         inspect_alone = partial(inspect_one, session, tensors=tensors)
         several = UsageError("--reference is of one model; inspect that one alone")
         if reference is not None and len(models) > 1:
             raise several
         if len(models) == 1 and not models[0].is_dir():
+            attest_at_end(session, attest, private_key=sign_key, several=False)
             inspect_alone(models[0])
             return
 
@@ -153,7 +182,9 @@ def inspect(
         found = models_at(models)
         if reference is not None and len(found.models) > 1:
             raise several
-        if len(found.models) == 1 and not found.open_questions:
+        alone = len(found.models) == 1 and not found.open_questions
+        attest_at_end(session, attest, private_key=sign_key, several=not alone)
+        if alone:
             inspect_alone(found.models[0])
         else:
             inspect_folder(session, models[0] if len(models) == 1 else None, found, inspect_one, jobs=jobs)
@@ -171,6 +202,7 @@ def inspect_model(
     seed: int,
     public_key: Path | None = None,
     reference: Path | None = None,
+    statement: GivenStatement | None = None,
     tensors: bool = False,
 ) -> None:
     """Inspect one model: what is found goes into the session, also where an error ends it.
@@ -182,6 +214,7 @@ def inspect_model(
         device: what measurements run on, as ``--device`` takes it.
         public_key: that a signature of ONNX must be of.
         reference: the model that it was purified from, to look at both together.
+        statement: on it, to hold against it.
         tensors: show them, each with its shape.
     """
     from sau_cli.gating.policy import judge_measures
@@ -195,6 +228,8 @@ def inspect_model(
     findings.add(*checks, not_examined)
     findings.judge(*inspection_verdict(facts))
     findings.tell(file=plain(facts), parameters=facts.parameters)
+    if statement is not None:
+        findings.add(*check_attestation(opened, statement, tuple(checks)))
     if rules is not None:
         findings.add(*_judge_file(facts, rules, findings.checks))
     try:
@@ -247,8 +282,12 @@ def _judge_file(facts: FileFacts, rules: Policy, checks: Sequence[Check]) -> tup
         description=facts.description,
         worst=worst,
         beside=facts.beside,
+        attestation=tuple(check for check in checks if check.id.startswith("attestation.")),
     )
     return judge_file(file, rules)
+
+
+_HELD = {CheckStatus.FAILED, CheckStatus.INCONCLUSIVE}
 
 
 def _worse(found: tuple[Verdict, ExitCode], checks: Sequence[Check]) -> tuple[Verdict, ExitCode]:
@@ -259,7 +298,7 @@ def _worse(found: tuple[Verdict, ExitCode], checks: Sequence[Check]) -> tuple[Ve
         for check in checks
         if check.id.startswith("policy.")
         or check.id in {"behaviour.score", "behaviour.easiest-change", "residual.score"}
-        or (check.id.startswith("chain.") and check.status is CheckStatus.FAILED)
+        or (check.id.startswith(("chain.", "attestation.")) and check.status in _HELD)
     )
     if not judged or verdict is Verdict.UNSAFE:
         return found
