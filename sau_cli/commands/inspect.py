@@ -13,7 +13,7 @@ from sau_cli.commands.attesting import GivenStatement, attest_at_end, check_atte
 from sau_cli.commands.behaviour_view import examine
 from sau_cli.commands.chain_view import check_chain
 from sau_cli.commands.file_view import file_tables, inspection_view
-from sau_cli.commands.inputs import Request, fetch, opened_once, request
+from sau_cli.commands.inputs import Request, fetch, located_once, opened_once, request
 from sau_cli.commands.options import (
     DataOption,
     DataRootOption,
@@ -168,10 +168,12 @@ def inspect(
             statement=given_statement(verify_attestation, attestation_key),
         )
         inspect_alone = partial(inspect_one, session, tensors=tensors)
+        from sau_adapters.zoos.addresses import is_address
+
         several = UsageError("--reference is of one model; inspect that one alone")
         if reference is not None and len(models) > 1:
             raise several
-        if len(models) == 1 and not models[0].is_dir():
+        if len(models) == 1 and not (models[0].is_dir() or is_address(models[0])):
             attest_at_end(session, attest, private_key=sign_key, several=False)
             inspect_alone(models[0])
             return
@@ -259,12 +261,14 @@ def inspect_model(
 
 def _read(session: Session, model: Path) -> OpenedModel:
     """A model's files, read once, which are recorded with what they keep beside them."""
-    from sau_adapters.models import locate
+    from sau_adapters.zoos.addresses import name_of
 
-    session.findings.tell(path=str(model))
-    opened = opened_once(session, locate(model))
+    session.findings.tell(path=name_of(model))
+    opened = opened_once(session, located_once(session, model))
     facts = opened.facts
-    session.took(Path(opened.source or model), facts.sha256)
+    if opened.located.told:
+        session.findings.tell(fetched=opened.located.told)
+    session.took(opened.source or model, facts.sha256)
     for name, sha256 in facts.beside.items():
         if sha256 is not None:
             session.took(opened.path.parent / name, sha256)

@@ -139,9 +139,13 @@ class Session:
         if self._team.leads:
             self._claims.enter_context(claimed(*paths))
 
-    def took(self, path: Path, sha256: str | None = None) -> None:
-        """Record an input file, once."""
-        self.findings.took(InputFile(path=str(path), sha256=sha256 or sha256_of(path)))
+    def took(self, path: Path | str, sha256: str | None = None) -> None:
+        """Record an input file, once.
+
+        Args:
+            path: or where it comes from, with its SHA-256.
+        """
+        self.findings.took(InputFile(path=str(path), sha256=sha256 or sha256_of(Path(path))))
 
     def wrote(self, role: str, path: Path) -> None:
         """Record an output file under its role."""

@@ -96,7 +96,7 @@ def rows_of(report: Report) -> Iterator[ModelRow]:
         name = check.id.removeprefix("skipped.")
         if name != check.id:
             yield ModelRow(
-                path=Path(folder, name).as_posix(),
+                path=f"{folder.rstrip('/')}/{name}" if folder else name,
                 verdict=SKIPPED,
                 finding=check.evidence,
                 tool_version=report.tool_version,
