@@ -12,6 +12,7 @@ from torch import Tensor
 from sau_cli.augmentation import Augmentation
 from sau_cli.description import Description
 from sau_cli.errors import NotEvaluable, UsageError, argument
+from sau_cli.resuming import digest_of
 from sau_cli.seeding import random_stream
 
 COLOURS = 3
@@ -66,6 +67,11 @@ class LabelledImages:
     @property
     def classes(self) -> int:
         return len(self.class_names)
+
+    @property
+    def sha256(self) -> str:
+        """Of the pixels, labels and names of classes, in their order, by which one set is told from another."""
+        return digest_of(tuple(self.images.shape), self.images, self.labels, self.class_names)
 
     def take(self, indices: Tensor | Sequence[int]) -> LabelledImages:
         """The images at these places, in this order."""

@@ -21,6 +21,7 @@ from sau_adapters.weights.content import Content
 from sau_adapters.weights.formats import reader_of
 from sau_adapters.weights.onnx import OnnxReader, normalises
 from sau_adapters.weights.reader import ListedWeights, LoadedWeights, WeightsReader
+from sau_adapters.zoos.addresses import address_of, is_address
 from sau_adapters.zoos.folders import described_beside
 from sau_adapters.zoos.names import described_by_zoo, parted_spec, source_of, weights_of
 from sau_adapters.zoos.transformers_folders import ToldNetwork, network_beside
@@ -46,26 +47,41 @@ class LocatedModel:
         path: the file of its weights, or that which names the others.
         source: where on the hub it comes from, with the commit; None where it comes from elsewhere.
         part: what the tensors' names of the network begin with that is meant, where the file has several.
+        told: what was fetched for it, as a sentence; empty where nothing was asked of another machine.
+        hold: keeps what was fetched in the cache for as long as somebody has this.
     """
 
     spec: Path
     path: Path
     source: str | None
     part: str = ""
+    told: str = ""
+    hold: object = None
 
 
-def locate(spec: Path) -> LocatedModel:
-    """Find the file that a model is in. Nothing is read or fetched.
+def locate(spec: Path, *, watch: Watch | None = None) -> LocatedModel:
+    """Find the file that a model is in. What is at an address is fetched; nothing else is read or fetched.
 
     Args:
-        spec: a file, a folder with one, or a name in a zoo whose cache has it; ``FILE#NAME`` for that of several
-            networks in a file whose tensors' names begin with NAME.
+        spec: a file, a folder with one, a name in a zoo whose cache has it, or an address such as ``s3://BUCKET/FILE``;
+            ``FILE#NAME`` for that of several networks in a file whose tensors' names begin with NAME.
+        watch: of the fetching.
 
     Raises:
-        UsageError: a folder without a model, or with several; a zoo without it, or whose cache has it not.
-        UnsafeFile: the model in a folder is a link out of it, and not into the hub's cache.
+        UsageError: a folder without a model, or with several; a zoo without it, or whose cache has it not; nothing at
+            the address.
+        NotEvaluable: the address cannot be read.
+        UnsafeFile: the model in a folder is a link out of it, and not into the hub's cache; or the head of a file at an
+            address shows that it must not be opened.
     """
     place, part = parted_spec(spec)
+    if is_address(place):
+        from sau_adapters.zoos.fetched import fetched
+
+        model = fetched(address_of(place), watch=watch)
+        return LocatedModel(
+            spec=spec, path=model.path, source=model.source, part=part, told=model.told, hold=model.hold
+        )
     path = weights_of(place)
     return LocatedModel(spec=spec, path=path, source=source_of(place, path), part=part)
 

@@ -92,6 +92,9 @@ def examine(
     chosen = chosen_device(device)
     session.findings.ran_on(device=str(chosen))
     classifier = opened.to(chosen)
+    if images is not None:
+        tested = images.for_testing
+        session.findings.tell(data={"name": images.name, "images": len(tested), "sha256": tested.sha256})
     checks = () if images is None else (_accuracy(classifier, images, judged=accuracy or quick),)
     if reference is not None and images is not None:
         checks = (*checks, _residual(session, model, reference, asked, classifier, images, seed))

@@ -152,15 +152,25 @@ def from_hub(checkpoint: OpenedModel) -> dict[str, str]:
 
 def received(session: Session, path: Path) -> OpenedModel:
     """Read a model's files, once, and record it as an input."""
-    from sau_adapters.models import locate
     from sau_adapters.zoos.names import is_zoo_name
 
-    located = locate(path)
-    if located.path != path and not (located.part or is_zoo_name(path)):
+    located = located_once(session, path)
+    if located.path != path and not (located.part or located.told or is_zoo_name(path)):
         session.show(f"the model is {located.path}")
     checkpoint = opened_once(session, located)
-    session.took(Path(checkpoint.source or (path if is_zoo_name(path) else located.path)), checkpoint.sha256)
+    session.took(checkpoint.source or (path if is_zoo_name(path) else located.path), checkpoint.sha256)
     return checkpoint
+
+
+def located_once(session: Session, model: Path) -> LocatedModel:
+    """Find a model, and fetch what is at an address; show how far that is, and what was fetched."""
+    from sau_adapters.models import locate
+
+    with ReadingView(session, "fetching") as fetching:
+        located = locate(model, watch=fetching.update)
+    if located.told:
+        session.show(located.told)
+    return located
 
 
 def opened_once(session: Session, located: LocatedModel) -> OpenedModel:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sau_cli.commands.attesting import GivenStatement, attest_at_end, check_attestation, given_statement
 from sau_cli.commands.behaviour_view import examine
 from sau_cli.commands.chain_view import check_chain
 from sau_cli.commands.file_view import file_tables, inspection_view
-from sau_cli.commands.inputs import Request, fetch, opened_once, request
+from sau_cli.commands.inputs import Request, fetch, located_once, opened_once, request
 from sau_cli.commands.options import (
     DataOption,
     DataRootOption,
@@ -23,10 +24,12 @@ from sau_cli.commands.options import (
     PolicyOption,
     ReadingOptions,
     SeedOption,
+    TableOption,
     with_groups,
 )
 from sau_cli.commands.project_defaults import read_policy
 from sau_cli.commands.session import Session
+from sau_cli.commands.tables import write_tables_at_end
 from sau_cli.errors import ExitCode, UsageError
 from sau_cli.inspection.effort import ALL_TESTS, AskedTests, Effort
 from sau_cli.reporting.json_document import plain
@@ -81,6 +84,32 @@ def inspect(
         Path | None,
         typer.Option(metavar="KEY.pub", help="Fail unless the file is ONNX, signed with the key to this one."),
     ] = None,
+    attest: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write the verdict as an in-toto statement on the bytes that were examined; of several models, one "
+            "each into the folder FILE.",
+        ),
+    ] = None,
+    sign_key: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="KEY.pem",
+            help="Sign the statement with this elliptic curve key (pip install model-signing pyopenssl).",
+        ),
+    ] = None,
+    verify_attestation: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Fail unless this statement, or that on the model in this folder, holds of the model."
+        ),
+    ] = None,
+    attestation_key: Annotated[
+        Path | None,
+        typer.Option(metavar="KEY.pub", help="Fail unless the statement is signed with the key to this one."),
+    ] = None,
+    table: TableOption = None,
     data_root: DataRootOption = None,
     reading: ReadingOptions,
     download: DownloadOption = False,
@@ -119,9 +148,11 @@ def inspect(
       sau inspect model.purified.safetensors --reference model.safetensors --data clean/
       sau inspect model.safetensors --data digits --policy policy.toml
       sau inspect model.safetensors --json - | jq .verdict
-      sau inspect models/ --jobs 4 --report models.html
+      sau inspect model.safetensors --data digits --attest verdict.intoto.json --sign-key key.pem
+      sau inspect models/ --jobs 4 --report models.sarif --table models.html
     """
     with Session("inspect", output) as session:
+        write_tables_at_end(session, table or ())
         fetch(session, *models, reference, download=download)
         asked = request(reading, data=data, data_root=data_root)
         inspect_one = partial(
@@ -134,12 +165,16 @@ def inspect(
             seed=seed,
             public_key=public_key,
             reference=reference,
+            statement=given_statement(verify_attestation, attestation_key),
         )
         inspect_alone = partial(inspect_one, session, tensors=tensors)
+        from sau_adapters.zoos.addresses import is_address
+
         several = UsageError("--reference is of one model; inspect that one alone")
         if reference is not None and len(models) > 1:
             raise several
-        if len(models) == 1 and not models[0].is_dir():
+        if len(models) == 1 and not (models[0].is_dir() or is_address(models[0])):
+            attest_at_end(session, attest, private_key=sign_key, several=False)
             inspect_alone(models[0])
             return
 
@@ -149,7 +184,9 @@ def inspect(
         found = models_at(models)
         if reference is not None and len(found.models) > 1:
             raise several
-        if len(found.models) == 1 and not found.open_questions:
+        alone = len(found.models) == 1 and not found.open_questions
+        attest_at_end(session, attest, private_key=sign_key, several=not alone)
+        if alone:
             inspect_alone(found.models[0])
         else:
             inspect_folder(session, models[0] if len(models) == 1 else None, found, inspect_one, jobs=jobs)
@@ -167,6 +204,7 @@ def inspect_model(
     seed: int,
     public_key: Path | None = None,
     reference: Path | None = None,
+    statement: GivenStatement | None = None,
     tensors: bool = False,
 ) -> None:
     """Inspect one model: what is found goes into the session, also where an error ends it.
@@ -178,6 +216,7 @@ def inspect_model(
         device: what measurements run on, as ``--device`` takes it.
         public_key: that a signature of ONNX must be of.
         reference: the model that it was purified from, to look at both together.
+        statement: on it, to hold against it.
         tensors: show them, each with its shape.
     """
     from sau_cli.gating.policy import judge_measures
@@ -191,6 +230,8 @@ def inspect_model(
     findings.add(*checks, not_examined)
     findings.judge(*inspection_verdict(facts))
     findings.tell(file=plain(facts), parameters=facts.parameters)
+    if statement is not None:
+        findings.add(*check_attestation(opened, statement, tuple(checks)))
     if rules is not None:
         findings.add(*_judge_file(facts, rules, findings.checks))
     try:
@@ -220,12 +261,14 @@ def inspect_model(
 
 def _read(session: Session, model: Path) -> OpenedModel:
     """A model's files, read once, which are recorded with what they keep beside them."""
-    from sau_adapters.models import locate
+    from sau_adapters.zoos.addresses import name_of
 
-    session.findings.tell(path=str(model))
-    opened = opened_once(session, locate(model))
+    session.findings.tell(path=name_of(model))
+    opened = opened_once(session, located_once(session, model))
     facts = opened.facts
-    session.took(Path(opened.source or model), facts.sha256)
+    if opened.located.told:
+        session.findings.tell(fetched=opened.located.told)
+    session.took(opened.source or model, facts.sha256)
     for name, sha256 in facts.beside.items():
         if sha256 is not None:
             session.took(opened.path.parent / name, sha256)
@@ -243,8 +286,12 @@ def _judge_file(facts: FileFacts, rules: Policy, checks: Sequence[Check]) -> tup
         description=facts.description,
         worst=worst,
         beside=facts.beside,
+        attestation=tuple(check for check in checks if check.id.startswith("attestation.")),
     )
     return judge_file(file, rules)
+
+
+_HELD = {CheckStatus.FAILED, CheckStatus.INCONCLUSIVE}
 
 
 def _worse(found: tuple[Verdict, ExitCode], checks: Sequence[Check]) -> tuple[Verdict, ExitCode]:
@@ -255,7 +302,7 @@ def _worse(found: tuple[Verdict, ExitCode], checks: Sequence[Check]) -> tuple[Ve
         for check in checks
         if check.id.startswith("policy.")
         or check.id in {"behaviour.score", "behaviour.easiest-change", "residual.score"}
-        or (check.id.startswith("chain.") and check.status is CheckStatus.FAILED)
+        or (check.id.startswith(("chain.", "attestation.")) and check.status in _HELD)
     )
     if not judged or verdict is Verdict.UNSAFE:
         return found

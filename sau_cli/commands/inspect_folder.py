@@ -19,6 +19,7 @@ from rich.console import Group
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
+from sau_adapters.zoos.addresses import name_of
 from sau_cli.commands.findings import Findings
 from sau_cli.commands.options import OutputOptions
 from sau_cli.commands.session import Session
@@ -67,7 +68,7 @@ def inspect_folder(
         jobs: processes; None for one a core.
     """
     count = min(jobs or cores(), len(found.models))
-    session.findings.tell(folder=None if folder is None else str(folder), skipped=_listed(found.passed_by))
+    session.findings.tell(folder=None if folder is None else name_of(folder), skipped=_listed(found.passed_by))
     settled: list[Settled] = []
     try:
         with _FolderView(session, folder, len(found.models)) as view:
@@ -122,7 +123,7 @@ def folder_table(settled: Sequence[Settled], folder: Path | None) -> Group:
         for model in settled
     ]
     told = counted([model.report for model in settled])
-    title = f"{len(settled)} models{f' under {folder}' if folder else ''}: {told}"
+    title = f"{len(settled)} models{f' under {name_of(folder)}' if folder else ''}: {told}"
     return table(title, ("model", "format", "verdict", "exit", "first finding"), rows)
 
 
@@ -213,7 +214,7 @@ def _died(path: Path) -> Report:
 
 
 def _name(path: Path, folder: Path | None) -> str:
-    return (path if folder is None else path.relative_to(folder)).as_posix()
+    return name_of(path) if folder is None else path.relative_to(folder).as_posix()
 
 
 def _format(report: Report) -> str:

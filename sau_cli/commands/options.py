@@ -30,7 +30,7 @@ ModelArgument: TypeAlias = Annotated[
         metavar="MODEL",
         help="Safetensors (or the index of its shards), PyTorch weights (.pt, .pth, .bin, .ckpt), ONNX, a timm folder; "
         "or timm:NAME, torchvision:NAME, hf-hub:ORG/NAME[@REVISION] where this machine's cache has it, or with "
-        "--download.",
+        "--download; or an address: s3://, gs://, http://, https://.",
     ),
 ]
 ModelsArgument: TypeAlias = Annotated[
@@ -39,7 +39,9 @@ ModelsArgument: TypeAlias = Annotated[
         metavar="MODEL...",
         help="Safetensors (or the index of its shards), PyTorch weights (.pt, .pth, .bin, .ckpt), ONNX, a timm folder, "
         "any folder with models in it; or timm:NAME, torchvision:NAME, hf-hub:ORG/NAME[@REVISION] where this "
-        "machine's cache has it, or with --download. May be several.",
+        "machine's cache has it, or with --download; or an address: "
+        "s3://, gs://, http://, https://, of one or of a folder. May "
+        "be several.",
     ),
 ]
 DownloadOption: TypeAlias = Annotated[
@@ -141,6 +143,16 @@ ReportOption: TypeAlias = Annotated[
         "--report",
         metavar="FILE",
         help="Write the report as FILE's name says: .html, .md, .sarif, .xml (JUnit) or .json. May be repeated.",
+        rich_help_panel=_TALK,
+    ),
+]
+TableOption: TypeAlias = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--table",
+        metavar="FILE",
+        help="Write one row a model, as FILE's name says: .html (sorts and filters, with a page for each model), "
+        ".jsonl, .csv or .parquet. May be repeated.",
         rich_help_panel=_TALK,
     ),
 ]

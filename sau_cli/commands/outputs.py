@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sau_adapters.zoos.addresses import is_address, name_of
 from sau_adapters.zoos.folders import SUFFIXES
 from sau_adapters.zoos.names import bare_name, is_zoo_name, parted_spec
 from sau_cli.errors import UsageError
@@ -23,9 +24,11 @@ def check_weights_name(path: Path, *, suffix: str = ".safetensors") -> None:
 def purified_name(model: Path, *, suffix: str = ".safetensors") -> Path:
     """``model.purified.safetensors`` beside ``model.safetensors`` (or ``model.pt``, ``model.pth.tar``, ...).
 
-    In the working folder for a model that has a name in a zoo. A folder for one, where there is no suffix.
+    In the working folder for a model that has a name in a zoo or an address. A folder where there is no suffix.
     """
     model, _ = parted_spec(model)
+    if is_address(model):
+        model = Path(Path(name_of(model)).name)
     if is_zoo_name(model):
         return Path(f"{bare_name(model)}.purified{suffix}")
     if model.name in {"", ".."}:  # the folder that one is in, or above

@@ -101,9 +101,9 @@ class ProgressView:
 class ReadingView:
     """Shows on a terminal how much of a large file is read; gone when it is done."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, what: str = "reading") -> None:
         self._progress = Progress(
-            TextColumn("reading"),
+            TextColumn(what),
             BarColumn(bar_width=None),
             DownloadColumn(),
             TimeRemainingColumn(compact=True),

@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 import traceback
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -56,6 +56,7 @@ class Session:
         self._replace_report = output.force or replace_report
         self._out = sys.stdout
         self._claims = ExitStack()
+        self._at_end: list[Callable[[Report], None]] = []
 
     def __enter__(self) -> Self:
         try:
@@ -89,6 +90,7 @@ class Session:
         self._team = team
         if not team.leads:
             self.quiet, self._json, self._reports = True, None, {}
+            self._at_end = []
 
     @property
     def team(self) -> Team:
@@ -115,11 +117,19 @@ class Session:
             check_writable(path, force=self.force, place=place)
         if self._json not in {None, "-"} and os.path.realpath(str(self._json)) == os.path.realpath(path):
             self._json = None  # nor does a report of this error go there
-            raise UsageError(f"-o and --json both name {path}; give the report a name of its own")
+            raise UsageError(f"{argument(place)} and --json both name {path}; give the report a name of its own")
         for report in self._reports:
             if os.path.realpath(report) == os.path.realpath(path):
                 self._reports = {}
-                raise UsageError(f"-o and --report both name {path}; give the report a name of its own")
+                raise UsageError(f"{argument(place)} and --report both name {path}; give the report a name of its own")
+
+    def at_end(self, do: Callable[[Report], None]) -> None:
+        """Do this with the report when the command ends, however it does. An error there hides nothing that was found.
+
+        Args:
+            do: raises SauError where it cannot be done.
+        """
+        self._at_end.append(do)
 
     def claim(self, *paths: Path) -> None:
         """Have these files to oneself until the command ends.
@@ -130,9 +140,13 @@ class Session:
         if self._team.leads:
             self._claims.enter_context(claimed(*paths))
 
-    def took(self, path: Path, sha256: str | None = None) -> None:
-        """Record an input file, once."""
-        self.findings.took(InputFile(path=str(path), sha256=sha256 or sha256_of(path)))
+    def took(self, path: Path | str, sha256: str | None = None) -> None:
+        """Record an input file, once.
+
+        Args:
+            path: or where it comes from, with its SHA-256.
+        """
+        self.findings.took(InputFile(path=str(path), sha256=sha256 or sha256_of(Path(path))))
 
     def wrote(self, role: str, path: Path) -> None:
         """Record an output file under its role."""
@@ -183,12 +197,12 @@ class Session:
             self._say(printable(_short(report)))
         code = report.exit_code
         others = [partial(_write_report, report, path, form) for path, form in self._reports.items()]
-        for write in (partial(self._write_json, report), *others):
+        for write in (partial(self._write_json, report), *others, *(partial(do, report) for do in self._at_end)):
             try:
                 write()
-            except UsageError as unwritten:  # the others are written all the same
-                self._say(Text.assemble(("error: ", "bold red"), printable(str(unwritten))))
-                code = code or ExitCode.USAGE
+            except SauError as unwritten:  # the others are written all the same
+                self._say(Text.assemble(("error: ", "bold red"), printable(_explained(unwritten, None)[0])))
+                code = code or unwritten.exit_code
             except Exception as broken:  # noqa: BLE001 (one rendering that breaks takes neither others nor a finding)
                 self._say(Text.assemble(("error: ", "bold red"), printable(_explained(broken, None)[0])))
                 code = code or ExitCode.INTERNAL

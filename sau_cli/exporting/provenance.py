@@ -110,7 +110,7 @@ def origins_of(told: Mapping[str, Any]) -> tuple[Origin, ...]:
     listed = build.get("resolvedDependencies") if isinstance(build, dict) else None
     for one in listed if isinstance(listed, list) else []:
         if isinstance(one, dict):
-            notes, digest = one.get("annotations"), _digest(one)
+            notes, digest = one.get("annotations"), sha256_in(one)
             role = notes.get("role") if isinstance(notes, dict) else None
             if digest:
                 found.append(Origin(role=str(role or "other"), name=str(one.get("name", "")), sha256=digest))
@@ -162,7 +162,9 @@ def chain_checks(
         return (*checks, Check(id="chain.file", status=CheckStatus.SKIPPED, evidence=sentence))
     subjects = told.get("subject")
     digests = (
-        {_digest(subject) for subject in subjects if isinstance(subject, dict)} if isinstance(subjects, list) else set()
+        {sha256_in(subject) for subject in subjects if isinstance(subject, dict)}
+        if isinstance(subjects, list)
+        else set()
     )
     changed = [name for name, sha256 in files.items() if sha256 not in digests]
     broken = f"{', '.join(changed)} is not what the statement is about: its SHA-256 is another" if changed else ""
@@ -213,7 +215,8 @@ def _broken_statement(told: Mapping[str, Any], origins: Sequence[Origin], histor
     return "" if same else "the statement tells another history than the file"
 
 
-def _digest(resource: Mapping[str, Any]) -> str:
+def sha256_in(resource: Mapping[str, Any]) -> str:
+    """The SHA-256 of a subject or a dependency in a statement; nothing where it tells none."""
     digest = resource.get("digest")
     return str(digest.get("sha256", "")) if isinstance(digest, dict) else ""
 

@@ -38,6 +38,7 @@ class Policy:
         max_drop: most loss of accuracy against the reference, as a fraction.
         require_purified: the file's history has a step of ``sau purify`` that its residual test cleared.
         require_onnx_verified: the file is ONNX with the figures of its verification.
+        require_attestation: a signed statement says that this very file was inspected and passed.
     """
 
     allowed_formats: tuple[str, ...] | None = None
@@ -49,6 +50,7 @@ class Policy:
     max_drop: float | None = None
     require_purified: bool = False
     require_onnx_verified: bool = False
+    require_attestation: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +62,7 @@ class JudgedFile:
         worst: of the findings; None where nobody looked for them.
         beside: the SHA-256 of files that it keeps a part of itself in, by their place in its folder; None for a
             missing one.
+        attestation: the checks of a statement on it; none where there is no statement, None where nobody looked.
     """
 
     format: str
@@ -68,6 +71,7 @@ class JudgedFile:
     description: Description | None
     worst: Severity | None
     beside: Mapping[str, str | None] = field(default_factory=dict)
+    attestation: tuple[Check, ...] | None = None
 
 
 def parse_policy(table: Mapping[str, Any], source: str, *, formats: Collection[str] = ()) -> Policy:
@@ -104,6 +108,7 @@ def parse_policy(table: Mapping[str, Any], source: str, *, formats: Collection[s
         max_drop=_fraction(table, "max-drop", source),
         require_purified=_yes(table, "require-purified", source),
         require_onnx_verified=_yes(table, "require-onnx-verified", source),
+        require_attestation=_yes(table, "require-attestation", source),
     )
     if policy.require_onnx_verified and allowed is not None and "onnx" not in allowed:
         raise UsageError(
@@ -141,6 +146,8 @@ def judge_file(file: JudgedFile, policy: Policy) -> tuple[Check, ...]:
         checks.append(_rule("require-purified", cleared, value=told or None, evidence=sentence))
     if policy.require_onnx_verified:
         checks.append(_judge_verification(file))
+    if policy.require_attestation:
+        checks.append(_judge_attestation(file.attestation))
     return tuple(checks)
 
 
@@ -251,6 +258,23 @@ def _judge_verification(file: JudgedFile) -> Check:
     return _rule(
         "require-onnx-verified", real and agreement >= LEAST_AGREEMENT, value=float(agreement), evidence=sentence
     )
+
+
+def _judge_attestation(found: tuple[Check, ...] | None) -> Check:
+    """Every check of the statement has to pass, that of its signature too: anybody can write one without."""
+    name, wanted = "policy.require-attestation", "a signed statement is to say that this file was inspected and passed"
+    if found is None:
+        sentence = f"{wanted}; sau inspect --verify-attestation looks for one"
+        return Check(id=name, status=CheckStatus.SKIPPED, evidence=sentence)
+    if not found:
+        sentence = f"{wanted}, and none is given; add --verify-attestation"
+        return Check(id=name, status=CheckStatus.FAILED, evidence=sentence)
+    failed = next((check for check in found if check.status is CheckStatus.FAILED), None)
+    held = failed or next((check for check in found if check.status is not CheckStatus.PASSED), None)
+    if held is None:
+        return Check(id=name, status=CheckStatus.PASSED, evidence=f"{wanted}, and one does")
+    status = CheckStatus.FAILED if failed else CheckStatus.INCONCLUSIVE
+    return Check(id=name, status=status, evidence=f"{wanted}, but {held.evidence}")
 
 
 def _cleared(step: HistoryStep) -> bool:

@@ -9,7 +9,7 @@ import torch
 
 from sau_cli.inspection.behaviour import Behaviour
 from sau_cli.inspection.behaviour_tests import TESTS
-from sau_cli.inspection.calibration import BehaviourVerdict
+from sau_cli.inspection.calibration import DATA_FREE, WITH_DATA, BehaviourVerdict
 from sau_cli.inspection.maximum_margins import MaximumMargin, p_value
 from sau_cli.results import Check, CheckStatus
 
@@ -142,6 +142,7 @@ def behaviour_details(found: Behaviour, verdict: BehaviourVerdict, class_names: 
         "classes": found.of,
         "images": found.images,
         "tests": {test.id: test.settings() for test in found.tests},
+        "calibration": _told_calibration(found, verdict),
         "seeds": [
             {
                 "seed": one.seed,
@@ -154,4 +155,16 @@ def behaviour_details(found: Behaviour, verdict: BehaviourVerdict, class_names: 
             }
             for one, judged in zip(found.seeds, verdict.judgements, strict=True)
         ],
+    }
+
+
+def _told_calibration(found: Behaviour, verdict: BehaviourVerdict) -> dict[str, Any]:
+    """By what the score is judged: which calibration, the threshold for such models, and its known rates."""
+    kind = verdict.calibration.kind_of(found.pixels, found.of)
+    return {
+        "name": WITH_DATA if found.images else DATA_FREE,
+        "sha256": verdict.calibration.sha256,
+        "threshold": verdict.threshold,
+        "accused_at_most": None if kind is None else kind.accused_at_most,
+        "measured": dict(verdict.calibration.measured),
     }

@@ -6,6 +6,7 @@ backdoored models.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,9 +20,12 @@ from torch import Tensor
 from sau_cli.inspection.behaviour import Behaviour
 from sau_cli.inspection.channel_bounds import ChannelBounds
 from sau_cli.inspection.class_scores import ClassScores
+from sau_cli.reporting.json_document import plain
 from sau_cli.results import CheckStatus
 
 CHANNEL_BOUNDS = "channel-bounds"
+WITH_DATA, DATA_FREE = "with-data", "data-free"
+"""The calibrations that ``sau`` comes with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +74,11 @@ class Calibration:
         )
         return cls(weights=told["weights"], bias=told["bias"], kinds=kinds, measured=told["measured"])
 
+    @property
+    def sha256(self) -> str:
+        """Of all its numbers, by which it is told from another."""
+        return hashlib.sha256(json.dumps(plain(self), sort_keys=True).encode()).hexdigest()
+
     def kind_of(self, pixels: int, classes: int) -> KindOfInput | None:
         """The kind of models for images with so many pixels on the shorter side; None where nothing is known of it."""
         for kind in self.kinds:
@@ -115,7 +124,7 @@ class BehaviourVerdict:
 def shipped_calibration(*, with_data: bool) -> Calibration:
     """The calibration that ``sau`` comes with, for tests with clean data or for those that need none."""
     text = (files(__package__) / "calibration.json").read_text(encoding="utf-8")
-    return Calibration.of(json.loads(text)["with-data" if with_data else "data-free"])
+    return Calibration.of(json.loads(text)[WITH_DATA if with_data else DATA_FREE])
 
 
 def evidence(scores: Sequence[ClassScores]) -> dict[str, Tensor]:

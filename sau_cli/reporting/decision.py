@@ -103,6 +103,11 @@ def _of_failure(report: Report, check: Check) -> _Told:
     if check.id.startswith("chain."):
         step = NextStep(says="Ask for the file again, from the place where it was made.")
         return "Do not trust where this file says that it comes from.", _sentence(check.evidence), (step,)
+    if check.id == "attestation.verdict":
+        return "Do not use this model: the statement on it says that it did not pass.", _sentence(check.evidence), ()
+    if check.id.startswith("attestation."):
+        step = NextStep(says="Ask for a statement on this very file, or inspect it anew.")
+        return "Do not rely on the statement that was given with this model.", _sentence(check.evidence), (step,)
     if check.id.startswith("policy."):
         return "This model breaks your policy.", _sentence(check.evidence), _purify(report)
     suspect = _suspect(report)
@@ -113,6 +118,9 @@ def _of_failure(report: Report, check: Check) -> _Told:
 def _of_doubt(report: Report, check: Check) -> _Told:
     """Of an inspection with a check that is inconclusive."""
     reason = _sentence(check.evidence)
+    if check.id.startswith("attestation."):
+        step = NextStep(says="Inspect the model anew, with this version.")
+        return "The statement that was given does not settle whether this model can be used.", reason, (step,)
     if check.id.startswith("policy."):
         return "Your policy could not be judged in full, so nothing is passed.", reason, ()
     if check.id == "residual.score":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -32,17 +33,26 @@ SHOWN_CLASSES = 12
 """In each plot, those with the highest scores."""
 
 
-def to_html(report: Report) -> str:
-    """The page. Whatever a stranger's file says is escaped, and no script is in it."""
-    pages = Environment(
+@cache
+def pages() -> Environment:
+    """The templates of pages. Whatever a stranger's file says is escaped."""
+    return Environment(
         loader=PackageLoader("sau_cli.reporting", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    return pages.get_template("report.html.jinja").render(
-        report=plain(report),
-        decision=decision_of(report),
-        shown=[_shown(one) for one in report.models or (report,)],
-        skipped=[check for check in report.checks if check.status is CheckStatus.SKIPPED],
-        document="" if report.models else to_json(report),
+
+
+def to_html(report: Report) -> str:
+    """The page. No script is in it."""
+    return (
+        pages()
+        .get_template("report.html.jinja")
+        .render(
+            report=plain(report),
+            decision=decision_of(report),
+            shown=[_shown(one) for one in report.models or (report,)],
+            skipped=[check for check in report.checks if check.status is CheckStatus.SKIPPED],
+            document="" if report.models else to_json(report),
+        )
     )
 
 

@@ -64,7 +64,11 @@ def uri_of(path: str) -> str:
 
     >>> uri_of("a model.safetensors")
     'a%20model.safetensors'
+    >>> uri_of("s3://bucket/a model.safetensors")
+    's3://bucket/a%20model.safetensors'
     """
+    if "://" in path:
+        return quote(path, safe="/:@")
     where = Path(path)
     return where.as_uri() if where.is_absolute() else quote(os.fsencode(where.as_posix()))
 
@@ -79,7 +83,7 @@ def _results(report: Report) -> list[dict[str, Any]]:
         return [
             _result(check)
             | {"ruleId": "file.skipped"}
-            | _place(str(Path(folder or "", check.id.removeprefix(skipped))))
+            | _place(str(folder or "").rstrip("/") + "/" * bool(folder) + check.id.removeprefix(skipped))
             for check in report.checks
             if check.id.startswith(skipped)
         ]

@@ -20,7 +20,7 @@ from tests.conftest import ROOT
 from tests.support.pages import Shown, blocks, commands, manual, pages
 
 LANGUAGES = {"sh", "console", "text", "toml", "python", "json", "yaml"}
-ONLY_ELSEWHERE = {"docker", "echo"}
+ONLY_ELSEWHERE = {"docker", "echo", "openssl"}
 """Programs whose words are theirs alone."""
 
 

@@ -77,11 +77,12 @@ def check_key(private_key: Path) -> None:
             ) from error
 
 
-def broken_signature(path: Path, *, files: Mapping[str, str], public_key: Path) -> str:
+def broken_signature(path: Path, *, files: Mapping[str, str], public_key: Path, place: str = "public_key") -> str:
     """Whether the signature of a file holds: nothing where it does, else why not, in words.
 
     Args:
         files: the SHA-256 of all that the signature must be of, by name, as they were read.
+        place: the argument that names the key.
 
     Raises:
         UsageError: the extra is not installed, or the key is none.
@@ -97,7 +98,7 @@ def broken_signature(path: Path, *, files: Mapping[str, str], public_key: Path) 
             config = verifying.Config().use_elliptic_key_verifier(public_key=public_key)
         except Exception as error:
             raise UsageError(
-                f"{argument('public_key')} {public_key} is no public key ({reason_of(error)}); give one in PEM"
+                f"{argument(place)} {public_key} is no public key ({reason_of(error)}); give one in PEM"
             ) from error
         try:
             config.set_ignore_unsigned_files(True).verify(path.parent, bundle)

@@ -49,6 +49,12 @@ class ShardedReader:
         """Of the index and then of every file that it names, one after another; of the index where those lack."""
         return self.content.sha256
 
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The names of files in the index, whatever they are."""
+        placed = self._placed if isinstance(self._placed, dict) else {}
+        return tuple(dict.fromkeys(name for name in placed.values() if isinstance(name, str)))
+
     def shards(self) -> tuple[Path, ...]:
         """The files that the index names, in the order of their names.
 

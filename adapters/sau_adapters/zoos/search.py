@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from sau_adapters.weights.onnx import OnnxReader
 from sau_adapters.weights.reader import WeightsReader
 from sau_adapters.weights.safetensors import metadata_of
 from sau_adapters.weights.sharded import ShardedReader
+from sau_adapters.zoos.addresses import is_address
 from sau_adapters.zoos.folders import SUFFIXES, leads_out, weights_in
 from sau_cli.errors import NotEvaluable, SauError, UsageError
 
@@ -24,7 +25,7 @@ MODEL_SUFFIXES = (
     *(".pkl", ".pickle", ".joblib", ".pb", ".tflite", ".mlmodel", ".gguf", ".msgpack"),
 )
 """Files that are called models are not passed by, whatever is in them."""
-_OF_SAU = {
+OF_SAU = {
     ".trigger.safetensors": ("a trigger", {"sau.trigger.schema"}),
     ".resume.safetensors": ("the state of a run", {"sau.run.schema", "sau.attack-run.schema"}),
 }
@@ -70,13 +71,13 @@ class FoundModels:
 
 
 def models_at(paths: Sequence[Path]) -> FoundModels:
-    """Files as they are, and every model under each folder, once.
+    """Files as they are, and every model under each folder or address, once.
 
     Raises:
         UsageError: a folder has no models, or cannot be listed.
         UnsafeFile: the only one is a link out of it.
     """
-    found = [models_under(path) if path.is_dir() else FoundModels(models=(path,), passed_by=()) for path in paths]
+    found = [_models_at(path, alone=len(paths) == 1) for path in paths]
     for path, one in zip(paths, found, strict=True):
         if not one.models:
             with suppress(UsageError):
@@ -89,6 +90,18 @@ def models_at(paths: Sequence[Path]) -> FoundModels:
     models = dict.fromkeys(path for one in found for path in one.models)
     passed_by = dict.fromkeys(left for one in found for left in one.passed_by)
     return FoundModels(models=tuple(models), passed_by=tuple(passed_by))
+
+
+def _models_at(path: Path, *, alone: bool) -> FoundModels:
+    """Under a folder or an address. One of several addresses that cannot be asked is left to its own inspection."""
+    if path.is_dir():
+        return models_under(path)
+    if is_address(path):
+        from sau_adapters.zoos.remote_listing import models_under_address
+
+        with nullcontext() if alone else suppress(SauError):
+            return models_under_address(path)
+    return FoundModels(models=(path,), passed_by=())
 
 
 def models_under(folder: Path) -> FoundModels:
@@ -178,7 +191,7 @@ def _in_utf8(path: Path) -> Path:
 
 def _told(path: Path) -> Candidate | PassedBy:
     """What there is to know of a file that is to be examined; or why it is not."""
-    for suffix, (what, keys) in _OF_SAU.items():
+    for suffix, (what, keys) in OF_SAU.items():
         if path.name.endswith(suffix) and _metadata(path).keys() & keys:
             return PassedBy(path=path, reason=f"{what}, as its metadata tells", open_question=True)
     called = path.suffix.lower() in MODEL_SUFFIXES

@@ -82,11 +82,13 @@ def test_a_table_with_every_rule():
         "max-drop": 0.02,
         "require-purified": True,
         "require-onnx-verified": True,
+        "require-attestation": True,
     }
     policy = parse_policy(table, "p.toml", formats=FORMATS)
     assert policy.allowed_sha256 == (DIGEST,)
     assert policy.max_severity is Severity.LOW
     assert policy.require_purified
+    assert policy.require_attestation
     assert parse_policy({"require-purified": False}, "p.toml") == Policy()
 
 
@@ -205,6 +207,23 @@ def test_every_file_of_a_model_is_to_be_known(beside, status):
     (judged,) = judge_file(file(format="onnx", beside=beside), policy)
     assert judged.status == status
     assert ("w.bin" in judged.evidence) is (status == "failed")
+
+
+@pytest.mark.parametrize(
+    ("found", "status"),
+    [
+        (None, "skipped"),
+        ((), "failed"),
+        (("passed", "passed"), "passed"),
+        (("passed", "skipped"), "inconclusive"),
+        (("measured", "passed"), "inconclusive"),
+        (("skipped", "failed"), "failed"),
+    ],
+)
+def test_a_statement_has_to_hold_in_every_way(found, status):
+    told = None if found is None else tuple(measured("attestation.x", 0, CheckStatus(one)) for one in found)
+    (judged,) = judge_file(file(attestation=told), Policy(require_attestation=True))
+    assert judged.status == status
 
 
 @pytest.mark.parametrize("told", [{"top1_agreement": 0.5}, {"top1_agreement": float("nan")}, {"real_images": False}])
