@@ -40,12 +40,15 @@ def out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(sentence in str(error) for sentence in sentences)
 
 
-def images_a_pass(images: Tensor, most: int) -> int:
+def images_a_pass(images: Tensor, most: int, device: torch.device | None = None) -> int:
     """How many of these images (N, C, H, W) go through a network at a time: ``most``, on a CPU fewer of large ones.
 
     What the layers of a larger pass hand on is in no cache by the time it is read, and takes memory that is fetched
     from the system anew for each pass (``docs/research/large-images.md``).
+
+    Args:
+        device: of the network; None for the one that the images are on.
     """
-    if images.device.type != "cpu":
+    if (device or images.device).type != "cpu":
         return most
     return min(most, max(FEWEST_A_PASS, PIXELS_A_PASS // (images.shape[2] * images.shape[3])))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from sau_cli.classifier import Classifier, check_output
+from sau_cli.devices import images_a_pass
 from sau_cli.images import as_pixels
 from sau_cli.model_state import evaluating
 
@@ -19,7 +20,7 @@ def predicted_logits(classifier: Classifier, images: Tensor, *, batch_size: int 
     device = classifier.mean.device
     parts = []
     with evaluating(classifier), torch.no_grad():
-        for batch in images.split(batch_size):
+        for batch in images.split(images_a_pass(images, batch_size, device)):
             logits = classifier(as_pixels(batch.to(device)))
             check_output(classifier, logits)
             parts.append(logits)

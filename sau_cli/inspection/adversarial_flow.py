@@ -12,9 +12,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from sau_cli.classifier import Classifier
 from sau_cli.description import InputSpec
+from sau_cli.devices import images_a_pass
 from sau_cli.inspection.behaviour_test import BehaviourTest, Finding, Subject
 from sau_cli.inspection.class_scores import ClassScores
 from sau_cli.inspection.climbing import in_range
@@ -42,17 +45,23 @@ class AdversarialFlow(BehaviourTest):
 
     def run(self, subject: Subject) -> Finding:
         images, labels = subject.images[: self.images], subject.labels[: self.images]
-        delta = torch.zeros_like(images)
-        for _ in range(self.steps):
-            delta.requires_grad_(True)
-            loss = cross_entropy(subject.classifier(in_range(images + delta)).float(), labels, reduction="sum")
-            (slope,) = torch.autograd.grad(loss, delta)
-            moved = delta.detach() + 2 * self.epsilon / self.steps * slope.sign()
-            delta = moved.clamp(-self.epsilon, self.epsilon)
-        with torch.no_grad():
-            said = subject.classifier(in_range(images + delta)).argmax(dim=1)
+        parts = torch.arange(len(images), device=images.device).split(images_a_pass(images, self.images))
+        said = torch.cat([self._said(subject.classifier, images[part], labels[part]) for part in parts])
         fooled = said[said != labels]
         counted = torch.bincount(fooled, minlength=subject.classifier.description.classes).float()
         shares = counted / max(1, len(fooled))
         examined = shares[subject.classes.to(shares.device)].cpu()
         return Finding(scores=ClassScores(test=self.id, values=examined, unit=1.0))
+
+    def _said(self, classifier: Classifier, images: Tensor, labels: Tensor) -> Tensor:
+        """What is said of images (n, C, H, W) once they are pushed: (n,)."""
+        delta = torch.zeros_like(images)
+        for _ in range(self.steps):
+            delta.requires_grad_(True)
+            loss = cross_entropy(classifier(in_range(images + delta)).float(), labels, reduction="sum")
+            (slope,) = torch.autograd.grad(loss, delta)
+            moved = delta.detach() + 2 * self.epsilon / self.steps * slope.sign()
+            delta = moved.clamp(-self.epsilon, self.epsilon)
+        with torch.no_grad():
+            said: Tensor = classifier(in_range(images + delta)).argmax(dim=1)
+        return said

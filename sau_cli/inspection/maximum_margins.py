@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sau_cli.classifier import Classifier
 from sau_cli.description import InputSpec
+from sau_cli.devices import images_a_pass
 from sau_cli.inspection.behaviour_test import BehaviourTest, Finding, Subject
 from sau_cli.inspection.class_scores import ClassScores
 from sau_cli.inspection.climbing import margins
@@ -55,9 +56,10 @@ class MaximumMargin(BehaviourTest):
         wanted = classes.repeat_interleave(self.starts)
         shape = (len(wanted), spec.channels, spec.height, spec.width)
         noise = self.beginning * torch.randn(shape, generator=subject.stream("noise"))
+        at_once = images_a_pass(noise, self.at_once, device)
         found = [
             self._climbed(classifier, free.to(device), towards.to(device))
-            for free, towards in zip(noise.split(self.at_once), wanted.split(self.at_once), strict=True)
+            for free, towards in zip(noise.split(at_once), wanted.split(at_once), strict=True)
         ]
         values = torch.cat(found).reshape(len(classes), self.starts).amax(dim=1).cpu()
         return Finding(scores=ClassScores(test=self.id, values=values, unit=max(float(values.abs().median()), 1e-6)))
