@@ -29,21 +29,35 @@ class SideBySide:
         self.networks = first, second
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        logits: tuple[Tensor, Tensor] = _Passes.apply(images, self.networks)
+        logits: tuple[Tensor, Tensor] = _Passes.apply(images, tuple((one, slice(None)) for one in self.networks))
         return logits
 
 
-class _Passes(Function):
-    @staticmethod
-    def forward(ctx: Any, images: Tensor, networks: tuple[Network, Network]) -> tuple[Tensor, ...]:
-        number_format = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+def in_halves(network: Network, images: Tensor) -> Tensor:
+    """The logits (N, K) of one network on two halves of the images at once; see :class:`SideBySide`."""
+    middle = len(images) // 2
+    halves = _Passes.apply(images, ((network, slice(0, middle)), (network, slice(middle, None))))
+    return torch.cat(halves)
 
-        def passed(network: Network) -> tuple[Tensor, Tensor]:
-            begin = images.detach().requires_grad_(True)
-            with torch.enable_grad(), torch.autocast("cpu", number_format, enabled=number_format is not None):
+
+class _Passes(Function):
+    """Two networks, each on its part of the images."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, work: tuple[tuple[Network, slice], ...]) -> tuple[Tensor, ...]:
+        number_format = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+        sloped = ctx.needs_input_grad[0]
+
+        def passed(one: tuple[Network, slice]) -> tuple[Tensor, Tensor]:
+            network, part = one
+            begin = images[part].detach().requires_grad_(sloped)
+            with (
+                torch.set_grad_enabled(sloped),
+                torch.autocast("cpu", number_format, enabled=number_format is not None),
+            ):
                 return begin, network(begin)
 
-        ctx.passes = at_once(passed, networks)
+        ctx.passes, ctx.shape, ctx.parts = at_once(passed, work), images.shape, [part for _, part in work]
         return tuple(end.detach() for _, end in ctx.passes)
 
     @staticmethod
@@ -52,8 +66,11 @@ class _Passes(Function):
             (begin, end), gradient = one
             return torch.autograd.grad(end, begin, gradient)[0]
 
-        first, second = at_once(back, tuple(zip(ctx.passes, gradients, strict=True)))
-        return first + second, None
+        found = at_once(back, tuple(zip(ctx.passes, gradients, strict=True)))
+        whole = found[0].new_zeros(ctx.shape)
+        for part, gradient in zip(ctx.parts, found, strict=True):
+            whole[part] += gradient
+        return whole, None
 
 
 def at_once(work: Callable[[One], Result], on: tuple[One, ...]) -> list[Result]:

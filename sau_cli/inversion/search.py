@@ -18,7 +18,7 @@ from sau_cli.classifier import Classifier
 from sau_cli.devices import images_a_pass
 from sau_cli.inversion.changes import Change
 from sau_cli.precision import Precision, fast_layout, running_in
-from sau_cli.side_by_side import SideBySide
+from sau_cli.side_by_side import SideBySide, in_halves
 
 MOMENTS = (0.5, 0.9)
 """Adam's, as in Neural Cleanse."""
@@ -30,7 +30,7 @@ LEAST_LOSS, MOST_LOSS = 0.01, 1e3
 """Cross-entropies below the first are all as good as none; of a class that nothing is known of it is the second."""
 LARGE = 128 * 128
 """Pixels of an image from which on a search is kept short."""
-SHORT_ARMS, SHORT_STEPS, SHORT_IMAGES, SHORT_PROPOSALS = 4, 20, 8, 8
+SHORT_ARMS, SHORT_STEPS, SHORT_IMAGES, SHORT_PROPOSALS = 4, 20, 8, 9
 """What it takes then at most; see :class:`Heat` and :class:`SearchSettings`."""
 
 
@@ -135,10 +135,18 @@ def losses_of(likelihood: Tensor) -> Tensor:
 
 
 def logits_of(models: Sequence[Classifier], images: Tensor, precision: Precision) -> list[Tensor]:
-    """What each says of images (N, C, H, W), as (N, K) in single precision; two at once, where there are threads."""
-    both = len(models) == 2 and images.requires_grad and images.device.type == "cpu" and torch.get_num_threads() > 1
+    """What each says of images (N, C, H, W), as (N, K) in single precision.
+
+    On a CPU with several threads two models are at work at once, and one in halves where images are large.
+    """
+    threads = images.device.type == "cpu" and torch.get_num_threads() > 1
     with running_in(precision, images.device):
-        said = SideBySide(*models)(images) if both else [model(images) for model in models]
+        if threads and len(models) == 2:
+            said: Sequence[Tensor] = SideBySide(*models)(images)
+        elif threads and len(images) > 1 and images.shape[2] * images.shape[3] >= LARGE:
+            said = [in_halves(model, images) for model in models]
+        else:
+            said = [model(images) for model in models]
     return [logits.float() for logits in said]
 
 
@@ -280,10 +288,7 @@ def best_beginnings(
         for some in change.allowed(rows.flatten(0, 1).to(images)).split(arms_a_pass(images, len(images))):
             changed = change.changed(images.repeat(len(some), 1, 1, 1), some.repeat_interleave(len(images), dim=0))
             changed = changed.contiguous(memory_format=fast_layout(precision, device))
-            said = []
-            for model in models:
-                with running_in(precision, device):
-                    said.append(model(changed).float().log_softmax(dim=1))
+            said = [logits.log_softmax(dim=1) for logits in logits_of(models, changed, precision)]
             worst = torch.stack(said).amin(dim=0)
             likelihood.append(worst.unflatten(0, (len(some), len(images))).mean(dim=1))
     found = torch.cat(likelihood)[:, classes].unflatten(0, (starts, count))
@@ -314,7 +319,8 @@ def invert(
     """
     settings, device = (settings or SearchSettings()).fitted(change), images.device
     classes = classes.to(device)
-    each = settings.starts(change, len(classes))
+    each, of = settings.starts(change, len(classes)), settings.passes(change, len(classes))
+    watch(0, of)
     few = images[torch.randperm(len(images), generator=stream)[: settings.heats[0].images].to(device)]
     wide = change.loosened(settings.loosened)
     begun, looked = best_beginnings(
@@ -329,7 +335,6 @@ def invert(
     )
     arms = Arms(wide, classes.repeat_interleave(each), begun.flatten(0, 1), rate=settings.rate)
     arms.likelihood = looked.flatten().clone()
-    of = settings.passes(change, len(classes))
     racing, done = torch.arange(len(arms), device=device), 0
     taken, until = 0, settings.tightened * sum(heat.steps for heat in settings.heats)
     for heat in settings.heats:

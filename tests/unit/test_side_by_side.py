@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import Conv2d, Flatten, Linear, Module, ReLU, Sequential
 
-from sau_cli.side_by_side import SideBySide
+from sau_cli.side_by_side import SideBySide, in_halves
 
 pytestmark = pytest.mark.usefixtures("two_threads")
 
@@ -35,6 +35,21 @@ def test_logits_and_gradients_are_those_of_each_alone_with_half_of_the_threads(i
     assert ours[0].dtype == (torch.bfloat16 if in_bf16 else torch.float32)
     assert float(expected[2].abs().max()) > 0
     assert all(torch.equal(one, other) for one, other in zip(ours, expected, strict=True))
+
+
+@pytest.mark.parametrize("count", [2, 7])
+def test_halves_are_the_whole(count):
+    network, _ = two_networks()
+    images = torch.rand(count, 3, 8, 8, requires_grad=True)
+    ours = in_halves(network, images)
+    assert torch.allclose(ours, network(images), atol=1e-6)
+    weights = torch.rand_like(ours)
+    (gradient,) = torch.autograd.grad((ours * weights).sum(), images)
+    (expected,) = torch.autograd.grad((network(images) * weights).sum(), images)
+    assert torch.allclose(gradient, expected, atol=1e-6)
+    assert float(expected.abs().max()) > 0
+    with torch.no_grad():
+        assert torch.allclose(in_halves(network, images), network(images), atol=1e-6)
 
 
 def test_a_linear_network_has_its_weights_for_a_gradient():
