@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help install demo test test-slow lint format types docs bench clean
+.PHONY: help install demo test test-unit test-slow lint format types docs bench clean
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -23,18 +23,23 @@ $(READY): pyproject.toml
 demo: $(READY) ## plant a backdoor, remove it, measure, export: under 2 minutes
 	$(BIN)/sau demo --out demo --force
 
-test: $(READY) lint ## lint, types and all fast tests, with coverage
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow and not gpu' -n 2 --dist worksteal --cov --cov-report=term -q
+test: $(READY) lint ## lint and all fast tests, with coverage
+	$(BIN)/python -m pytest -m 'not slow and not gpu' -n 2 --dist worksteal --cov --cov-report=term -q
+
+test-unit: $(READY) ## the tests of single parts alone, in under a minute
+	$(BIN)/python -m pytest -m 'not slow and not gpu' -n 2 --dist worksteal -q tests/unit
 
 test-slow: $(READY) ## the long sweeps
 	$(BIN)/python -m pytest -m slow -q
 
-lint: $(READY) types ## ruff and the type checker
+lint: $(READY) ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-
-types: $(READY)
 	$(BIN)/mypy
+
+types: $(READY) ## both type checkers
+	$(BIN)/mypy
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 format: $(READY) ## rewrite the code in the house style
 	$(BIN)/ruff format .

@@ -124,12 +124,13 @@ def _ended(error: Exception, words: list[str]) -> int:
     command = next((word for word in words if word in _COMMANDS), "sau")
     if isinstance(error, OSError):
         error = UsageError(f"standard output could not be written to ({error.strerror}); open it or send it elsewhere")
-    if hasattr(error, "format_message"):
+    told = getattr(error, "format_message", None)
+    if told is not None:
         context = getattr(error, "ctx", None)
         if not words and context:
             typer.echo(START, err=True)
             return ExitCode.USAGE
-        message = str(error.format_message()).replace("\n", " ").replace("Value error, ", "").strip()
+        message = str(told()).replace("\n", " ").replace("Value error, ", "").strip()
         where = f"; see {context.command_path} --help" if context else ""
         error = UsageError(f"{message.rstrip('.')}{where}")
     output = OutputOptions(

@@ -71,7 +71,7 @@ def check_precision(precision: Precision, device: torch.device) -> None:
         raise UsageError(f"{argument('precision')} bf16 does not run on {device.type}; give fp32")
 
 
-def running_in(precision: Precision, device: torch.device) -> AbstractContextManager[None]:
+def running_in(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
     """A context in which networks run in this precision. Leave it before weights change: it keeps casts of them."""
     if precision is Precision.FP32:
         return nullcontext()

@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeAlias, get_type_hints
 import typer
 
 from sau_cli.precision import Precision
+from sau_cli.reporting.formats import ReportFormat
 
 Command: TypeAlias = Callable[..., None]
 _TALK = "Output"
@@ -142,7 +143,7 @@ ReportOption: TypeAlias = Annotated[
     typer.Option(
         "--report",
         metavar="FILE",
-        help="Write the report as FILE's name says: .html, .md, .sarif, .xml (JUnit) or .json. May be repeated.",
+        help=f"Write the report as FILE's name says: {', '.join(ReportFormat)} (.xml is JUnit). May be repeated.",
         rich_help_panel=_TALK,
     ),
 ]

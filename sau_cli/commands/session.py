@@ -22,7 +22,7 @@ from sau_adapters.files import check_folder_writable, check_writable, claimed, s
 from sau_cli.commands.findings import Findings
 from sau_cli.commands.options import OutputOptions, flag_of
 from sau_cli.errors import ExitCode, SauError, UsageError, argument, reason_of
-from sau_cli.reporting.formats import ReportFormat, format_of, rendered
+from sau_cli.reporting.formats import ReportFormat, format_of, looks_like_report, rendered
 from sau_cli.reporting.json_document import to_json
 from sau_cli.reporting.terminal import printable
 from sau_cli.results import Check, CheckStatus, InputFile, Report
@@ -239,16 +239,13 @@ def _short(report: Report) -> str:
     return f"{report.verdict.value}: {held[0].id}: {held[0].evidence}{more}" if held else report.verdict.value
 
 
-_STARTS = (b'"tool_version"', b"sarif-schema", b"<!doctype html>", b"## sau ", b"<testsuites")
-
-
 def _check_report(path: Path, *, force: bool, place: str = "json") -> None:
     """Raises UsageError unless a report can go there; only a report is ever overwritten by one, --force or not."""
     check_writable(path, force=force, place=place)
     if path.is_file():
         with path.open("rb") as file:
             start = file.read(200)
-        if start.strip() and not any(known in start for known in _STARTS):
+        if start.strip() and not looks_like_report(start):
             raise UsageError(f"{path} exists and is no report of sau; give another name with {argument(place)}")
 
 

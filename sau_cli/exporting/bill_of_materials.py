@@ -4,6 +4,9 @@ The document is built by ``cyclonedx-python-lib``; it has no model cards yet, so
 form of the official schema.
 """
 
+# Its classes get their constructors from a decorator that pyright does not see through.
+# pyright: reportCallIssue=false, reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import json

@@ -78,6 +78,7 @@ class Exporter(Protocol):
 
     def ways(self, classifier: Classifier) -> Sequence[str]:
         """Ways of writing the graph; they are tried in turn until one is proven."""
+        ...
 
     def write(self, classifier: Classifier, path: Path, way: str) -> None:
         """Write the file. Raises NotEvaluable for a network that cannot be exported in this way."""
@@ -90,6 +91,7 @@ class Exporter(Protocol):
 
     def open(self, path: Path) -> ExportedModel:
         """Open a written file in the runtime that will serve it."""
+        ...
 
     def stamp(self, path: Path, proven: ProvenExport, description: Description) -> None:
         """Record what the classifier is, and the figures of a verification that passed, in the file."""

@@ -69,6 +69,8 @@ class BehaviourTest(ABC):
     Fields are its settings. They are no flags: the calibration is of the values that are declared.
 
     Attributes:
+        id: its name in reports, calibrations and ``--test``, such as ``maximum-margin``.
+        says: what a class stands out in, as the end of a sentence.
         needs_data: whether it looks at clean images.
         needs_head: whether it looks at the network's head, which cannot be told of every network.
 
@@ -76,21 +78,13 @@ class BehaviourTest(ABC):
         UsageError: a setting outside its range.
     """
 
+    id: ClassVar[str]
+    says: ClassVar[str]
     needs_data: ClassVar[bool] = True
     needs_head: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_settings(self)
-
-    @property
-    @abstractmethod
-    def id(self) -> str:
-        """Its name in reports, calibrations and ``--test``, such as ``maximum-margin``."""
-
-    @property
-    @abstractmethod
-    def says(self) -> str:
-        """What a class stands out in, as the end of a sentence."""
 
     def settings(self) -> dict[str, Any]:
         """Every setting by name, for reports."""

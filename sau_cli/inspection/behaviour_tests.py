@@ -8,17 +8,16 @@ from sau_cli.inspection.behaviour_test import BehaviourTest
 from sau_cli.inspection.effort import EASIEST_CHANGE, AskedTests
 from sau_cli.inspection.feature_shifts import FeatureShift
 from sau_cli.inspection.head_probing import HeadProbing
-from sau_cli.inspection.inverted_changes import InvertedChange, one_heat
+from sau_cli.inspection.inverted_changes import InvertedMask, InvertedSmooth, InvertedSquare
 from sau_cli.inspection.maximum_margins import MaximumMargin
-from sau_cli.inversion.changes import ChangeKind
 
 TESTS: tuple[BehaviourTest, ...] = (
     HeadProbing(),
     FeatureShift(),
     MaximumMargin(),
-    InvertedChange(kind=ChangeKind.SQUARE, search=one_heat(steps=12, proposals=6)),
-    InvertedChange(kind=ChangeKind.MASK, search=one_heat(steps=14, proposals=8)),
-    InvertedChange(kind=ChangeKind.SMOOTH, search=one_heat(steps=14, proposals=8)),
+    InvertedSquare(),
+    InvertedMask(),
+    InvertedSmooth(),
     AdversarialFlow(),
 )
 

@@ -123,7 +123,7 @@ class BehaviourVerdict:
 @cache
 def shipped_calibration(*, with_data: bool) -> Calibration:
     """The calibration that ``sau`` comes with, for tests with clean data or for those that need none."""
-    text = (files(__package__) / "calibration.json").read_text(encoding="utf-8")
+    text = (files("sau_cli.inspection") / "calibration.json").read_text(encoding="utf-8")
     return Calibration.of(json.loads(text)[WITH_DATA if with_data else DATA_FREE])
 
 

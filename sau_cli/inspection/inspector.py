@@ -58,13 +58,14 @@ def _finite_weights(facts: FileFacts) -> Check:
     if not found:
         told = "no weight is NaN or infinite"
         return Check(id=check_id, status=CheckStatus.PASSED, value=0, evidence=told, severity=Severity.INFO)
+    first, *others = found
     nan, infinite = sum(one.nan for one in found), sum(one.infinite for one in found)
-    more = f" and {len(found) - 1} more tensors" if len(found) > 1 else ""
+    more = f" and {len(others)} more tensors" if others else ""
     return Check(
         id=check_id,
         status=CheckStatus.FAILED,
         value=nan + infinite,
-        evidence=f"{nan:,} NaN and {infinite:,} infinite values are among the weights, in {found[0].tensor[:100]!r}"
+        evidence=f"{nan:,} NaN and {infinite:,} infinite values are among the weights, in {first.tensor[:100]!r}"
         f"{more}, so what the model answers means nothing; ask for an intact file",
         severity=Severity.HIGH,
     )

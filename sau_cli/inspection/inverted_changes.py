@@ -10,6 +10,7 @@ Source: Wang et al., "Neural Cleanse", 2019 (inversion for each class, anomaly i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -22,28 +23,21 @@ from sau_cli.inversion.changes import Change, ChangeKind, change_of
 from sau_cli.inversion.search import Heat, SearchSettings, invert, losses_of
 
 
+def one_heat(*, steps: int, proposals: int) -> SearchSettings:
+    """A race of one heat, with one arm for each class: all come to its end alike, as they are compared."""
+    return SearchSettings(heats=(Heat(arms=1, steps=steps, images=8),), proposals=proposals, judged_on=48)
+
+
+SEARCH, SEARCH_OF_SQUARES = one_heat(steps=14, proposals=8), one_heat(steps=12, proposals=6)
+
+
 @dataclass(frozen=True, kw_only=True)
 class InvertedChange(BehaviourTest):
-    """The test of a kind of change.
+    """The tests of a kind of change."""
 
-    Attributes:
-        search: all classes come to the end of its race alike, as they are compared.
-    """
+    kind: ClassVar[ChangeKind]
 
-    kind: ChangeKind
-    search: SearchSettings
-
-    @property
-    def id(self) -> str:
-        return f"inverted-{self.kind.value}"
-
-    @property
-    def says(self) -> str:
-        return {
-            ChangeKind.SQUARE: "how surely a square on any image leads there",
-            ChangeKind.MASK: "how surely a few pixels of any image lead there",
-            ChangeKind.SMOOTH: "how surely a smooth picture added to any image leads there",
-        }[self.kind]
+    search: SearchSettings = SEARCH
 
     def change(self, spec: InputSpec) -> Change:
         return change_of(self.kind, (spec.channels, spec.height, spec.width)).loosened(WIDER)
@@ -73,6 +67,30 @@ class InvertedChange(BehaviourTest):
         )
 
 
-def one_heat(*, steps: int, proposals: int) -> SearchSettings:
-    """A race of one heat, with one arm for each class."""
-    return SearchSettings(heats=(Heat(arms=1, steps=steps, images=8),), proposals=proposals, judged_on=48)
+@dataclass(frozen=True, kw_only=True)
+class InvertedSquare(InvertedChange):
+    """A square in any place."""
+
+    id = "inverted-square"
+    says = "how surely a square on any image leads there"
+    kind = ChangeKind.SQUARE
+
+    search: SearchSettings = SEARCH_OF_SQUARES
+
+
+@dataclass(frozen=True, kw_only=True)
+class InvertedMask(InvertedChange):
+    """A few pixels anywhere."""
+
+    id = "inverted-mask"
+    says = "how surely a few pixels of any image lead there"
+    kind = ChangeKind.MASK
+
+
+@dataclass(frozen=True, kw_only=True)
+class InvertedSmooth(InvertedChange):
+    """A smooth picture over all."""
+
+    id = "inverted-smooth"
+    says = "how surely a smooth picture added to any image leads there"
+    kind = ChangeKind.SMOOTH

@@ -1,23 +1,37 @@
-"""The forms that a report comes in, by the name of its file."""
+"""The forms that a report comes in, by the name of its file. A new one is a file beside this one, and a line here."""
 
 from __future__ import annotations
 
 from enum import StrEnum
+from importlib import import_module
 from pathlib import Path
-from typing import assert_never
+from typing import Self
 
 from sau_cli.errors import UsageError, argument
 from sau_cli.results import Report
 
 
 class ReportFormat(StrEnum):
-    """By suffix. JSON is the document, and the others are renderings of it."""
+    """By suffix. JSON is the document, and the others are renderings of it.
 
-    JSON = ".json"
-    SARIF = ".sarif"
-    JUNIT = ".xml"
-    MARKDOWN = ".md"
-    HTML = ".html"
+    Attributes:
+        renders: ``MODULE:FUNCTION`` that makes text of a report, in this package.
+        sign: what is near the beginning of each, by which one is known.
+    """
+
+    renders: str
+    sign: bytes
+
+    def __new__(cls, suffix: str, renders: str, sign: bytes) -> Self:
+        form = str.__new__(cls, suffix)
+        form._value_, form.renders, form.sign = suffix, renders, sign
+        return form
+
+    HTML = ".html", "html:to_html", b"<!doctype html>"
+    MARKDOWN = ".md", "markdown:to_markdown", b"## sau "
+    SARIF = ".sarif", "sarif:to_sarif", b"sarif-schema"
+    JUNIT = ".xml", "junit:to_junit", b"<testsuites"
+    JSON = ".json", "json_document:to_json", b'"tool_version"'
 
 
 def format_of(path: Path) -> ReportFormat:
@@ -26,35 +40,19 @@ def format_of(path: Path) -> ReportFormat:
     Raises:
         UsageError: it asks for none.
     """
-    try:
-        return ReportFormat(path.suffix.lower())
-    except ValueError as error:
-        known = ", ".join(one.value for one in ReportFormat)
-        raise UsageError(f"{argument('report')} {path}: the name tells no form of report; end it in {known}") from error
+    known = {form.value: form for form in ReportFormat}
+    if path.suffix.lower() not in known:
+        raise UsageError(f"{argument('report')} {path}: the name tells no form of report; end it in {', '.join(known)}")
+    return known[path.suffix.lower()]
 
 
 def rendered(report: Report, form: ReportFormat) -> str:
     """The report in this form."""
-    match form:
-        case ReportFormat.JSON:
-            from sau_cli.reporting.json_document import to_json
+    module, _, function = form.renders.partition(":")
+    text: str = getattr(import_module(f"sau_cli.reporting.{module}"), function)(report)
+    return text
 
-            return to_json(report)
-        case ReportFormat.SARIF:
-            from sau_cli.reporting.sarif import to_sarif
 
-            return to_sarif(report)
-        case ReportFormat.JUNIT:
-            from sau_cli.reporting.junit import to_junit
-
-            return to_junit(report)
-        case ReportFormat.MARKDOWN:
-            from sau_cli.reporting.markdown import to_markdown
-
-            return to_markdown(report)
-        case ReportFormat.HTML:
-            from sau_cli.reporting.html import to_html
-
-            return to_html(report)
-        case _ as never:
-            assert_never(never)
+def looks_like_report(start: bytes) -> bool:
+    """Whether a file that starts like this is a report in any of the forms."""
+    return any(form.sign in start for form in ReportFormat)

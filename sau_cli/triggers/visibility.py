@@ -50,10 +50,11 @@ def visibility(trigger: Trigger, images: Tensor) -> Visibility:
     similar = None
     if window >= 3:
         values = [
-            structural_similarity(before.numpy(), after.numpy(), channel_axis=0, win_size=window, data_range=1.0)
+            # Two pictures without their gradient give a number.
+            float(structural_similarity(before.numpy(), after.numpy(), channel_axis=0, win_size=window, data_range=1.0))  # pyright: ignore[reportArgumentType]
             for before, after in zip(clean_pixels, pixels, strict=True)
         ]
-        similar = float(sum(values) / len(values))
+        similar = sum(values) / len(values)
     return Visibility(
         linf=float(change.abs().amax(dim=1).mean()),
         l2=float(change.norm(dim=1).mean()),

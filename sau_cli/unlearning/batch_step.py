@@ -94,12 +94,15 @@ class BatchStep(Protocol):
         Raises:
             NotFiniteError: the loss is not finite; the weights are as they were.
         """
+        ...
 
     def learned(self) -> Classifier:
         """What the run would end with here."""
+        ...
 
     def tensors(self) -> Mapping[str, Tensor]:
         """What a method remembers from one batch to the next, beside weights and optimiser."""
+        ...
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on from :meth:`tensors`."""

@@ -43,8 +43,8 @@ class FrozenBatchNorms:
             fast = torch.get_autocast_dtype(where) if torch.is_autocast_enabled(where) else None
             self.scales, self.shifts = ([one.to(fast or one.dtype) for one in several] for several in (scales, shifts))
         elif self.layers:
-            torch._foreach_copy_(self.scales, scales)
-            torch._foreach_copy_(self.shifts, shifts)
+            torch._foreach_copy_(self.scales, scales)  # pyright: ignore[reportPrivateImportUsage]
+            torch._foreach_copy_(self.shifts, shifts)  # pyright: ignore[reportPrivateImportUsage]
 
     @contextmanager
     def used(self) -> Iterator[None]:

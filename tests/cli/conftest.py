@@ -10,6 +10,7 @@ import pytest
 
 from sau_cli.app import main
 from tests.conftest import Finished
+from tests.support.short_searches import shorten
 
 Call = Callable[..., Finished]
 
@@ -28,6 +29,13 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         return Finished(int(ended.value.code or 0), streams.out, streams.err)
 
     return run
+
+
+@pytest.fixture(autouse=True)
+def short_searches(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Searches for the easiest changes take one step, but where a test that depends on them is marked ``searches``."""
+    if request.node.get_closest_marker("searches") is None:
+        shorten(monkeypatch.setattr)
 
 
 @pytest.fixture

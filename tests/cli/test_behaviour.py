@@ -13,22 +13,28 @@ from safetensors.torch import load_file, save_file
 
 from sau_cli.inspection.behaviour_tests import TESTS
 from tests.cli.conftest import one_sentence
+from tests.conftest import made_once, run_here
 
 
 def report(name: str = "r.json") -> dict:
     return json.loads(Path(name).read_text())
 
 
-@pytest.fixture(scope="module")
-def examined(planted, sau, tmp_path_factory):
-    """The backdoored classifier, inspected once with nothing but its name. Read only."""
-    folder = tmp_path_factory.mktemp("examined")
-    done = sau("inspect", planted / "bad.safetensors", "--json", "r.json", "--report", "r.html", cwd=folder)
-    return done, json.loads((folder / "r.json").read_text()), (folder / "r.html").read_text()
+@pytest.fixture(scope="session")
+def examined(planted, tmp_path_factory):
+    """The backdoored classifier, inspected once with nothing but its name: how it ended, its report, and its page."""
+
+    def inspect(folder):
+        done = run_here("inspect", planted / "bad.safetensors", "--json", "r.json", "--report", "r.html", cwd=folder)
+        (folder / "code").write_text(str(done.code))
+
+    folder = made_once(tmp_path_factory, "examined", inspect)
+    report = json.loads((folder / "r.json").read_text())
+    return int((folder / "code").read_text()), report, (folder / "r.html").read_text()
 
 
 def test_every_test_is_run_and_the_score_decides(examined):
-    done, found, _ = examined
+    code, found, _ = examined
     checks = {one["id"]: one for one in found["checks"]}
     assert "model.behaviour" not in checks
     for name in (*(test.id for test in TESTS), "channel-bounds"):
@@ -37,7 +43,7 @@ def test_every_test_is_run_and_the_score_decides(examined):
     assert 0 < score["value"] < 1
     verdicts = {"failed": ("failed", 1), "inconclusive": ("inconclusive", 6), "passed": ("passed", 0)}
     assert (found["verdict"], found["exit_code"]) == verdicts[score["status"]]
-    assert done.code == found["exit_code"]
+    assert code == found["exit_code"]
     assert checks["acc"]["value"] > 0.9
     seeds = found["details"]["behaviour"]["seeds"]
     assert len(seeds) == 3

@@ -62,9 +62,9 @@ def in_cache(tmp_path: Path) -> set[str]:
     return {one.name for one in (tmp_path / "home" / "hub").glob("models--*/snapshots/*/*")}
 
 
-def test_inspect_what_is_fetched(run_alone, served, tmp_path, saved):
+def test_inspect_what_is_fetched(run_alone, run, served, tmp_path, saved):
     words = ("inspect", NAME, "--effort", "quick")
-    one_sentence(run_alone(*words), 2, "nothing is fetched", "add --download")
+    one_sentence(run(*words), 2, "nothing is fetched", "add --download")
     done = run_alone(*words, "--download", "--json", "-")
     assert done.code == 0, done.err
     size = (saved / "model.safetensors").stat().st_size
@@ -76,9 +76,9 @@ def test_inspect_what_is_fetched(run_alone, served, tmp_path, saved):
     report = json.loads(done.out)
     assert report["inputs"][0]["path"] == f"{NAME}@{COMMIT}"
     assert report["details"]["file"]["description"]["architecture"] == "timm:test_resnet"
-    again = run_alone(*words, "--json", "-")
+    again = run(*words, "--json", "-")
     assert json.loads(again.out)["inputs"] == report["inputs"]
-    assert run_alone(*words, "--download").code == 0
+    assert run(*words, "--download").code == 0
     assert len(served.fetched) == 2
 
 

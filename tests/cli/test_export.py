@@ -24,7 +24,7 @@ from sau_adapters.onnx import onnx_files
 from sau_adapters.onnx.export import OnnxExporter
 from sau_cli.exporting.verification import provider_id
 from tests.cli.conftest import one_sentence
-from tests.conftest import ROOT, Finished
+from tests.conftest import ROOT, Finished, made_once, run_here
 
 TRIGGER = ("--trigger", "bad.trigger.safetensors")
 
@@ -52,15 +52,17 @@ def run_bare(path: str, feed: np.ndarray) -> np.ndarray:
     return answers
 
 
-@pytest.fixture(scope="module")
-def once(sau, planted, tmp_path_factory) -> Path:
+@pytest.fixture(scope="session")
+def once(planted, tmp_path_factory) -> Path:
     """A folder with an export, its sidecars and its report. Read only."""
-    folder = tmp_path_factory.mktemp("exported")
-    for name in ("bad.safetensors", "bad.trigger.safetensors"):
-        shutil.copy(planted / name, folder)
-    done = sau("export", "bad.safetensors", "-o", "m.onnx", *TRIGGER, "--json", "r.json", cwd=folder)
-    assert done.code == 0, done.err
-    return folder
+
+    def export(folder: Path) -> None:
+        for name in ("bad.safetensors", "bad.trigger.safetensors"):
+            shutil.copy(planted / name, folder)
+        done = run_here("export", "bad.safetensors", "-o", "m.onnx", *TRIGGER, "--json", "r.json", cwd=folder)
+        assert done.code == 0, done.err
+
+    return made_once(tmp_path_factory, "exported", export)
 
 
 @pytest.fixture

@@ -437,12 +437,12 @@ def test_names_that_are_no_text_cost_no_report(call, bad):
     assert uri_of("b\udcffd.safetensors") == "b%FFd.safetensors"
 
 
-def test_names_with_markup_are_shown_as_they_are(sau, planted, tmp_path):
+def test_names_with_markup_are_shown_as_they_are(call, planted, tmp_path):
     (tmp_path / "x[").mkdir()
     for name in ("x[/y].safetensors", "z.safetensors"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes((planted / "bad.safetensors").read_bytes())
-    done = sau("inspect", ".", "--effort", "quick", cwd=tmp_path)
+    done = call("inspect", ".", "--effort", "quick")
     assert done.code == 0, done.err
     assert "x[/y].safetensors" in done.err
 

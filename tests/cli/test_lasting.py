@@ -31,6 +31,7 @@ def test_a_backdoor_that_is_there_is_measured_beside_its_controls(call, bad):
     assert report["verdict"] == "measured"
 
 
+@pytest.mark.searches
 def test_a_drill_measures_each_attack_and_leaves_the_file(call, bad):
     before = bad.read_bytes()
     words = ("--drill", "badnets,blended", "--clean-frac", "0.3", "--json", "r.json", "--device", "cpu")

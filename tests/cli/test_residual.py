@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from tests.cli.conftest import one_sentence
+from tests.conftest import made_once, run_here
 
 
 def report(name: str = "r.json") -> dict:
@@ -29,27 +30,29 @@ def last_step(path: Path) -> dict:
         return json.loads(file.metadata()["sau.history"])[-1]
 
 
-@pytest.fixture(scope="module")
-def purified(planted, sau, tmp_path_factory):
+pytestmark = pytest.mark.searches
+
+
+@pytest.fixture(scope="session")
+def purified(planted, tmp_path_factory):
     """The backdoored digits classifier, purified by the default recipe. Read only."""
-    folder = tmp_path_factory.mktemp("purified")
-    shutil.copy(planted / "bad.safetensors", folder)
-    done = sau(
-        *("purify", "bad.safetensors", "--clean-frac", "0.1", "-o", "fixed.safetensors", "--device", "cpu"),
-        *("--json", "r.json", "--report", "r.html"),
-        cwd=folder,
-    )
-    return folder, done
+
+    def purify(folder):
+        shutil.copy(planted / "bad.safetensors", folder)
+        words = ("purify", "bad.safetensors", "--clean-frac", "0.1", "-o", "fixed.safetensors", "--device", "cpu")
+        done = run_here(*words, "--json", "r.json", "--report", "r.html", cwd=folder)
+        assert done.code == 0, done.err
+
+    return made_once(tmp_path_factory, "purified", purify)
 
 
 def test_a_purified_model_that_is_cleared_passes_and_its_file_says_so(purified):
-    folder, done = purified
-    found = report(folder / "r.json")
+    found = report(purified / "r.json")
     residual = check(found, "residual.score")
-    assert (done.code, residual["status"]) == (0, "passed"), residual
+    assert (found["exit_code"], residual["status"]) == (0, "passed"), residual
     assert residual["value"] <= residual["threshold"]
     assert "clean images" in residual["evidence"]
-    told = last_step(folder / "fixed.safetensors")["settings"]["residual"]
+    told = last_step(purified / "fixed.safetensors")["settings"]["residual"]
     assert told["cleared"] is True
     assert told["limit"] == residual["threshold"]
     assert set(told["kinds"]) == {"square", "mask", "smooth"}
@@ -58,17 +61,16 @@ def test_a_purified_model_that_is_cleared_passes_and_its_file_says_so(purified):
 
 
 def test_the_page_shows_the_easiest_changes(purified):
-    folder, _ = purified
-    page = (folder / "r.html").read_text()
+    page = (purified / "r.html").read_text()
     assert "The easiest changes of all images" in page
-    for one in report(folder / "r.json")["details"]["residual"]["recovered"]:
+    for one in report(purified / "r.json")["details"]["residual"]["recovered"]:
         assert one["png"] in page
         assert b64decode(one["png"]).startswith(b"\x89PNG")
 
 
 def test_the_two_files_are_looked_at_together(call, bad, purified):
     words = ("--reference", bad, "--data", "digits", "--effort", "quick", "--json", "r.json")
-    assert call("inspect", purified[0] / "fixed.safetensors", *words).code == 0
+    assert call("inspect", purified / "fixed.safetensors", *words).code == 0
     assert check(report(), "residual.score")["status"] == "passed"
 
 
@@ -91,8 +93,8 @@ def test_a_backdoor_that_is_left_is_never_passed(call, bad):
 
 def test_a_class_that_stands_out_before_and_was_not_unlearned_is_not_cleared(call, bad, purified):
     """As the purified file tells; nothing that both models share stands out."""
-    weights = load_file(purified[0] / "fixed.safetensors")
-    with safe_open(purified[0] / "fixed.safetensors", framework="pt") as file:
+    weights = load_file(purified / "fixed.safetensors")
+    with safe_open(purified / "fixed.safetensors", framework="pt") as file:
         told = file.metadata()
     history = json.loads(told["sau.history"])
     assert "0" in history[-1]["settings"]["unlearned"]

@@ -69,9 +69,12 @@ def test_the_image_runs_as_an_ordinary_user_and_copies_what_there_is():
     lines = (ROOT / "Dockerfile").read_text(encoding="utf-8").splitlines()
     last = max(place for place, line in enumerate(lines) if line.startswith("FROM "))
     assert "USER gate" in lines[last:]
-    for line in lines:
-        if line.startswith("COPY ") and "--from" not in line:
-            assert all((ROOT / one).exists() for one in line.split()[1:-1]), line
+    kept = re.findall(r"^!(\S+)$", (ROOT / ".dockerignore").read_text(encoding="utf-8"), re.MULTILINE)
+    copied = [
+        name for line in lines if line.startswith("COPY ") and "--from" not in line for name in line.split()[1:-1]
+    ]
+    assert sorted(kept) == sorted(copied)
+    assert all((ROOT / name).exists() for name in copied)
 
 
 def test_every_citation_field_that_readers_need():

@@ -3,33 +3,40 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
+import runpy
 
-from tests.conftest import ROOT
+import pytest
 
-
-def test_from_python(tmp_path):
-    settings = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'adapters'}"}
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "examples" / "from_python.py")],
-        cwd=tmp_path,
-        env=settings,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=300,
-    )
-    before, after = re.findall(r"ASR ([\d.]+) % -> ([\d.]+) %", done.stdout)[0]
-    assert float(before) > 90
-    assert float(after) < 5
-    assert "epsilon is a setting of method sau, and ft has none such" in done.stdout
-    assert "exported by dynamo" in done.stdout
+from tests.conftest import ROOT, run_here
+from tests.support.short_searches import shorten
 
 
-def test_own_network(sau, tmp_path):
+def from_python(capsys) -> tuple[float, float]:
+    """The ASR before and after."""
+    runpy.run_path(str(ROOT / "examples" / "from_python.py"), run_name="__main__")
+    said = capsys.readouterr().out
+    assert "epsilon is a setting of method sau, and ft has none such" in said
+    assert "exported by dynamo" in said
+    ((before, after),) = re.findall(r"ASR ([\d.]+) % -> ([\d.]+) %", said)
+    return float(before), float(after)
+
+
+def test_from_python(capsys, monkeypatch):
+    """That it runs; what it measures is for the slow test."""
+    shorten(monkeypatch.setattr)
+    before, after = from_python(capsys)
+    assert before > 90 > after
+
+
+@pytest.mark.slow
+def test_from_python_measures_what_its_header_says(capsys):
+    before, after = from_python(capsys)
+    assert before > 90
+    assert after < 5
+
+
+def test_own_network(tmp_path):
     arch = f"{ROOT / 'examples' / 'own_network.py'}:TinyNet"
     words = (
         "attack",
@@ -44,8 +51,8 @@ def test_own_network(sau, tmp_path):
         "-o",
         "t.safetensors",
     )
-    assert sau(*words, cwd=tmp_path).code == 0
-    done = sau("evaluate", "t.safetensors", "--arch", arch, "--trigger", "t.trigger.safetensors", cwd=tmp_path)
+    assert run_here(*words, cwd=tmp_path).code == 0
+    done = run_here("evaluate", "t.safetensors", "--arch", arch, "--trigger", "t.trigger.safetensors", cwd=tmp_path)
     assert done.code == 0, done.err
 
 
@@ -55,10 +62,10 @@ def test_every_example_is_in_the_table():
         assert f"`{path.name}`" in table
 
 
-def test_own_attack(sau, tmp_path):
+def test_own_attack(tmp_path):
     attack = f"{ROOT / 'examples' / 'own_attack.py'}:Stripe"
     words = ("--attack", attack, "--thickness", "2", "--arch", "small_cnn", "--data", "digits", "--epochs", "5")
-    done = sau("attack", *words, "-o", "s.safetensors", "--json", "s.json", cwd=tmp_path)
+    done = run_here("attack", *words, "-o", "s.safetensors", "--json", "s.json", cwd=tmp_path)
     assert done.code == 0, done.err
     (row,) = json.loads((tmp_path / "s.json").read_text())["details"]["evaluation"]["triggers"]
     assert row["asr"]["value"] > 0.9

@@ -13,6 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.conftest import run_here
+from tests.support.short_searches import shorten
+
 TOGETHER = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 
 
@@ -33,13 +36,19 @@ def together(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("recipe", "share"), [pytest.param("paper", "0.1", marks=pytest.mark.slow), ("paper", "0.1008"), ("default", "0.1")]
 )
-def test_two_processes_end_where_one_does(planted, tmp_path, sau, recipe, share):
+def test_two_processes_end_where_one_does(planted, tmp_path, monkeypatch, recipe, share):
+    """With short searches, which both sides make alike."""
     bad = shutil.copy(planted / "bad.safetensors", tmp_path)
     words = ("purify", "bad.safetensors", "--recipe", recipe, "--clean-frac", share, "--epochs", "2")
     words = (*words, "--batch-size", "48", "--precision", "fp32")
-    alone = sau(*words, "-o", "one.safetensors", "--json", "one.json", cwd=tmp_path)
+    shorten(monkeypatch.setattr)
+    alone = run_here(*words, "-o", "one.safetensors", "--json", "one.json", cwd=tmp_path)
     assert alone.code in {0, 6}, alone.err  # two epochs may clear nothing, and torchrun makes 1 of 6
-    done = together(tmp_path, "-m", "sau_cli", *words, "-o", "two.safetensors", "--json", "two.json")
+    (tmp_path / "run.py").write_text(
+        "import sys; from sau_cli.app import main; from tests.support.short_searches import shorten; "
+        "shorten(); main(sys.argv[1:])"
+    )
+    done = together(tmp_path, "run.py", *words, "-o", "two.safetensors", "--json", "two.json")
     assert done.returncode in {0, 1}, done.stderr
     assert done.stdout == ""
     assert done.stderr.count("wrote two.safetensors") == 1, "the leader alone reports"
@@ -58,10 +67,11 @@ def test_two_processes_end_where_one_does(planted, tmp_path, sau, recipe, share)
     assert not (tmp_path / "two.resume.safetensors").exists()
 
 
-def test_variables_that_make_no_sense_are_one_sentence(sau, planted, monkeypatch, tmp_path):
+def test_variables_that_make_no_sense_are_one_sentence(planted, monkeypatch, tmp_path):
     monkeypatch.setenv("RANK", "2")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    done = sau("purify", planted / "bad.safetensors", "--clean-frac", "0.1", "-o", "out.safetensors", cwd=tmp_path)
+    words = ("purify", planted / "bad.safetensors", "--clean-frac", "0.1", "-o", "out.safetensors")
+    done = run_here(*words, cwd=tmp_path)
     assert done.code == 2
     assert "RANK=2" in done.err
     assert "torchrun" in done.err

@@ -51,9 +51,20 @@ def test_mutated_files(originals, tmp_path, which, changes, kept):
     look_at_mutated(originals, tmp_path, which, changes, kept)
 
 
-@settings(quick, max_examples=30)  # each in a process of its own
-@given(which=st.integers(5, 6), changes=changes, kept=st.none() | st.floats(0, 1))
+hdf5 = given(which=st.integers(5, 6), changes=changes, kept=st.none() | st.floats(0, 1))
+
+
+@settings(quick, max_examples=8)  # each in processes of its own
+@hdf5
 def test_mutated_hdf5(originals, tmp_path, which, changes, kept):
+    look_at_mutated(originals, tmp_path, which, changes, kept)
+
+
+@pytest.mark.slow
+@quick
+@hdf5
+def test_more_mutated_hdf5(originals, tmp_path, which, changes, kept):
+    """As :func:`test_mutated_hdf5`, of as many as of the other formats."""
     look_at_mutated(originals, tmp_path, which, changes, kept)
 
 

@@ -24,10 +24,3 @@ def two_threads() -> Iterator[None]:
     """Work as on two cores, with both networks of the search at once."""
     with threads(2):
         yield
-
-
-@pytest.fixture(params=[1, 2], ids=["in turn", "at once"])
-def either_way(request: pytest.FixtureRequest) -> Iterator[None]:
-    """The networks of the search in turn, as with one thread, and at once."""
-    with threads(request.param):
-        yield

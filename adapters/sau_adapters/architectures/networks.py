@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 from sau_adapters.architectures.arguments import parted, with_arguments
@@ -119,6 +120,10 @@ def as_named(name: str, state: Mapping[str, Tensor], *, height: int, width: int)
     return named
 
 
+MUCH = 2
+"""A network of more than so many times the numbers of a file is none that the file holds under other names."""
+
+
 def _by_loader_of_timm(
     name: str, state: Mapping[str, Tensor], own: Mapping[str, tuple[int, ...]], *, height: int, width: int
 ) -> dict[str, Tensor] | None:
@@ -131,6 +136,8 @@ def _by_loader_of_timm(
 
     if not name.startswith("timm:") or not own:
         return None
+    if sum(map(prod, own.values())) > MUCH * sum(tensor.numel() for tensor in state.values()):
+        return None  # nor is a network built that a few tensors could not be of
     spec = InputSpec(channels=3, height=height, width=width, mean=(0.0,) * 3, std=(1.0,) * 3)
     with warnings.catch_warnings(action="ignore"):
         try:

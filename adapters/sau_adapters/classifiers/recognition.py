@@ -102,10 +102,11 @@ def one_fitting(model: OpenedModel, image_shape: tuple[int, int, int] | None) ->
         NotEvaluable: there are several.
     """
     names = fitting_architectures(model, image_shape)
-    if len(names) > 1:
+    first, *others = names
+    if others:
         listed = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
         raise NotEvaluable(
             f"{model.path} does not say its architecture, and its tensors fit {listed}, which compute "
-            f"different things; add {argument('architecture')}, such as {names[0]}"
+            f"different things; add {argument('architecture')}, such as {first}"
         )
-    return names[0]
+    return first

@@ -12,12 +12,12 @@ from sau_cli.images import ImageData
 
 def open_digits(*, image_size: tuple[int, int] | None = None) -> ImageData:
     """1,437 training and 360 test images, always the same split, each class in proportion."""
-    digits = load_digits()
-    pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)
+    values, labels = load_digits(return_X_y=True)
+    pixels = np.rint(np.reshape(values, (-1, 8, 8)) * (255 / 16)).astype(np.uint8)
     places = np.arange(len(pixels))
-    train, test = train_test_split(places, test_size=0.2, stratify=digits.target, random_state=0)
+    train, test = train_test_split(places, test_size=0.2, stratify=labels, random_state=0)
     parts = {
-        name: labelled_images(pixels[at], digits.target[at], source="digits", image_size=image_size)
+        name: labelled_images(pixels[at], labels[at], source="digits", image_size=image_size)
         for name, at in (("train", train), ("test", test))
     }
     return ImageData(name="digits", train=parts["train"], test=parts["test"])

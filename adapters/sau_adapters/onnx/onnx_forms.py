@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import onnx
@@ -28,8 +29,8 @@ def simplified(model: onnx.ModelProto) -> onnx.ModelProto:
     with _told_of("simplified"):
         import onnxslim
 
-        slim: onnx.ModelProto = onnxslim.slim(model)
-    return slim
+        slim = onnxslim.slim(model)
+    return cast("onnx.ModelProto", slim)
 
 
 def half(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -87,7 +88,7 @@ def quantised(source: Path, out: Path, images: Tensor, *, method: str) -> None:
         quantize_static(
             str(prepared),
             str(out),
-            _Calibration(images),
+            _Calibration(images),  # pyright: ignore[reportArgumentType] (it has what is asked of one)
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             calibrate_method=CalibrationMethod[method],

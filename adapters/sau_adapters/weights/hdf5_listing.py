@@ -163,7 +163,7 @@ def _datasets(
         if not isinstance(link, h5py.HardLink):
             continue
         inner = group[key]
-        place = h5py.h5o.get_info(inner.id)
+        place = h5py.h5o.get_info(inner.id)  # pyright: ignore[reportAttributeAccessIssue] (compiled)
         if (place.fileno, place.addr) in seen:
             continue
         seen.add((place.fileno, place.addr))

@@ -63,6 +63,7 @@ class WeightsReader(Protocol):
     @property
     def contents(self) -> tuple[Content, ...]:
         """The files that the weights are in."""
+        ...
 
     def take_in(self, watch: Watch | None = None) -> None:
         """Read what else the weights are in, beside the file."""
@@ -74,6 +75,7 @@ class WeightsReader(Protocol):
             NotEvaluable: it is damaged.
             UnsafeFile: its header lies, or it reaches for other files.
         """
+        ...
 
     def loaded(self) -> LoadedWeights:
         """The tensors.
@@ -82,6 +84,7 @@ class WeightsReader(Protocol):
             NotEvaluable: it is damaged, or of a format that is never opened.
             UnsafeFile: it holds code, or lies.
         """
+        ...
 
 
 class OneFile:

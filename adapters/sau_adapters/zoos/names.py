@@ -188,6 +188,6 @@ def _torchvision_weights(name: str) -> Any:
     from torchvision import models
 
     try:
-        return models.get_model_weights(name).DEFAULT
+        return models.get_model_weights(name).DEFAULT  # pyright: ignore[reportAttributeAccessIssue] (an enumeration)
     except (ValueError, AttributeError) as error:
         raise UsageError(f"torchvision has no classifier {name!r}; see torchvision.models.list_models()") from error

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torchvision import models
 
+from sau_adapters.architectures import networks
 from sau_adapters.architectures.index import recognised
 from sau_adapters.architectures.state_names import namings
 from sau_adapters.classifiers.building import as_classifier, read_as
@@ -154,3 +155,17 @@ def test_a_layer_that_normalises_in_front_of_the_network(tmp_path, names, scale)
     assert "read as its normalisation" in read_as(checkpoint, classifier)[1]
     with pytest.raises(UsageError, match="leave normalisation out"):
         as_classifier(checkpoint, normalisation=((0.5,), (0.5,)), image_shape=(3, 64, 64))
+
+
+def test_no_network_is_built_that_a_few_tensors_could_not_be_of(monkeypatch):
+    """A stranger's file may name the largest of timm: that takes no memory, but for shapes."""
+    places, build = [], networks.build
+
+    def noted(*arguments, **options):
+        places.append(torch.get_default_device().type)
+        return build(*arguments, **options)
+
+    monkeypatch.setattr(networks, "build", noted)
+    state = {"weight": torch.zeros(1000)}
+    assert networks.as_named("timm:resnet50", state, height=64, width=64) == state
+    assert set(places) == {"meta"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from sau_cli.errors import NotEvaluable, UsageError
 from sau_cli.head import Head
 from sau_cli.images import LabelledImages
 from sau_cli.inspection.adversarial_flow import AdversarialFlow
-from sau_cli.inspection.behaviour import SUSPECTS, cost, examine_behaviour, most_suspicious, over_said
+from sau_cli.inspection.behaviour import SUSPECTS, Behaviour, cost, examine_behaviour, most_suspicious, over_said
 from sau_cli.inspection.behaviour_checks import behaviour_checks, behaviour_details
 from sau_cli.inspection.behaviour_test import BehaviourTest, Subject
 from sau_cli.inspection.behaviour_tests import TESTS, chosen_tests
@@ -61,6 +62,14 @@ def a_classifier(network: nn.Module) -> object:
     spec = replace(classifier.description.input, height=12, width=8)
     classifier.description = replace(classifier.description, input=spec)
     return classifier
+
+
+@cache
+def examined(*, target: int | None = None, boost: float = 1.0, corner: float = 0.0, data: bool = True) -> Behaviour:
+    """What the tests find in such a network; done once."""
+    network = QuadrantNet(target=target, boost=boost, corner=corner)
+    images = bright_images() if data else None
+    return examine_behaviour(a_classifier(network), images, effort=Effort.STANDARD)
 
 
 def bright_images(each: int = 20) -> LabelledImages:
@@ -252,11 +261,9 @@ def even(threshold: float) -> Calibration:
 
 
 def test_a_backdoor_is_found_with_its_target_and_a_clean_twin_is_not():
-    images = bright_images()
-    clean = judge_behaviour(examine_behaviour(a_classifier(QuadrantNet()), images, effort=Effort.STANDARD), even(0.5))
+    clean = judge_behaviour(examined(), even(0.5))
     assert clean.status is CheckStatus.PASSED
-    bad_model = a_classifier(QuadrantNet(target=3, corner=40.0))
-    behaviour = examine_behaviour(bad_model, images, effort=Effort.STANDARD)
+    behaviour = examined(target=3, corner=40.0)
     bad = judge_behaviour(behaviour, even(0.5))
     assert (bad.status, bad.suspect) == (CheckStatus.FAILED, 3)
     assert bad.score > clean.score
@@ -304,7 +311,7 @@ def test_the_model_is_left_as_it_was():
 
 
 def test_without_data_a_model_is_never_cleared():
-    behaviour = examine_behaviour(a_classifier(QuadrantNet()), None, effort=Effort.STANDARD)
+    behaviour = examined(data=False)
     verdict = judge_behaviour(behaviour, even(0.999))
     assert verdict.status is CheckStatus.PASSED
     checks = {one.id: one for one in behaviour_checks(behaviour, verdict, names(CLASSES))}
@@ -313,9 +320,7 @@ def test_without_data_a_model_is_never_cleared():
 
 
 def test_later_seeds_look_at_the_suspects_and_keep_the_scores_of_the_others():
-    behaviour = examine_behaviour(
-        a_classifier(QuadrantNet(target=3, corner=40.0)), bright_images(), effort=Effort.STANDARD
-    )
+    behaviour = examined(target=3, corner=40.0)
     first, second, _ = behaviour.seeds
     places = most_suspicious(first)
     assert 3 in places.tolist()
@@ -327,11 +332,9 @@ def test_later_seeds_look_at_the_suspects_and_keep_the_scores_of_the_others():
 
 
 def test_the_same_seed_finds_the_same():
-    images = bright_images()
-    first, second = (
-        examine_behaviour(a_classifier(QuadrantNet(target=3, corner=9.0)), images, effort=Effort.STANDARD)
-        for _ in range(2)
-    )
+    first = examined(target=3, corner=40.0)
+    again = a_classifier(QuadrantNet(target=3, corner=40.0))
+    second = examine_behaviour(again, bright_images(), effort=Effort.STANDARD)
     for one, other in zip(first.seeds, second.seeds, strict=True):
         for mine, yours in zip(one.findings, other.findings, strict=True):
             assert torch.equal(mine.scores.values, yours.scores.values)
@@ -394,11 +397,12 @@ def test_the_form_of_the_logits_changes_no_score(form, data):
             return form(super().forward(x))
 
     images = bright_images() if data else None
-    scores = []
-    for network in (QuadrantNet, Said):
-        found = examine_behaviour(a_classifier(network(target=3, boost=1.6)), images, effort=Effort.STANDARD)
-        scores.append([judgement.score for judgement in judge_behaviour(found, even(0.5)).judgements])
-    assert scores[1] == pytest.approx(scores[0], abs=0.02)
+    said = examine_behaviour(a_classifier(Said(target=3, boost=1.6)), images, effort=Effort.STANDARD)
+    plain, changed = (
+        [judgement.score for judgement in judge_behaviour(found, even(0.5)).judgements]
+        for found in (examined(target=3, boost=1.6, data=data), said)
+    )
+    assert changed == pytest.approx(plain, abs=0.02)
 
 
 def test_logits_that_do_not_differ_are_not_examined():
@@ -412,7 +416,7 @@ def test_logits_that_do_not_differ_are_not_examined():
 
 
 def test_a_model_for_images_of_a_size_that_no_calibration_covers_is_not_cleared():
-    behaviour = examine_behaviour(a_classifier(QuadrantNet()), bright_images(), effort=Effort.STANDARD)
+    behaviour = examined()
     verdict = judge_behaviour(behaviour, even(0.999))
     check = behaviour_checks(replace(behaviour, pixels=224), verdict, names(CLASSES))[-1]
     assert behaviour_checks(behaviour, verdict, names(CLASSES))[-1].status is CheckStatus.PASSED
@@ -421,7 +425,7 @@ def test_a_model_for_images_of_a_size_that_no_calibration_covers_is_not_cleared(
 
 
 def test_a_model_with_classes_that_were_not_examined_is_not_cleared():
-    behaviour = examine_behaviour(a_classifier(QuadrantNet()), bright_images(), effort=Effort.STANDARD)
+    behaviour = examined()
     verdict = judge_behaviour(behaviour, even(0.999))
     part = behaviour_checks(replace(behaviour, of=1000), verdict, names(CLASSES))[-1]
     assert behaviour_checks(behaviour, verdict, names(CLASSES))[-1].status is CheckStatus.PASSED
@@ -510,9 +514,7 @@ def test_a_class_that_is_set_aside_hides_no_other():
 
 
 def test_a_model_of_more_classes_than_any_calibration_knows_is_neither_cleared_nor_convicted():
-    behaviour = examine_behaviour(
-        a_classifier(QuadrantNet(target=3, corner=40.0)), bright_images(), effort=Effort.STANDARD
-    )
+    behaviour = examined(target=3, corner=40.0)
     assert judge_behaviour(behaviour, even(0.5)).status is CheckStatus.FAILED
     many = replace(behaviour, of=43)
     verdict = judge_behaviour(many, even(0.5))

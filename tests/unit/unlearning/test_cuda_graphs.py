@@ -51,7 +51,7 @@ class Full(Graphs):
 
 def networks():
     torch.manual_seed(0)
-    models = [describe(CIFAR_NETWORKS["wrn_16_1"](10, 3), channels=3, size=16) for _ in range(2)]
+    models = [describe(CIFAR_NETWORKS["wrn_16_1"](10, 3), channels=3, size=8) for _ in range(2)]
     with torch.no_grad():
         for model in models:
             for layer in model.modules():
@@ -64,7 +64,7 @@ def networks():
 
 
 def found(search, models, count, seed=0, groups=None):
-    data = random_images(count, channels=3, size=16, seed=seed)
+    data = random_images(count, channels=3, size=8, seed=seed)
     pixels = as_pixels(data.images).double()
     draws = torch.rand(count, draws_needed(3, RECIPE), generator=torch.Generator().manual_seed(seed))
     with torch.no_grad():

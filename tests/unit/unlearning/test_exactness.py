@@ -19,9 +19,9 @@ from sau_cli.unlearning.search_space import ball
 from sau_cli.unlearning.shared_examples import find_shared_examples
 from tests.support.naive_sau import Trace, naive_sau, perturb
 from tests.support.toys import describe, random_images
+from tests.unit.unlearning.conftest import threads
 
-pytestmark = pytest.mark.usefixtures("either_way")
-SIZE, IMAGES = 8, 48
+SIZE, IMAGES = 8, 24
 
 
 def a_residual_network() -> nn.Module:
@@ -47,23 +47,41 @@ NETWORKS = {
 }
 
 
-both_precisions = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["fp32", "fp64"])
-all_networks = pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS.keys())
+def each_way(test):
+    """Each network, precision and number of threads; what is slow combines what the fast ones have apart."""
+    fast = {
+        *((name, torch.float64, 1) for name in NETWORKS),
+        ("residual, batch norm", torch.float32, 1),
+        ("transformer, layer norm", torch.float64, 2),
+    }
+    ways = [
+        pytest.param(
+            make,
+            dtype,
+            count,
+            id=f"{name}, {dtype}, {count}",
+            marks=() if (name, dtype, count) in fast else pytest.mark.slow,
+        )
+        for name, make in NETWORKS.items()
+        for dtype in (torch.float32, torch.float64)
+        for count in (1, 2)
+    ]
+    return pytest.mark.parametrize(("make", "dtype", "count"), ways)(test)
 
 
-@both_precisions
-@all_networks
-def test_same_losses_and_parameters_as_the_naive_implementation(make, dtype):
+@each_way
+def test_same_losses_and_parameters_as_the_naive_implementation(make, dtype, count):
     data = random_images(count=IMAGES, channels=3, size=SIZE)
     classifier = describe(make(), channels=3, size=SIZE, mean=0.4, std=0.3).to(dtype)
-    recipe = Recipe(epochs=2, batch_size=IMAGES // 3 + 4, lr=1e-4)
+    recipe = Recipe(epochs=2, batch_size=IMAGES // 3 + 1, lr=1e-4)
 
     stream, batches = random_stream(7, "order"), []
     for _ in range(recipe.epochs):
         for at in torch.randperm(len(data), generator=stream).split(recipe.batch_size):
             batches.append((as_pixels(data.images[at]), data.labels[at]))
     expected, trace = naive_sau(classifier, batches)
-    result = purify(classifier, CleanData(learning=data, held_back=data), recipe=recipe, seed=7)
+    with threads(count):
+        result = purify(classifier, CleanData(learning=data, held_back=data), recipe=recipe, seed=7)
 
     # Adam moves each parameter by about lr a step, however small its gradient, so a sign of δ that
     # rounding flips shows as up to 2e-4 in single precision. In double precision none may flip.
@@ -85,10 +103,9 @@ def _epoch_mean(trace: Trace, batches: list, epoch: int, which: int) -> float:
     return sum(trace.losses[step][which] * len(batches[step][0]) for step in steps) / IMAGES
 
 
-@both_precisions
-@all_networks
-def test_delta_equals_the_naive_one_up_to_signs_of_gradients_near_zero(make, dtype, record_property):
-    data = random_images(count=48, channels=3, size=SIZE, seed=3)
+@each_way
+def test_delta_equals_the_naive_one_up_to_signs_of_gradients_near_zero(make, dtype, count, record_property):
+    data = random_images(count=IMAGES, channels=3, size=SIZE, seed=3)
     received = describe(make(), channels=3, size=SIZE).to(dtype)
     purified = describe(make(), channels=3, size=SIZE).to(dtype)
     with torch.no_grad():
@@ -99,16 +116,17 @@ def test_delta_equals_the_naive_one_up_to_signs_of_gradients_near_zero(make, dty
     expected = perturb(purified, received, pixels, data.labels, Trace())
     with torch.no_grad():
         own, others = purified(pixels).argmax(1), received(pixels).argmax(1)
-    found = find_shared_examples(
-        purified,
-        received,
-        pixels,
-        data.labels,
-        purified_labels=own,
-        received_labels=others,
-        space=ball(pixels, epsilon=0.2, step=0.2, clip=False),
-        recipe=Recipe(),
-    )
+    with threads(count):
+        found = find_shared_examples(
+            purified,
+            received,
+            pixels,
+            data.labels,
+            purified_labels=own,
+            received_labels=others,
+            space=ball(pixels, epsilon=0.2, step=0.2, clip=False),
+            recipe=Recipe(),
+        )
     assert set(found.delta.mul(5).round(decimals=5).unique().tolist()) <= {-1.0, 0.0, 1.0}
     flipped = float((found.delta != expected).float().mean())
     record_property("share of flipped signs", flipped)

@@ -1,6 +1,7 @@
 """A run that is stopped and gone on with ends as if it had not been stopped, bit for bit."""
 
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -19,7 +20,6 @@ from sau_cli.unlearning.recipes import DEFAULT, Optimiser, Recipe, Schedule
 from sau_cli.unlearning.shared_unlearning import SharedUnlearning
 from tests.support.toys import describe, random_images
 
-pytestmark = pytest.mark.usefixtures("two_threads")
 DATA = random_images(40)
 CLEAN = CleanData(learning=DATA, held_back=DATA.take(range(10)), augmentation=Augmentation(padding=1, flip=True))
 PAPER = Recipe(epochs=3, batch_size=16, lr=1e-3)
@@ -56,10 +56,19 @@ class StopAfter:
         return self.left == 0
 
 
+@cache
+def whole_run(recipe):
+    return purify(received(), CLEAN, recipe=recipe, seed=1)
+
+
+IN_BETWEEN = [2, 5, 6]
+"""Steps of which fast tests stop at the like: 1 and 8 in an epoch, 3 at the end of one."""
+
+
 @pytest.mark.parametrize("recipe", [PAPER, VARIED], ids=["paper", "varied"])
-@pytest.mark.parametrize("steps", [1, 2, 3, 5, 6, 8])
+@pytest.mark.parametrize("steps", [1, 3, 8, *(pytest.param(steps, marks=pytest.mark.slow) for steps in IN_BETWEEN)])
 def test_stopped_anywhere_and_gone_on_with_through_a_file(tmp_path, recipe, steps):
-    whole = purify(received(), CLEAN, recipe=recipe, seed=1)
+    whole = whole_run(recipe)
     path = tmp_path / "state.safetensors"
 
     def save(state):
@@ -76,8 +85,17 @@ def test_stopped_anywhere_and_gone_on_with_through_a_file(tmp_path, recipe, step
         assert replace(ours, seconds=0) == replace(expected, seconds=0)
 
 
+@pytest.mark.usefixtures("two_threads")
+def test_stopped_and_gone_on_with_on_two_cores():
+    """With both networks of the search at once."""
+    kept, recipe = [], replace(PAPER, epochs=2)
+    whole = purify(received(), CLEAN, recipe=recipe, seed=1)
+    purify(received(), CLEAN, recipe=recipe, seed=1, save=kept.append, stop=StopAfter(4))
+    assert same(weights(purify(received(), CLEAN, recipe=recipe, seed=1, resume=kept[-1])), weights(whole))
+
+
 def test_killed_between_saves_it_goes_on_from_the_last_epoch(tmp_path):
-    whole = purify(received(), CLEAN, recipe=PAPER, seed=1)
+    whole = whole_run(PAPER)
     states = []
     with pytest.raises(ZeroDivisionError):
         purify(received(), CLEAN, recipe=PAPER, seed=1, save=states.append, stop=lambda: 1 / (2 - len(states)) < 0)
@@ -124,7 +142,7 @@ def test_a_loss_that_is_not_finite_goes_back_at_half_the_rate(monkeypatch, failu
 
 
 def test_parts_of_a_batch_give_the_same_weights():
-    whole = purify(received(), CLEAN, recipe=PAPER, seed=1)
+    whole = whole_run(PAPER)
     parts = purify(received(), CLEAN, recipe=PAPER, seed=1, max_batch=5)
     for name, tensor in weights(whole).items():
         assert torch.allclose(tensor.double(), weights(parts)[name].double(), atol=3e-3), name

@@ -6,6 +6,8 @@ stride 1, and one halving less after it. The tensors cannot tell, so a file with
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import nn
 from torchvision import models
 
@@ -17,8 +19,9 @@ SHUFFLENETS = ("x0_5", "x1_0", "x1_5", "x2_0")
 def cifar_torchvision_mobilenetv2(classes: int, channels: int, *, size: str) -> nn.Module:
     """(N, C, H, W) to logits (N, K), with fresh weights; H and W of 8 or more."""
     network = models.mobilenet_v2(num_classes=classes, width_mult=MOBILENETS[size])
-    stem, *blocks = network.features
-    stem[0] = of_stride_1(stem[0], channels)
+    stem, *blocks = cast("nn.Sequential", network.features)
+    stem = cast("nn.Sequential", stem)
+    stem[0] = of_stride_1(cast("nn.Conv2d", stem[0]), channels)
     convolutions = [part for block in blocks for part in block.modules() if isinstance(part, nn.Conv2d)]
     first_halving = next(convolution for convolution in convolutions if convolution.stride != (1, 1))
     first_halving.stride = (1, 1)
@@ -29,7 +32,8 @@ def cifar_torchvision_mobilenetv2(classes: int, channels: int, *, size: str) -> 
 def cifar_torchvision_shufflenetv2(classes: int, channels: int, *, size: str) -> nn.Module:
     """(N, C, H, W) to logits (N, K), with fresh weights; H and W of 8 or more."""
     network = models.get_model(f"shufflenet_v2_{size}", weights=None, num_classes=classes)
-    network.conv1[0] = of_stride_1(network.conv1[0], channels)
+    stem = cast("nn.Sequential", network.conv1)
+    stem[0] = of_stride_1(cast("nn.Conv2d", stem[0]), channels)
     network.maxpool = nn.Identity()
     made: nn.Module = network
     return made
