@@ -12,6 +12,7 @@ import typer
 from sau_cli.commands.behaviour_view import examine
 from sau_cli.commands.chain_view import check_chain
 from sau_cli.commands.file_view import file_tables, inspection_view
+from sau_cli.commands.fleet_options import OF_THE_RUN, FleetOptions, given_words
 from sau_cli.commands.inputs import Request, fetch, opened_once, request
 from sau_cli.commands.options import (
     DataOption,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 @with_groups
 def inspect(
+    context: typer.Context,
     models: ModelsArgument,
     *,
     data: DataOption = None,
@@ -72,10 +74,6 @@ def inspect(
         list[str] | None,
         typer.Option("--skip-test", metavar="NAME", help="Leave this test out. May be repeated."),
     ] = None,
-    jobs: Annotated[
-        int | None,
-        typer.Option("--jobs", min=1, help="Models of a folder at a time. [default: one a core]"),
-    ] = None,
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor, with its type and shape.")] = False,
     public_key: Annotated[
         Path | None,
@@ -86,6 +84,7 @@ def inspect(
     download: DownloadOption = False,
     device: DeviceOption = "auto",
     seed: SeedOption = 0,
+    fleet: FleetOptions,
     output: OutputOptions,
 ) -> None:
     """Say what a model file is, whether it is safe to open, and whether it behaves like a backdoored model.
@@ -102,8 +101,9 @@ def inspect(
     is a change of all images left that leads both to one class far more easily than to others? If so,
     exit 6.
 
-    Of a folder every model under it is inspected, several at a time. One that cannot be is no reason
-    to stop, and the exit code is that of the worst.
+    Of a folder every model under it is inspected, several at a time, with --ray on the machines of a
+    cluster. One that cannot be is no reason to stop, and the exit code is that of the worst. What is
+    known of the same content from an earlier run is not done again.
 
     Each rule of a [policy] becomes a check: one that is broken is exit 1, one whose measurement was
     not made is inconclusive, exit 6. Weights that are NaN or infinite are exit 3.
@@ -120,12 +120,14 @@ def inspect(
       sau inspect model.safetensors --data digits --policy policy.toml
       sau inspect model.safetensors --json - | jq .verdict
       sau inspect models/ --jobs 4 --report models.html
+      sau inspect models/ --ray head-node:6379 --json models.json
     """
     with Session("inspect", output) as session:
         fetch(session, *models, reference, download=download)
         asked = request(reading, data=data, data_root=data_root)
-        inspect_one = partial(
+        inspect_alone = partial(
             inspect_model,
+            session,
             asked=asked,
             rules=asked.settings.policy if policy is None else read_policy(policy),
             effort=effort,
@@ -134,8 +136,8 @@ def inspect(
             seed=seed,
             public_key=public_key,
             reference=reference,
+            tensors=tensors,
         )
-        inspect_alone = partial(inspect_one, session, tensors=tensors)
         several = UsageError("--reference is of one model; inspect that one alone")
         if reference is not None and len(models) > 1:
             raise several
@@ -152,7 +154,15 @@ def inspect(
         if len(found.models) == 1 and not found.open_questions:
             inspect_alone(found.models[0])
         else:
-            inspect_folder(session, models[0] if len(models) == 1 else None, found, inspect_one, jobs=jobs)
+            inspect_folder(
+                session,
+                models[0] if len(models) == 1 else None,
+                found,
+                given_words(context, without=OF_THE_RUN),
+                fleet=fleet,
+                settings=asked.settings,
+                device=device,
+            )
 
 
 def inspect_model(

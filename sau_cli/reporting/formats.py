@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import assert_never
@@ -35,26 +36,31 @@ def format_of(path: Path) -> ReportFormat:
 
 def rendered(report: Report, form: ReportFormat) -> str:
     """The report in this form."""
+    return "".join(rendered_parts(report, form))
+
+
+def rendered_parts(report: Report, form: ReportFormat) -> Iterator[str]:
+    """The same piece by piece, of which a report on many models has many."""
     match form:
         case ReportFormat.JSON:
-            from sau_cli.reporting.json_document import to_json
+            from sau_cli.reporting.json_document import json_parts
 
-            return to_json(report)
+            yield from json_parts(report)
         case ReportFormat.SARIF:
             from sau_cli.reporting.sarif import to_sarif
 
-            return to_sarif(report)
+            yield to_sarif(report)
         case ReportFormat.JUNIT:
             from sau_cli.reporting.junit import to_junit
 
-            return to_junit(report)
+            yield to_junit(report)
         case ReportFormat.MARKDOWN:
             from sau_cli.reporting.markdown import to_markdown
 
-            return to_markdown(report)
+            yield to_markdown(report)
         case ReportFormat.HTML:
-            from sau_cli.reporting.html import to_html
+            from sau_cli.reporting.html import html_parts
 
-            return to_html(report)
+            yield from html_parts(report)
         case _ as never:
             assert_never(never)

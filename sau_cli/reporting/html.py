@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, overload
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -34,16 +36,38 @@ SHOWN_CLASSES = 12
 
 def to_html(report: Report) -> str:
     """The page. Whatever a stranger's file says is escaped, and no script is in it."""
+    return "".join(html_parts(report))
+
+
+def html_parts(report: Report) -> Iterator[str]:
+    """The page piece by piece, each model's when it comes to that."""
     pages = Environment(
         loader=PackageLoader("sau_cli.reporting", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    return pages.get_template("report.html.jinja").render(
-        report=plain(report),
+    yield from pages.get_template("report.html.jinja").generate(
+        report=plain(replace(report, models=())) | {"models": len(report.models)},
         decision=decision_of(report),
-        shown=[_shown(one) for one in report.models or (report,)],
+        shown=_Shown(report.models or (report,)),
         skipped=[check for check in report.checks if check.status is CheckStatus.SKIPPED],
         document="" if report.models else to_json(report),
     )
+
+
+class _Shown(Sequence[dict[str, Any]]):
+    """What the page has of each model, made when it is looked at."""
+
+    def __init__(self, reports: Sequence[Report]) -> None:
+        self._reports = reports
+
+    def __len__(self) -> int:
+        return len(self._reports)
+
+    @overload
+    def __getitem__(self, place: int) -> dict[str, Any]: ...
+    @overload
+    def __getitem__(self, place: slice) -> _Shown: ...
+    def __getitem__(self, place: int | slice) -> dict[str, Any] | _Shown:
+        return _Shown(self._reports[place]) if isinstance(place, slice) else _shown(self._reports[place])
 
 
 def _shown(report: Report) -> dict[str, Any]:

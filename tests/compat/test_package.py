@@ -75,6 +75,7 @@ def test_the_adapters_know_no_commands():
 
 FLOORS = (
     ("errors", "seeding"),
+    ("fleet",),
     ("triggers", "predictions", "inversion"),
     ("training",),
     ("evaluation", "reporting"),
