@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +16,11 @@ from rich.text import Text
 
 from sau_cli.commands.fleet_options import FleetOptions, engine_of, needs_of
 from sau_cli.commands.fleet_work import Answer, CommandWork, ended_report, unpacked
-from sau_cli.commands.session import Session
+from sau_cli.commands.session import Session, check_report
 from sau_cli.commands.settings import Settings
 from sau_cli.errors import ExitCode, NotEvaluable, SauError, UsageError
 from sau_cli.fleet.engine import Engine, Settled, Task
+from sau_cli.reporting.formats import format_of, rendered_parts
 from sau_cli.reporting.terminal import VERDICT_STYLES, printable, table
 from sau_cli.results import Check, CheckStatus, InputFile, Report, Verdict, first_finding
 
@@ -74,6 +75,7 @@ class Assignment:
         device: as ``--device`` takes it.
         folder: that the models lie under; None where they were given one by one.
         second: what the second column of the table is: of an inspection the format, else what is written.
+        once: options that change nothing of what comes out.
     """
 
     command: str
@@ -83,6 +85,7 @@ class Assignment:
     device: str
     folder: Path | None = None
     second: str = "format"
+    once: tuple[str, ...] = ()
 
 
 class Row(NamedTuple):
@@ -111,7 +114,9 @@ def run_fleet(session: Session, asked: Assignment, *, skipped: Sequence[Check] =
     try:
         with engine, _FleetView(session, asked, engine) as view:
             for number, report in _settled(session, asked, engine, kept, held):
-                view.add(asked.jobs[number], held.put(number, report))
+                row = held.put(number, report)
+                _write_out(session, asked, number, report)
+                view.add(asked.jobs[number], row)
     finally:
         held.conclude(session, skipped)
     session.show(held.table())
@@ -120,6 +125,30 @@ def run_fleet(session: Session, asked: Assignment, *, skipped: Sequence[Check] =
         session.show(
             f"{of} verdicts were known, as nothing of what they come from has changed; --no-cache does all anew"
         )
+
+
+def _taken(asked: Assignment, job: Job) -> UsageError | None:
+    """Why the report of an evaluation cannot go where its row says; a purification sees to that itself."""
+    if asked.command != "evaluate" or job.out is None:
+        return None
+    try:
+        check_report(job.out, force="--force" in asked.once, flag="out")
+    except UsageError as error:
+        return error
+    return None
+
+
+def _write_out(session: Session, asked: Assignment, number: int, report: Report) -> None:
+    """Write the report of an evaluation where its row says; one that cannot be is a check of its own."""
+    job = asked.jobs[number]
+    if _taken(asked, job) is not None or asked.command != "evaluate" or job.out is None:
+        return  # which is said already, or the same report lies there
+    from sau_adapters.files import write_parts_whole
+
+    try:
+        write_parts_whole(job.out, rendered_parts(report, format_of(job.out)))
+    except UsageError as error:
+        session.findings.add(Check(id=f"report.{job.name}", status=CheckStatus.INCONCLUSIVE, evidence=str(error)))
 
 
 def _cache(fleet: FleetOptions) -> VerdictCache | None:
@@ -169,7 +198,8 @@ class _Held:
             *skipped,
         )
         findings.tell(folder=None if self._asked.folder is None else str(self._asked.folder), from_cache=self.known)
-        findings.judge(*worst((row.verdict, row.code) for row in self._rows.values()))
+        unwritten = [(Verdict.ERROR, ExitCode.USAGE)] * any(one.id.startswith("report.") for one in findings.checks)
+        findings.judge(*worst([*((row.verdict, row.code) for row in self._rows.values()), *unwritten]))
 
     def _check(self, number: int) -> Check:
         row = self._rows[number]
@@ -201,7 +231,7 @@ class _Held:
         return job.name, row.second, verdict, str(int(row.code)), _shortened(finding)
 
 
-def worst(found: Collection[tuple[Verdict, ExitCode]] | Iterator[tuple[Verdict, ExitCode]]) -> tuple[Verdict, ExitCode]:
+def worst(found: Iterable[tuple[Verdict, ExitCode]]) -> tuple[Verdict, ExitCode]:
     """The verdict and the exit code of the model that fared worst; passed only if every one did."""
     kinds = list(dict.fromkeys(found))
     if not kinds:
@@ -231,11 +261,13 @@ def _settled(
         for number, job in enumerate(asked.jobs):
             context = contexts.of(job)
             report = kept.remembered(job.model, context) if kept is not None and context else None
-            if report is None:
-                left.append(number)
-            else:
+            if report is not None:
                 held.known += 1
                 yield number, report
+            elif (taken := _taken(asked, job)) is not None:
+                yield number, ended_report(asked.command, job.model, taken)
+            else:
+                left.append(number)
         for settled in engine.run(_tasks(session, asked, kept, contexts, device, left)) if left else ():
             job = asked.jobs[settled.number]
             answer = _answer(asked.command, job, settled)
@@ -269,8 +301,8 @@ class _Contexts:
         self._known: dict[tuple[tuple[str, ...], Path | None], str] = {}
 
     def of(self, job: Job) -> str:
-        """Nothing where the verdict is not to be kept: code of the user's own may come to anything."""
-        if self._kept is None or any(".py:" in word for word in (*job.words, self._asked.settings.arch or "")):
+        """Nothing where the verdict is not to be kept."""
+        if self._kept is None or any(map(_passing, (*job.words, self._asked.settings.arch or ""))):
             return ""
         about = job.words, job.out
         if about not in self._known:
@@ -287,6 +319,11 @@ class _Contexts:
         for about, context in self._known.items() if self._kept is not None else ():
             if self._kept is not None and self._computed(self._kept, *about) != context:
                 self._kept.forget(context)
+
+
+def _passing(word: str) -> bool:
+    """Whether another run with this option may come to something else: by a clock, or by code of the user's own."""
+    return ".py:" in word or word.startswith(("--time-budget", "--budget"))
 
 
 def _device(asked: Assignment, engine: Engine) -> str:
@@ -323,7 +360,7 @@ def _tasks(
         context = contexts.of(job)
         work = CommandWork(
             command=asked.command,
-            words=(f"--device={device}", *job.words, *_out_words(asked.command, job)),
+            words=(f"--device={device}", *job.words, *asked.once, *_out_words(asked.command, job)),
             model=str(job.model),
             folder=here,
             cache=None if kept is None or not context else str(kept.folder.absolute()),

@@ -63,9 +63,12 @@ class FleetOptions:
 
 
 OF_THE_RUN = frozenset(
-    ("jobs", "ray", "no_cache", "jobs_table", "json", "report", "quiet", "verbose", "download", "tensors")
+    (
+        *("jobs", "ray", "no_cache", "jobs_table", "json", "report", "quiet", "verbose", "force", "resume"),
+        *("download", "tensors"),
+    )
 )
-"""Options of a run on many models, which are none of each model's."""
+"""Options of a run on many models, which are none of each model's and change no verdict."""
 
 
 def with_ray_address(words: Sequence[str]) -> list[str]:

@@ -142,6 +142,8 @@ def inspect(
         if reference is not None and len(models) > 1:
             raise several
         if len(models) == 1 and not models[0].is_dir():
+            if fleet.ray is not None:
+                raise UsageError("--ray is for several models; leave it out, or give a folder or more models")
             inspect_alone(models[0])
             return
 

@@ -64,10 +64,10 @@ class Session:
     def __enter__(self) -> Self:
         try:
             if self._json not in {None, "-"}:
-                _check_report(Path(str(self._json)), force=self._replace_report)
+                check_report(Path(str(self._json)), force=self._replace_report)
             for path in self._reports:
                 self._reports[path] = format_of(path)
-                _check_report(path, force=self._replace_report, flag="--report")
+                check_report(path, force=self._replace_report, flag="--report")
                 if self._json not in {None, "-"} and os.path.realpath(str(self._json)) == os.path.realpath(path):
                     raise UsageError(f"--json and --report both name {path}; give each report a name of its own")
         except SauError as error:
@@ -236,7 +236,7 @@ def _short(report: Report) -> str:
 _STARTS = (b'"tool_version"', b"sarif-schema", b"<!doctype html>", b"## sau ", b"<testsuites")
 
 
-def _check_report(path: Path, *, force: bool, flag: str = "--json") -> None:
+def check_report(path: Path, *, force: bool, flag: str = "--json") -> None:
     """Raises UsageError unless a report can go there; only a report is ever overwritten by one, --force or not."""
     check_writable(path, force=force, flag=flag)
     if path.is_file():
