@@ -254,21 +254,17 @@ def _settled(
     session: Session, asked: Assignment, engine: Engine, kept: VerdictCache | None, held: _Held
 ) -> Iterator[tuple[int, Report]]:
     """Each model's report as it is there: first those that were known."""
-    device = _device(asked, engine)
-    contexts = _Contexts(asked, kept, device)
-    left: list[int] = []
+    left = list(range(len(asked.jobs)))
+    contexts = _Contexts(asked, kept, _device_here(asked.device))
     try:
-        for number, job in enumerate(asked.jobs):
-            context = contexts.of(job)
-            report = kept.remembered(job.model, context) if kept is not None and context else None
-            if report is not None:
-                held.known += 1
-                yield number, report
-            elif (taken := _taken(asked, job)) is not None:
-                yield number, ended_report(asked.command, job.model, taken)
-            else:
-                left.append(number)
-        for settled in engine.run(_tasks(session, asked, kept, contexts, device, left)) if left else ():
+        yield from _known(asked, kept, contexts, held, left)
+        if not left:
+            return
+        device = _device_there(asked.device, engine) or contexts.device
+        if device != contexts.device:
+            contexts = _Contexts(asked, kept, device)
+            yield from _known(asked, kept, contexts, held, left)
+        for settled in engine.run(_tasks(session, asked, kept, contexts, left)):
             job = asked.jobs[settled.number]
             answer = _answer(asked.command, job, settled)
             held.known += answer.known
@@ -280,6 +276,25 @@ def _settled(
     finally:
         if kept is not None:
             _close(session, kept, contexts)
+
+
+def _known(
+    asked: Assignment, kept: VerdictCache | None, contexts: _Contexts, held: _Held, left: list[int]
+) -> Iterator[tuple[int, Report]]:
+    """Those that need no work; they are taken out of what is left."""
+    numbers = left[:]
+    left.clear()
+    for number in numbers:
+        job = asked.jobs[number]
+        context = contexts.of(job)
+        report = kept.remembered(job.model, context) if kept is not None and context else None
+        if report is not None:
+            held.known += 1
+            yield number, report
+        elif (taken := _taken(asked, job)) is not None:
+            yield number, ended_report(asked.command, job.model, taken)
+        else:
+            left.append(number)
 
 
 def _close(session: Session, kept: VerdictCache, contexts: _Contexts) -> None:
@@ -297,7 +312,7 @@ class _Contexts:
     """What the verdict of each job comes from, but for its model; most jobs have it in common."""
 
     def __init__(self, asked: Assignment, kept: VerdictCache | None, device: str) -> None:
-        self._asked, self._kept, self._device = asked, kept, device
+        self._asked, self._kept, self.device = asked, kept, device
         self._known: dict[tuple[tuple[str, ...], Path | None], str] = {}
 
     def of(self, job: Job) -> str:
@@ -312,7 +327,7 @@ class _Contexts:
         return self._known[about]
 
     def _computed(self, kept: VerdictCache, words: tuple[str, ...], out: Path | None) -> str:
-        return kept.context_of(self._asked.command, words, out=out, settings=self._asked.settings, device=self._device)
+        return kept.context_of(self._asked.command, words, out=out, settings=self._asked.settings, device=self.device)
 
     def check_unchanged(self) -> None:
         """Drop what was kept where data or another file that counts was changed meanwhile."""
@@ -326,23 +341,28 @@ def _passing(word: str) -> bool:
     return ".py:" in word or word.startswith(("--time-budget", "--budget"))
 
 
-def _device(asked: Assignment, engine: Engine) -> str:
-    """That the work is done on.
+def _device_here(asked: str) -> str:
+    """That work is done on where this machine does it."""
+    if asked != "auto" or (sys.platform == "linux" and not any(Path(place).exists() for place in _GPUS)):
+        return "cpu" if asked == "auto" else asked  # torch would take seconds to say the same
+    from sau_cli.devices import chosen_device
+
+    return str(chosen_device(asked))
+
+
+def _device_there(asked: str, engine: Engine) -> str | None:
+    """That the machines of a cluster do it on; None where there is no cluster.
 
     Raises:
         UsageError: a GPU is asked for, and no machine has one.
     """
-    if asked.device != "auto":
-        if asked.device.startswith("cuda") and engine.gpus is False:
-            raise UsageError(f"no machine of the cluster has a GPU; leave --device {asked.device} out")
-        return asked.device
-    if engine.gpus is not None:
+    if engine.gpus is None:
+        return None
+    if asked == "auto":
         return "cuda" if engine.gpus else "cpu"
-    if sys.platform == "linux" and not any(Path(place).exists() for place in _GPUS):
-        return "cpu"  # torch would take seconds to say the same
-    from sau_cli.devices import chosen_device
-
-    return str(chosen_device("auto"))
+    if asked.startswith("cuda") and not engine.gpus:
+        raise UsageError(f"no machine of the cluster has a GPU; leave --device {asked} out")
+    return asked
 
 
 def _tasks(
@@ -350,7 +370,6 @@ def _tasks(
     asked: Assignment,
     kept: VerdictCache | None,
     contexts: _Contexts,
-    device: str,
     numbers: Sequence[int],
 ) -> Iterator[Task]:
     """Each job as a task, made when it is asked for."""
@@ -360,7 +379,7 @@ def _tasks(
         context = contexts.of(job)
         work = CommandWork(
             command=asked.command,
-            words=(f"--device={device}", *job.words, *asked.once, *_out_words(asked.command, job)),
+            words=(f"--device={contexts.device}", *job.words, *asked.once, *_out_words(asked.command, job)),
             model=str(job.model),
             folder=here,
             cache=None if kept is None or not context else str(kept.folder.absolute()),
@@ -368,7 +387,7 @@ def _tasks(
             verbose=session.verbose,
         )
         size = 0 if asked.fleet.ray is None else _size(job.model)
-        yield Task(number=number, work=work, needs=needs_of(size, on_gpu=device.startswith("cuda")))
+        yield Task(number=number, work=work, needs=needs_of(size, on_gpu=contexts.device.startswith("cuda")))
 
 
 def _out_words(command: str, job: Job) -> tuple[str, ...]:

@@ -24,8 +24,9 @@ LEAST_HELD, HELD_A_CPU = 64, 4
 """Tasks that wait at a time, so that a cluster that grows with its work has reason to."""
 ANSWERS_WITHIN = 5.0
 """Seconds for an address to be reached, and four times as long for the Ray there to say that it is well."""
-_QUIET = {
+_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is told to anybody
+    "RAY_raylet_start_wait_time_s": "120",  # a machine that is busy starts it late
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 
@@ -55,22 +56,25 @@ class RayCluster:
         address: of the cluster, or ``auto``; None starts one on this machine, and ends it.
         jobs: CPUs of a cluster that is started; None for all.
 
+    Attributes:
+        others: machines that have another sau, with what that is.
+
     Raises:
         UsageError: Ray is not installed, or nobody answers there.
     """
 
     def __init__(self, address: str | None, *, jobs: int | None = None) -> None:
-        os.environ.update(_QUIET)
+        os.environ.update(_SETTINGS)
         try:
             import ray
         except ImportError as error:
             raise UsageError("--ray needs Ray, which is not installed; install sau-cli[fleet]") from error
         self._ray: Any = ray
         self._address, self._jobs = address, jobs
-        self._others: dict[str, str] = {}
+        self.others: dict[str, str] = {}
         self._joined = False
         if address is not None:
-            _check_answers(address)
+            _check_answers(address)  # also where nothing is left to be done
 
     def __enter__(self) -> Self:
         return self
@@ -163,8 +167,8 @@ class RayCluster:
     def _elsewhere(self, one: _Sent, where: str, why: str) -> Settled | _Sent:
         """The task for another machine, if there is one left that might be fit."""
         if where:
-            self._others[where] = why
-        fit = [node for node in self._nodes() if node not in self._others]
+            self.others[where] = why
+        fit = [node for node in self._nodes() if node not in self.others]
         if fit and where and one.begun <= TRIES:
             return replace(one, begun=one.begun + 1, node=fit[one.task.number % len(fit)])
         return Settled(number=one.task.number, answer=None, ended=why)
@@ -201,12 +205,14 @@ class RayCluster:
     def _join(self) -> None:
         if self._joined:
             return
+        if self._address is not None:
+            _check_is_ray(self._address)
         given: dict[str, Any] = {"address": self._address or "local"}
         if self._address is None:
             given |= {"include_dashboard": False, "num_cpus": self._jobs}
         try:
             self._ray.init(**given, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        except Exception as error:  # it raises the root of all where it starts too slowly
             where = "on this machine" if self._address is None else f"at {self._address}"
             raise UsageError(f"Ray {where} cannot be used ({reason_of(error)}); look at ray status there") from error
         self._joined = True
@@ -252,7 +258,7 @@ def answer_here(
 
 
 def _check_answers(address: str) -> None:
-    """Raises UsageError where nobody answers, or something else than Ray: to ask Ray itself takes minutes."""
+    """Raises UsageError where nobody answers."""
     if address == "auto":
         return
     if address.startswith("ray://"):
@@ -265,6 +271,12 @@ def _check_answers(address: str) -> None:
         raise UsageError(
             f"nobody answers at {address} ({reason_of(error)}); give the address that ray start told, or --ray alone"
         ) from error
+
+
+def _check_is_ray(address: str) -> None:
+    """Raises UsageError where something else answers: to join that would take minutes, and end in no error."""
+    if address == "auto":
+        return
     asked = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
     with suppress(subprocess.SubprocessError, OSError):
         if subprocess.run(asked, capture_output=True, timeout=4 * ANSWERS_WITHIN, check=False).returncode == 0:  # noqa: S603
