@@ -17,6 +17,7 @@ from sau_cli.commands.attack_flags import named_attacks, with_flags
 from sau_cli.commands.demo import demo
 from sau_cli.commands.evaluate import evaluate
 from sau_cli.commands.export import export
+from sau_cli.commands.fleet_options import with_ray_address
 from sau_cli.commands.inspect import inspect
 from sau_cli.commands.options import OutputOptions
 from sau_cli.commands.purify import purify
@@ -98,7 +99,7 @@ def composed(words: Sequence[str] = ()) -> typer.Typer:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit."""
-    words = sys.argv[1:] if arguments is None else arguments
+    words = with_ray_address(sys.argv[1:] if arguments is None else arguments)
     if arguments is None and not sys.warnoptions:
         warnings.simplefilter("ignore")  # what libraries warn their callers of is nothing that a user could mend
     try:

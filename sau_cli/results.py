@@ -105,7 +105,7 @@ class Report:
     Attributes:
         outputs: files that were written, by role.
         details: what belongs to this command alone.
-        models: of a folder, a whole report on each model in it.
+        models: of several models, a whole report on each; perhaps read from a file when it is looked at.
         error: the sentence that ended the command, if one did; the checks made before it are kept.
     """
 
@@ -118,7 +118,7 @@ class Report:
     environment: Mapping[str, Any]
     outputs: Mapping[str, InputFile]
     details: Mapping[str, Any]
-    models: tuple[Report, ...] = ()
+    models: Sequence[Report] = ()
     error: str | None = None
     schema_version: str = SCHEMA_VERSION
 
@@ -154,5 +154,7 @@ def subject(report: Report) -> str:
 
 def counted(reports: Sequence[Report]) -> str:
     """How many of several models have which verdict, such as ``3 passed, 1 unsafe``."""
-    counts = {verdict: sum(report.verdict is verdict for report in reports) for verdict in Verdict}
+    counts = dict.fromkeys(Verdict, 0)
+    for report in reports:
+        counts[report.verdict] += 1
     return ", ".join(f"{number} {verdict.value}" for verdict, number in counts.items() if number)

@@ -8,7 +8,7 @@ import re
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -301,5 +301,10 @@ def _umask() -> int:
 
 def write_text_whole(path: Path, text: str) -> None:
     """Write a text file in one piece, UTF-8, with a mark for what that cannot say. See :func:`written_whole`."""
-    with written_whole(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", errors="replace")
+    write_parts_whole(path, (text,))
+
+
+def write_parts_whole(path: Path, parts: Iterable[str]) -> None:
+    """As :func:`write_text_whole`, of text that is never in memory as a whole."""
+    with written_whole(path) as temporary, temporary.open("w", encoding="utf-8", errors="replace") as file:
+        file.writelines(parts)

@@ -12,14 +12,16 @@ import typer
 from sau_cli.commands.comparison_view import ENOUGH, comparison_details
 from sau_cli.commands.drill import run_drill
 from sau_cli.commands.evaluation_view import evaluation_checks, evaluation_table, remarks, trigger_ids
+from sau_cli.commands.fleet_options import FleetOptions, JobsTableOption
 from sau_cli.commands.inputs import Request, fetch, open_model_and_data, received, request
+from sau_cli.commands.job_table import check_alone, run_table
 from sau_cli.commands.lasting_view import lasting_checks, lasting_table
 from sau_cli.commands.options import (
     DataOption,
     DataRootOption,
     DeviceOption,
     DownloadOption,
-    ModelArgument,
+    OptionalModelArgument,
     OutputOptions,
     PolicyOption,
     ReadingOptions,
@@ -49,7 +51,8 @@ if TYPE_CHECKING:
 
 @with_groups
 def evaluate(
-    model: ModelArgument,
+    context: typer.Context,
+    model: OptionalModelArgument = None,
     *,
     reference: Annotated[
         Path | None,
@@ -120,6 +123,8 @@ def evaluate(
     download: DownloadOption = False,
     device: DeviceOption = "auto",
     seed: SeedOption = 0,
+    jobs_table: JobsTableOption = None,
+    fleet: FleetOptions,
     output: OutputOptions,
 ) -> None:
     """Measure ACC, ASR, R-ACC and DER on test images, with 95 % intervals. Limits make it a gate.
@@ -129,6 +134,9 @@ def evaluate(
     It says nothing of other triggers. Rules of a [policy] that can be judged
     by what is measured here are judged; of the others the report says why not.
 
+    With --jobs-table, every row of a table is measured, several at a time, with --ray on the machines
+    of a cluster; out of a row is where its report goes.
+
     \b
     Examples:
       sau evaluate model.safetensors --trigger model.trigger.safetensors
@@ -137,9 +145,23 @@ def evaluate(
       sau evaluate vendor.pth --arch wrn_16_1 --normalisation none \\
           --data cifar10 --data-root data --trigger patch:grid.png --target 0
       sau evaluate model.purified.safetensors --trigger model.trigger.safetensors --reactivate --relearn 20
+      sau evaluate --jobs-table jobs.csv --max-asr 5% --json all.json
       sau evaluate model.safetensors --drill badnets,blended,sig --data clean/ --budget 15m
     """
     with Session("evaluate", output) as session:
+        check_alone(model, jobs_table, fleet)
+        if model is None or jobs_table is not None:
+            asked = request(reading, data=data, data_root=data_root)
+            run_table(
+                session,
+                "evaluate",
+                context,
+                Path(str(jobs_table)),
+                fleet=fleet,
+                defaults=asked.defaults,
+                device=device,
+            )
+            return
         limits = Limits(
             max_asr=_parsed(max_asr, "max_asr"),
             min_acc=_parsed(min_acc, "min_acc"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sau_cli import __version__
@@ -30,7 +30,7 @@ class Findings:
         self._checks: list[Check] = []
         self._details: dict[str, Any] = {}
         self._environment: dict[str, Any] = {}
-        self._models: tuple[Report, ...] = ()
+        self._models: Sequence[Report] = ()
         self._verdict: tuple[Verdict, ExitCode] | None = None
 
     @property
@@ -73,10 +73,10 @@ class Findings:
         """Add a file that was written, under its role."""
         self._outputs[role] = file
 
-    def hold(self, models: Sequence[Report]) -> None:
-        """Add the reports on the models of a folder, and what went into them."""
-        self._models = (*self._models, *models)
-        self._inputs += (taken for model in models for taken in model.inputs)
+    def hold(self, models: Sequence[Report], inputs: Iterable[InputFile]) -> None:
+        """Have the reports on several models, and what went into them."""
+        self._models = models
+        self._inputs += inputs
 
     def report(self, error: tuple[str, ExitCode] | None = None, *, machine: Mapping[str, Any]) -> Report:
         """The whole of it. A check that failed keeps its exit code, whatever went wrong afterwards.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +14,7 @@ from sau_cli.commands.attesting import GivenStatement, attest_at_end, check_atte
 from sau_cli.commands.behaviour_view import examine
 from sau_cli.commands.chain_view import check_chain
 from sau_cli.commands.file_view import file_tables, inspection_view
+from sau_cli.commands.fleet_options import OF_THE_RUN, FleetOptions, given_words
 from sau_cli.commands.inputs import Request, fetch, located_once, opened_once, request
 from sau_cli.commands.options import (
     DataOption,
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 
 @with_groups
 def inspect(
+    context: typer.Context,
     models: ModelsArgument,
     *,
     data: DataOption = None,
@@ -74,10 +77,6 @@ def inspect(
     skip_test: Annotated[
         list[str] | None,
         typer.Option("--skip-test", metavar="NAME", help="Leave this test out. May be repeated."),
-    ] = None,
-    jobs: Annotated[
-        int | None,
-        typer.Option("--jobs", min=1, help="Models of a folder at a time. [default: one a core]"),
     ] = None,
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor, with its type and shape.")] = False,
     public_key: Annotated[
@@ -115,6 +114,7 @@ def inspect(
     download: DownloadOption = False,
     device: DeviceOption = "auto",
     seed: SeedOption = 0,
+    fleet: FleetOptions,
     output: OutputOptions,
 ) -> None:
     """Say what a model file is, whether it is safe to open, and whether it behaves like a backdoored model.
@@ -131,8 +131,9 @@ def inspect(
     is a change of all images left that leads both to one class far more easily than to others? If so,
     exit 6.
 
-    Of a folder every model under it is inspected, several at a time. One that cannot be is no reason
-    to stop, and the exit code is that of the worst.
+    Of a folder every model under it is inspected, several at a time, with --ray on the machines of a
+    cluster. One that cannot be is no reason to stop, and the exit code is that of the worst. What is
+    known of the same content from an earlier run is not done again.
 
     Each rule of a [policy] becomes a check: one that is broken is exit 1, one whose measurement was
     not made is inconclusive, exit 6. Weights that are NaN or infinite are exit 3.
@@ -150,13 +151,15 @@ def inspect(
       sau inspect model.safetensors --json - | jq .verdict
       sau inspect model.safetensors --data digits --attest verdict.intoto.json --sign-key key.pem
       sau inspect models/ --jobs 4 --report models.sarif --table models.html
+      sau inspect models/ --ray head-node:6379 --json models.json
     """
     with Session("inspect", output) as session:
         write_tables_at_end(session, table or ())
         fetch(session, *models, reference, download=download)
         asked = request(reading, data=data, data_root=data_root)
-        inspect_one = partial(
+        inspect_alone = partial(
             inspect_model,
+            session,
             asked=asked,
             rules=asked.defaults.policy if policy is None else read_policy(policy),
             effort=effort,
@@ -166,14 +169,16 @@ def inspect(
             public_key=public_key,
             reference=reference,
             statement=given_statement(verify_attestation, attestation_key),
+            tensors=tensors,
         )
-        inspect_alone = partial(inspect_one, session, tensors=tensors)
         from sau_adapters.zoos.addresses import is_address
 
         several = UsageError("--reference is of one model; inspect that one alone")
         if reference is not None and len(models) > 1:
             raise several
         if len(models) == 1 and not (models[0].is_dir() or is_address(models[0])):
+            if fleet.ray is not None:
+                raise UsageError("--ray is for several models; leave it out, or give a folder or more models")
             attest_at_end(session, attest, private_key=sign_key, several=False)
             inspect_alone(models[0])
             return
@@ -189,7 +194,16 @@ def inspect(
         if alone:
             inspect_alone(found.models[0])
         else:
-            inspect_folder(session, models[0] if len(models) == 1 else None, found, inspect_one, jobs=jobs)
+            inspect_folder(
+                session,
+                models[0] if len(models) == 1 else None,
+                found,
+                given_words(context, without=OF_THE_RUN),
+                # A statement tells when a model was examined, so what was known before does not do.
+                fleet=fleet if attest is None else replace(fleet, no_cache=True),
+                defaults=asked.defaults,
+                device=device,
+            )
 
 
 def inspect_model(

@@ -25,15 +25,14 @@ class ClassOrder(StrEnum):
     NUMBER = "number"
 
 
-ModelArgument: TypeAlias = Annotated[
-    Path,
-    typer.Argument(
-        metavar="MODEL",
-        help="Safetensors (or the index of its shards), PyTorch weights (.pt, .pth, .bin, .ckpt), ONNX, a timm folder; "
-        "or timm:NAME, torchvision:NAME, hf-hub:ORG/NAME[@REVISION] where this machine's cache has it, or with "
-        "--download; or an address: s3://, gs://, http://, https://.",
-    ),
-]
+_A_MODEL: Any = typer.Argument(
+    metavar="MODEL",
+    help="Safetensors (or the index of its shards), PyTorch weights (.pt, .pth, .bin, .ckpt), ONNX, a timm folder; "
+    "or timm:NAME, torchvision:NAME, hf-hub:ORG/NAME[@REVISION] where this machine's cache has it, or with "
+    "--download; or an address: s3://, gs://, http://, https://.",
+)
+ModelArgument: TypeAlias = Annotated[Path, _A_MODEL]
+OptionalModelArgument: TypeAlias = Annotated[Path | None, _A_MODEL]
 ModelsArgument: TypeAlias = Annotated[
     list[Path],
     typer.Argument(

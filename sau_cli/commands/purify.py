@@ -16,6 +16,7 @@ from sau_adapters.zoos.folders import weights_in
 from sau_adapters.zoos.transformers_folders import FILES
 from sau_cli import __version__
 from sau_cli.commands.comparison_view import compare, triggers_named
+from sau_cli.commands.fleet_options import FleetOptions, JobsTableOption
 from sau_cli.commands.inputs import (
     ReadyModel,
     Request,
@@ -26,13 +27,14 @@ from sau_cli.commands.inputs import (
     received,
     request,
 )
+from sau_cli.commands.job_table import check_alone, run_table
 from sau_cli.commands.method_flags import with_method_flags
 from sau_cli.commands.options import (
     DataOption,
     DataRootOption,
     DeviceOption,
     DownloadOption,
-    ModelArgument,
+    OptionalModelArgument,
     OutputOptions,
     ReadingOptions,
     SeedOption,
@@ -84,7 +86,8 @@ ENOUGH_UNSEEN = 128
 @with_method_flags
 @with_groups
 def purify(
-    model: ModelArgument,
+    context: typer.Context,
+    model: OptionalModelArgument = None,
     *,
     data: DataOption = None,
     clean_frac: Annotated[
@@ -141,6 +144,8 @@ def purify(
     download: DownloadOption = False,
     device: DeviceOption = "auto",
     seed: SeedOption = 0,
+    jobs_table: JobsTableOption = None,
+    fleet: FleetOptions,
     output: OutputOptions,
 ) -> None:
     """Remove a backdoor by Shared Adversarial Unlearning. No trigger is needed, and none is learned from.
@@ -167,9 +172,23 @@ def purify(
       sau purify model.safetensors --clean-frac 0.05 --recipe paper --json report.json
       sau purify model.safetensors --clean-frac 0.05 --method ft-sam --rho 8
       sau purify model.safetensors --clean-frac 0.05 --time-budget 30m --resume
+      sau purify --jobs-table jobs.csv --clean-frac 0.05 --ray head-node:6379
     """
     with Session("purify", output, replace_report=resume) as session:
         session.join(team_of_environment())
+        check_alone(model, jobs_table, fleet)
+        if model is None or jobs_table is not None:
+            asked = request(reading, data=data, data_root=data_root)
+            run_table(
+                session,
+                "purify",
+                context,
+                Path(str(jobs_table)),
+                fleet=fleet,
+                defaults=asked.defaults,
+                device=device,
+            )
+            return
         fetch(session, model, download=download)
         checkpoint = received(session, model)
         place = _place(session, model, checkpoint, out, resume=resume)

@@ -12,18 +12,18 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TextIO
+from typing import TYPE_CHECKING, Any, Self, TextIO, TypeVar
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
-from sau_adapters.files import check_folder_writable, check_writable, claimed, sha256_of, write_text_whole
+from sau_adapters.files import check_folder_writable, check_writable, claimed, sha256_of, write_parts_whole
 from sau_cli.commands.findings import Findings
 from sau_cli.commands.options import OutputOptions, flag_of
 from sau_cli.errors import ExitCode, SauError, UsageError, argument, reason_of
-from sau_cli.reporting.formats import ReportFormat, format_of, looks_like_report, rendered
-from sau_cli.reporting.json_document import to_json
+from sau_cli.reporting.formats import ReportFormat, format_of, looks_like_report, rendered_parts
+from sau_cli.reporting.json_document import json_parts
 from sau_cli.reporting.terminal import printable
 from sau_cli.results import Check, CheckStatus, InputFile, Report
 from sau_cli.team import ALONE, Team
@@ -31,7 +31,11 @@ from sau_cli.team import ALONE, Team
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+Held = TypeVar("Held")
 LONGEST_SENTENCE = 600
+OUT_OF_MEMORY = "out of memory; a smaller --max-batch or --batch-size needs less, where there is one"
+MACHINE = ("python", "platform", "machine", "cpus", "packages")
+"""What a report says of the machine."""
 _PACKAGES = ("torch", "torchvision", "timm", "transformers", "safetensors", "onnx", "onnxruntime", "numpy")
 
 
@@ -55,16 +59,16 @@ class Session:
         self._reports = dict.fromkeys(output.report or (), ReportFormat.JSON)
         self._replace_report = output.force or replace_report
         self._out = sys.stdout
-        self._claims = ExitStack()
+        self._claims, self._until_reported = ExitStack(), ExitStack()
         self._at_end: list[Callable[[Report], None]] = []
 
     def __enter__(self) -> Self:
         try:
             if self._json not in {None, "-"}:
-                _check_report(Path(str(self._json)), force=self._replace_report)
+                check_report(Path(str(self._json)), force=self._replace_report)
             for path in self._reports:
                 self._reports[path] = format_of(path)
-                _check_report(path, force=self._replace_report, place="report")
+                check_report(path, force=self._replace_report, place="report")
                 if self._json not in {None, "-"} and os.path.realpath(str(self._json)) == os.path.realpath(path):
                     raise UsageError(f"--json and --report both name {path}; give each report a name of its own")
         except SauError as error:
@@ -83,7 +87,8 @@ class Session:
             return
         if error is not None and self.verbose:
             traceback.print_exception(kind, error, trace, file=sys.stderr)
-        raise typer.Exit(self._finish(error)) from error
+        with self._until_reported:
+            raise typer.Exit(self._finish(error)) from error
 
     def join(self, team: Team) -> None:
         """Work as one of several processes: only the leader shows, reports and writes; errors are always said."""
@@ -139,6 +144,10 @@ class Session:
         """
         if self._team.leads:
             self._claims.enter_context(claimed(*paths))
+
+    def until_reported(self, reports: AbstractContextManager[Held]) -> Held:
+        """Hold what the report is read from until it is written."""
+        return self._until_reported.enter_context(reports)
 
     def took(self, path: Path | str, sha256: str | None = None) -> None:
         """Record an input file, once.
@@ -211,14 +220,14 @@ class Session:
     def _write_json(self, report: Report) -> None:
         if self._json is None:
             return
-        document = to_json(report)
+        document = json_parts(report)
         if self._json != "-":
-            write_text_whole(Path(self._json), document)
+            write_parts_whole(Path(self._json), document)
             return
         if sys.stdout is None:
             raise UsageError("standard output is closed, so the report could not be written; open it or name a file")
         try:
-            sys.stdout.write(document)
+            sys.stdout.writelines(document)
             sys.stdout.flush()
         except BrokenPipeError:
             _to_nowhere(sys.stdout)  # the reader has left
@@ -228,7 +237,7 @@ class Session:
 
 
 def _write_report(report: Report, path: Path, form: ReportFormat) -> None:
-    write_text_whole(path, rendered(report, form))
+    write_parts_whole(path, rendered_parts(report, form))
 
 
 def _short(report: Report) -> str:
@@ -239,7 +248,7 @@ def _short(report: Report) -> str:
     return f"{report.verdict.value}: {held[0].id}: {held[0].evidence}{more}" if held else report.verdict.value
 
 
-def _check_report(path: Path, *, force: bool, place: str = "json") -> None:
+def check_report(path: Path, *, force: bool, place: str = "json") -> None:
     """Raises UsageError unless a report can go there; only a report is ever overwritten by one, --force or not."""
     check_writable(path, force=force, place=place)
     if path.is_file():
@@ -274,9 +283,7 @@ def _explained(error: BaseException, state_file: Path | None) -> tuple[str, Exit
         anew = "nothing was written, run the same command again to start over"
         return f"interrupted; {goes_on if resumable else anew}", ExitCode.INTERRUPTED
     if isinstance(error, MemoryError) or _device_is_full(error):
-        return "out of memory; a smaller --max-batch or --batch-size needs less, where there is one", (
-            ExitCode.NOT_EVALUATED
-        )
+        return OUT_OF_MEMORY, ExitCode.NOT_EVALUATED
     return (
         f"this is a bug in sau ({type(error).__name__}: {reason_of(error)}); report it with the output of --verbose",
         ExitCode.INTERNAL,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from enum import StrEnum
 from importlib import import_module
 from pathlib import Path
@@ -15,7 +16,7 @@ class ReportFormat(StrEnum):
     """By suffix. JSON is the document, and the others are renderings of it.
 
     Attributes:
-        renders: ``MODULE:FUNCTION`` that makes text of a report, in this package.
+        renders: ``MODULE:FUNCTION`` that makes text of a report, or pieces of it, in this package.
         sign: what is near the beginning of each, by which one is known.
     """
 
@@ -27,11 +28,11 @@ class ReportFormat(StrEnum):
         form._value_, form.renders, form.sign = suffix, renders, sign
         return form
 
-    HTML = ".html", "html:to_html", b"<!doctype html>"
+    HTML = ".html", "html:html_parts", b"<!doctype html>"
     MARKDOWN = ".md", "markdown:to_markdown", b"## sau "
     SARIF = ".sarif", "sarif:to_sarif", b"sarif-schema"
     JUNIT = ".xml", "junit:to_junit", b"<testsuites"
-    JSON = ".json", "json_document:to_json", b'"tool_version"'
+    JSON = ".json", "json_document:json_parts", b'"tool_version"'
 
 
 def format_of(path: Path) -> ReportFormat:
@@ -48,9 +49,14 @@ def format_of(path: Path) -> ReportFormat:
 
 def rendered(report: Report, form: ReportFormat) -> str:
     """The report in this form."""
+    return "".join(rendered_parts(report, form))
+
+
+def rendered_parts(report: Report, form: ReportFormat) -> Iterator[str]:
+    """The same piece by piece, of which a report on many models has many."""
     module, _, function = form.renders.partition(":")
-    text: str = getattr(import_module(f"sau_cli.reporting.{module}"), function)(report)
-    return text
+    made: str | Iterator[str] = getattr(import_module(f"sau_cli.reporting.{module}"), function)(report)
+    yield from (made,) if isinstance(made, str) else made
 
 
 def looks_like_report(start: bytes) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import Any, overload
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -43,17 +45,39 @@ def pages() -> Environment:
 
 def to_html(report: Report) -> str:
     """The page. No script is in it."""
-    return (
+    return "".join(html_parts(report))
+
+
+def html_parts(report: Report) -> Iterator[str]:
+    """The page piece by piece, each model's when it comes to that."""
+    yield from (
         pages()
         .get_template("report.html.jinja")
-        .render(
-            report=plain(report),
+        .generate(
+            report=plain(replace(report, models=())) | {"models": len(report.models)},
             decision=decision_of(report),
-            shown=[_shown(one) for one in report.models or (report,)],
+            shown=_Shown(report.models or (report,)),
             skipped=[check for check in report.checks if check.status is CheckStatus.SKIPPED],
             document="" if report.models else to_json(report),
         )
     )
+
+
+class _Shown(Sequence[dict[str, Any]]):
+    """What the page has of each model, made when it is looked at."""
+
+    def __init__(self, reports: Sequence[Report]) -> None:
+        self._reports = reports
+
+    def __len__(self) -> int:
+        return len(self._reports)
+
+    @overload
+    def __getitem__(self, place: int) -> dict[str, Any]: ...
+    @overload
+    def __getitem__(self, place: slice) -> _Shown: ...
+    def __getitem__(self, place: int | slice) -> dict[str, Any] | _Shown:
+        return _Shown(self._reports[place]) if isinstance(place, slice) else _shown(self._reports[place])
 
 
 def _shown(report: Report) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
@@ -82,7 +82,7 @@ class ModelRow:
 COLUMNS = tuple(field.name for field in fields(ModelRow))
 
 
-def reports_of(report: Report) -> tuple[Report, ...]:
+def reports_of(report: Report) -> Sequence[Report]:
     """The report on each model: those that a report holds, or else itself; none where it came to no model."""
     return report.models or ((report,) if subject(report) else ())
 

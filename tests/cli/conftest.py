@@ -20,6 +20,7 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     """Run ``sau`` in a fresh folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SAU_DATA_ROOT", raising=False)
+    monkeypatch.setenv("SAU_CACHE_DIR", str(tmp_path / ".sau-cache"))
 
     def run(*words: str | Path) -> Finished:
         capsys.readouterr()

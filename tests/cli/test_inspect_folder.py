@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from itertools import islice
 from pathlib import Path
 
 import jsonschema
@@ -16,9 +17,8 @@ from safetensors.torch import load_file, save_file
 from sau_adapters.architectures.cifar_networks import CIFAR_NETWORKS
 from sau_adapters.classifiers.saving import save_classifier
 from sau_adapters.zoos.search import models_under
-from sau_cli.commands import inspect_folder
-from sau_cli.commands.options import OutputOptions
-from sau_cli.commands.session import Session
+from sau_cli.commands import fleet
+from sau_cli.fleet.pool import Pool
 from tests.cli.conftest import one_sentence
 from tests.conftest import ROOT
 from tests.support.files import hostile_zip
@@ -214,47 +214,30 @@ def test_a_policy_is_for_each_and_a_broken_one_for_none(call, clean):
     one_sentence(call("inspect", *QUICK, "models"), 2, "did you mean allowed-formats")
 
 
-def dies(session, path) -> None:
-    """In place of an inspection: ends its process where it is told to."""
-    if path.name == "deadly.safetensors":
-        os._exit(9)
-    session.took(path)
-
-
-def test_a_process_that_dies_takes_no_other_model_with_it(clean):
-    for name in ("a.safetensors", "deadly.safetensors", "z.safetensors"):
-        shutil.copy(clean, clean.with_name(name))
-    paths = sorted(clean.parent.iterdir())
-    settled = {one.path.name: one.report for one in inspect_folder._inspected(paths, dies, jobs=2, verbose=False)}
-    assert set(settled) == {path.name for path in paths}
-    assert {name for name, one in settled.items() if one.exit_code} == {"deadly.safetensors"}
-    assert settled["deadly.safetensors"].exit_code == 3
-    assert "was ended" in settled["deadly.safetensors"].error
-
-
 def test_what_was_found_comes_before_what_could_not_be_looked_at():
-    order = [int(code) for code in inspect_folder.WORST_FIRST]
+    order = [int(code) for code in fleet.WORST_FIRST]
     assert order[:2] == [4, 1]
     assert order[-1] == 0
     assert order.index(3) < order.index(6)
 
 
-def interrupted(session, path) -> None:
-    """In place of an inspection: Ctrl-C at the second model."""
-    if path.name != "a.safetensors":
+class Interrupted(Pool):
+    """Ctrl-C after the first model."""
+
+    def run(self, tasks):
+        yield from super().run(islice(tasks, 1))
         raise KeyboardInterrupt
-    session.took(path)
 
 
-def test_what_an_interrupted_run_did_not_reach_is_skipped(clean):
+def test_what_an_interrupted_run_did_not_reach_is_skipped(call, clean, monkeypatch):
     for name in ("a.safetensors", "b.safetensors"):
         shutil.copy(clean, clean.with_name(name))
-    session = Session("inspect", OutputOptions(quiet=True))
-    with pytest.raises(KeyboardInterrupt) as ended:
-        inspect_folder.inspect_folder(session, clean.parent, models_under(clean.parent), interrupted, jobs=1)
-    report = session.report(ended.value)
-    assert (report.verdict, report.exit_code) == ("interrupted", 130)
-    assert {check.id: check.status for check in report.checks} == {
+    monkeypatch.setattr(fleet, "engine_of", lambda *_, **__: Interrupted(1))
+    done = call("inspect", *QUICK, "models", "--json", "r.json")
+    assert done.code == 130, done.err
+    report = read()
+    assert (report["verdict"], report["exit_code"]) == ("interrupted", 130)
+    assert {check["id"]: check["status"] for check in report["checks"]} == {
         "model.a.safetensors": "measured",
         "skipped.b.safetensors": "skipped",
         "skipped.digits.safetensors": "skipped",

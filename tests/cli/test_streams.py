@@ -118,14 +118,14 @@ def test_a_report_in_every_form_at_once(call, bad):
 def test_a_report_that_cannot_be_written_does_not_take_the_others_along(call, bad, monkeypatch):
     from sau_cli.commands import session
 
-    real = session.rendered
+    real = session.rendered_parts
 
     def gone(report, form):
         Path("sub").rmdir()
         return real(report, form)
 
     Path("sub").mkdir()
-    monkeypatch.setattr(session, "rendered", gone)
+    monkeypatch.setattr(session, "rendered_parts", gone)
     done = call("evaluate", bad, "--report", "sub/r.html", "--json", "-")
     assert done.code == 2
     assert strictly(done.out)["exit_code"] == 0

@@ -100,6 +100,7 @@ def test_the_library_names_arguments_and_not_flags():
 
 FLOORS = (
     ("errors", "seeding"),
+    ("fleet",),
     ("triggers", "predictions", "inversion"),
     ("training",),
     ("evaluation", "reporting"),

@@ -101,7 +101,7 @@ class Content:
         """
         with suppress(OSError):
             now = self.path.stat()
-            if all(getattr(now, name) == getattr(self._stat, name) for name in _SAME):
+            if all(getattr(now, name) == getattr(self._stat, name) for name in SAME):
                 return
         raise self._changed()
 
@@ -141,7 +141,7 @@ class Content:
         return memoryview(mmap.mmap(self._file, 0, access=mmap.ACCESS_COPY))
 
 
-_SAME = ("st_dev", "st_ino", "st_size", "st_mtime_ns", "st_ctime_ns")
+SAME = ("st_dev", "st_ino", "st_size", "st_mtime_ns", "st_ctime_ns")
 """What is alike of a file that nobody has changed; the last cannot be set by hand."""
 
 

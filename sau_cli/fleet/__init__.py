@@ -1,0 +1,1 @@
+"""Much work of one kind, done by several processes: on this machine, or on a cluster."""

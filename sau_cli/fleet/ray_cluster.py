@@ -1,0 +1,284 @@
+"""The engine of a cluster: Ray, which places each task where there is room for it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import islice
+from types import TracebackType
+from typing import Any, Self
+
+from sau_cli.errors import SauError, UsageError, reason_of
+from sau_cli.fleet.engine import Needs, OutOfMemory, Settled, Task, died
+from sau_cli.fleet.surroundings import difference, surroundings
+
+TRIES = 3
+"""How often a task is begun whose process or machine dies."""
+LEAST_HELD, HELD_A_CPU = 64, 4
+"""Tasks that wait at a time, so that a cluster that grows with its work has reason to."""
+ANSWERS_WITHIN = 5.0
+"""Seconds for an address to be reached, and four times as long for the Ray there to say that it is well."""
+_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is told to anybody
+    "RAY_raylet_start_wait_time_s": "120",  # a machine that is busy starts it late
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Sent:
+    """A task that is with the cluster.
+
+    Attributes:
+        begun: how often.
+        node: the machine that it must go to; None for any.
+    """
+
+    task: Task
+    needs: Needs
+    begun: int = 1
+    node: str | None = None
+
+
+class RayCluster:
+    """Does each task as one of Ray's, with the memory and the share of a GPU that it needs.
+
+    A task whose process or machine dies is sent again, one that ran out of memory with twice as much. A machine with
+    another sau, or with other packages, gets no task twice. Ray is started or joined only once there is a task.
+
+    Args:
+        address: of the cluster, or ``auto``; None starts one on this machine, and ends it.
+        jobs: CPUs of a cluster that is started; None for all.
+
+    Attributes:
+        others: machines that have another sau, with what that is.
+
+    Raises:
+        UsageError: Ray is not installed, or nobody answers there.
+    """
+
+    def __init__(self, address: str | None, *, jobs: int | None = None) -> None:
+        os.environ.update(_SETTINGS)
+        try:
+            import ray
+        except ImportError as error:
+            raise UsageError("--ray needs Ray, which is not installed; install sau-cli[fleet]") from error
+        self._ray: Any = ray
+        self._address, self._jobs = address, jobs
+        self.others: dict[str, str] = {}
+        self._joined = False
+        if address is not None:
+            _check_answers(address)  # also where nothing is left to be done
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._joined:
+            self._ray.shutdown()
+            self._joined = False
+
+    @property
+    def standing(self) -> str:
+        nodes = self._nodes()
+        cpus = sum(node.get("CPU", 0) for node in nodes.values())
+        return f"{len(nodes)} {'machines' if len(nodes) > 1 else 'machine'}, {cpus:g} CPUs"
+
+    @property
+    def gpus(self) -> bool | None:
+        """Whether the cluster has any; None of one that is started here."""
+        return None if self._address is None else any(node.get("GPU") for node in self._nodes().values())
+
+    def run(self, tasks: Iterable[Task]) -> Iterator[Settled]:
+        """See :meth:`sau_cli.fleet.engine.Engine.run`."""
+        answered = self._remote()
+        left = iter(tasks)
+        sent: dict[Any, _Sent] = {}
+
+        def send(one: _Sent) -> None:
+            sent[self._submitted(answered, one)] = one
+
+        while True:
+            for task in islice(left, max(0, self._window() - len(sent))):
+                send(_Sent(task=task, needs=self._possible(task.needs)))
+            if not sent:
+                return
+            ready, _ = self._ray.wait(list(sent), num_returns=1, timeout=5)
+            if ready:
+                ready, _ = self._ray.wait(list(sent), num_returns=len(sent), timeout=0)
+            for reference in ready:
+                one = sent.pop(reference)
+                became = self._became(reference, one)
+                if isinstance(became, _Sent):
+                    send(became)
+                else:
+                    yield became
+
+    def _became(self, reference: Any, one: _Sent) -> Settled | _Sent:
+        """What became of a task; itself again where it is to be sent once more."""
+        try:
+            kind, told, where = self._ray.get(reference)
+        except self._ray.exceptions.RayError as error:
+            return self._broken(one, error)
+        if kind == "answer":
+            return Settled(number=one.task.number, answer=told)
+        if kind == "memory":
+            return self._with_more(one) or Settled(number=one.task.number, answer=told)
+        if kind == "other":
+            return self._elsewhere(one, where, told)
+        if kind == "lost" and one.begun < TRIES:
+            return replace(one, begun=one.begun + 1)
+        return Settled(number=one.task.number, answer=None, ended=told)
+
+    def _broken(self, one: _Sent, error: Exception) -> Settled | _Sent:
+        """What becomes of a task that came back without an answer."""
+        errors, ended = self._ray.exceptions, died(one.begun)
+        if isinstance(error, errors.OutOfMemoryError):
+            again, ended = self._with_more(one), self._no_more(one)
+        elif isinstance(error, errors.RayTaskError):  # of what unpacks the task, before any of our code is asked
+            again, ended = None, reason_of(error)
+        elif one.begun < TRIES:  # a process, a machine or its store is gone, perhaps for want of memory
+            again = replace(one, begun=one.begun + 1, node=None, needs=self._doubled(one))
+        else:
+            again = None
+        return again or Settled(number=one.task.number, answer=None, ended=ended)
+
+    def _with_more(self, one: _Sent) -> _Sent | None:
+        """The task with twice the memory; None where no machine has more than it had."""
+        needs = self._doubled(one)
+        return None if needs == one.needs else replace(one, needs=needs, begun=one.begun + 1)
+
+    def _doubled(self, one: _Sent) -> Needs:
+        gpus = min(1.0, 2 * one.needs.gpus)
+        return self._possible(replace(one.needs, memory=2 * one.needs.memory, gpus=gpus))
+
+    def _no_more(self, one: _Sent) -> str:
+        had = one.needs.memory / (1 << 30)
+        return f"it ran out of memory, and no machine of the cluster has more than the {had:.1f} GiB that it was given"
+
+    def _elsewhere(self, one: _Sent, where: str, why: str) -> Settled | _Sent:
+        """The task for another machine, if there is one left that might be fit."""
+        if where:
+            self.others[where] = why
+        fit = [node for node in self._nodes() if node not in self.others]
+        if fit and where and one.begun <= TRIES:
+            return replace(one, begun=one.begun + 1, node=fit[one.task.number % len(fit)])
+        return Settled(number=one.task.number, answer=None, ended=why)
+
+    def _submitted(self, answered: Any, one: _Sent) -> Any:
+        options: dict[str, Any] = {"num_cpus": one.needs.cpus, "memory": one.needs.memory, "max_retries": 0}
+        if one.needs.gpus:
+            options |= {"num_gpus": one.needs.gpus, "max_calls": 100}  # else its process is begun anew for each task
+        if one.node is not None:
+            from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+            options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(one.node, soft=False)
+        work = self._ray.cloudpickle.dumps(one.task.work)
+        return answered.options(**options).remote(work, surroundings())
+
+    def _possible(self, needs: Needs) -> Needs:
+        """No more than the largest machine has: what asks for more would wait for ever."""
+        nodes = self._nodes().values()
+        most = {name: max((node.get(name, 0.0) for node in nodes), default=0.0) for name in ("CPU", "memory")}
+        return replace(
+            needs,
+            cpus=min(needs.cpus, most["CPU"]) if most["CPU"] else needs.cpus,
+            memory=min(needs.memory, int(most["memory"])) if most["memory"] else needs.memory,
+        )
+
+    def _window(self) -> int:
+        return max(LEAST_HELD, HELD_A_CPU * int(sum(node.get("CPU", 0) for node in self._nodes().values())))
+
+    def _nodes(self) -> dict[str, dict[str, float]]:
+        """What each machine has, by its name for Ray."""
+        self._join()
+        return {node["NodeID"]: node["Resources"] for node in self._ray.nodes() if node["Alive"]}
+
+    def _join(self) -> None:
+        if self._joined:
+            return
+        if self._address is not None:
+            _check_is_ray(self._address)
+        given: dict[str, Any] = {"address": self._address or "local"}
+        if self._address is None:
+            given |= {"include_dashboard": False, "num_cpus": self._jobs}
+        try:
+            self._ray.init(**given, log_to_driver=False, logging_level=logging.ERROR)
+        except Exception as error:  # it raises the root of all where it starts too slowly
+            where = "on this machine" if self._address is None else f"at {self._address}"
+            raise UsageError(f"Ray {where} cannot be used ({reason_of(error)}); look at ray status there") from error
+        self._joined = True
+
+    def _remote(self) -> Any:
+        """What Ray runs for each task: it goes with the task, so that it is there whatever sau is."""
+        self._join()
+
+        def answered(work: bytes, ours: dict[str, str | None]) -> tuple[str, bytes | str, str]:
+            import socket
+
+            import ray
+
+            where = ray.get_runtime_context().get_node_id()
+            host = socket.gethostname()
+            try:
+                from sau_cli.fleet.ray_cluster import answer_here
+            except ImportError as error:
+                return "other", f"{host} has no such sau as is here ({error}); install the same there", where
+            return *answer_here(work, ours, host, ray.cloudpickle.loads), where
+
+        return self._ray.remote(answered)
+
+
+def answer_here(
+    work: bytes, ours: dict[str, str | None], host: str, unpack: Callable[[bytes], Callable[[], bytes]]
+) -> tuple[str, bytes | str]:
+    """Do a task in a process of the cluster: how that went, and the answer or a sentence.
+
+    Args:
+        ours: the surroundings of who asks.
+    """
+    if other := difference(ours):
+        return "other", f"{host} has another sau or other packages ({other}); install the same there"
+    try:
+        return "answer", unpack(work)()
+    except OutOfMemory as error:
+        return "memory", error.answer
+    except KeyboardInterrupt:
+        return "lost", f"the process that did this on {host} was told to end"
+    except SauError as error:
+        return "failed", str(error)
+
+
+def _check_answers(address: str) -> None:
+    """Raises UsageError where nobody answers."""
+    if address == "auto":
+        return
+    if address.startswith("ray://"):
+        raise UsageError(f"{address} is for Ray's client; run this on a machine of the cluster, with --ray=auto")
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWERS_WITHIN):
+            pass
+    except (OSError, OverflowError, ValueError) as error:
+        raise UsageError(
+            f"nobody answers at {address} ({reason_of(error)}); give the address that ray start told, or --ray alone"
+        ) from error
+
+
+def _check_is_ray(address: str) -> None:
+    """Raises UsageError where something else answers: to join that would take minutes, and end in no error."""
+    if address == "auto":
+        return
+    asked = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
+    with suppress(subprocess.SubprocessError, OSError):
+        if subprocess.run(asked, capture_output=True, timeout=4 * ANSWERS_WITHIN, check=False).returncode == 0:  # noqa: S603
+            return
+    raise UsageError(f"what answers at {address} is no Ray that is well; give the address that ray start told")

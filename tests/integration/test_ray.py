@@ -1,0 +1,136 @@
+"""Ray, the real one, as two machines on this one: each task is settled once, whatever dies."""
+
+from __future__ import annotations
+
+import os
+import time
+from functools import partial
+
+import pytest
+
+from sau_cli.errors import UsageError
+from sau_cli.fleet.engine import GIB, Needs, Task
+from tests.conftest import ROOT
+from tests.unit.fleet import work
+
+pytest.importorskip("ray")
+pytestmark = [
+    pytest.mark.slow,  # two machines start in half a minute, or in two on a busy one
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Two machines of one CPU."""
+    from ray.cluster_utils import Cluster
+
+    before = os.environ.get("PYTHONPATH")
+    os.environ |= {
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'adapters'}",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_raylet_start_wait_time_s": "120",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    }
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, "memory": 4 * GIB})
+    made.add_node(num_cpus=1, memory=2 * GIB)
+    yield made
+    made.shutdown()
+    os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)
+
+
+def settled(cluster, tasks: list[Task], *, watch=None) -> dict[int, tuple[bytes | None, str]]:
+    from sau_cli.fleet.ray_cluster import RayCluster
+
+    found = []
+    with RayCluster(cluster.address) as ray:
+        for one in ray.run(tasks):
+            found.append(one)
+            if watch:
+                watch(len(found))
+    assert sorted(one.number for one in found) == [task.number for task in tasks]
+    return {one.number: (one.answer, one.ended) for one in found}
+
+
+def tasks(*pieces) -> list[Task]:
+    return [Task(number=number, work=piece) for number, piece in enumerate(pieces)]
+
+
+def test_what_fails_or_dies_ends_alone_and_what_died_once_is_done_again(cluster, tmp_path):
+    found = settled(
+        cluster,
+        tasks(
+            partial(work.says, "a"),
+            work.fails,
+            work.dies,
+            partial(work.dies_once, tmp_path / "mark"),
+            work.wants_more,
+            partial(work.says, "b"),
+        ),
+    )
+    assert found[0] == (b"a", "")
+    assert found[1] == (None, "it cannot be done")
+    assert found[2][0] is None
+    assert "was ended 3 times" in found[2][1]
+    assert found[3] == (b"lived", "")
+    assert found[4] == (b"too little", "")
+    assert found[5] == (b"b", "")
+
+
+def test_what_ran_out_of_memory_is_sent_again_with_more(cluster, tmp_path):
+    found = settled(cluster, tasks(partial(work.needs_tries, tmp_path / "tries", 3)))
+    assert found == {0: (b"enough", "")}
+    found = settled(cluster, [Task(number=0, work=work.wants_more, needs=Needs(memory=100 * GIB))])
+    assert found == {0: (b"too little", "")}  # of a machine's whole memory, and not for ever in the queue
+
+
+def test_a_machine_that_dies_loses_nothing_and_repeats_nothing_that_was_done(cluster, tmp_path):
+    node = cluster.add_node(num_cpus=2, memory=2 * GIB)
+    done = tmp_path / "done"
+    done.mkdir()
+    pieces = [partial(work.marks, done, number, 0.05) for number in range(60)]
+    counted: dict[str, int] = {}
+
+    def kill(so_far: int) -> None:
+        if so_far == 20:
+            counted.update({path.name: len(path.read_text()) for path in done.iterdir()})
+            cluster.remove_node(node, allow_graceful=False)
+
+    found = settled(cluster, tasks(*pieces), watch=kill)
+    assert {answer for answer, _ in found.values()} == {str(number).encode() for number in range(60)}
+    times = [len(path.read_text()) for path in done.iterdir()]
+    assert len(times) == 60
+    assert sum(times) - 60 <= 4  # those that were under way on the machine
+
+
+def test_a_machine_with_another_sau_gets_no_task_twice(cluster, tmp_path, monkeypatch):
+    from sau_cli.fleet.ray_cluster import RayCluster
+
+    other = tmp_path / "other" / "sau_cli"
+    other.mkdir(parents=True)
+    (other / "__init__.py").write_text('__version__ = "0.0.1"\n')
+    monkeypatch.setenv("PYTHONPATH", str(other.parent))
+    node = cluster.add_node(num_cpus=1, memory=2 * GIB)
+    monkeypatch.undo()
+    with RayCluster(cluster.address) as ray:
+        found = list(ray.run(tasks(*(partial(work.slow, str(number)) for number in range(8)))))
+        assert list(ray.others) == [node.node_id]
+        assert "has no such sau as is here" in ray.others[node.node_id]
+    cluster.remove_node(node)
+    assert {one.number: one.answer for one in found} == {number: str(number).encode() for number in range(8)}
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [("127.0.0.1:9", "nobody answers at 127.0.0.1:9"), ("ray://127.0.0.1:9", "a machine of the cluster")],
+)
+def test_an_address_that_nobody_answers(address, said):
+    from sau_cli.fleet.ray_cluster import RayCluster
+
+    began = time.monotonic()
+    with pytest.raises(UsageError, match=said):
+        RayCluster(address)
+    assert time.monotonic() - began < 10
