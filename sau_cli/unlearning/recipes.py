@@ -336,7 +336,7 @@ class Fitting:
         tiny: pixels of an image below which it takes the two values that follow.
         tiny_lr, tiny_unlearning_weight: see :class:`Recipe`.
         large: pixels of an image from which on a pass takes so long that steps count, not passes over the images:
-            batches and groups of ``large_batch`` images, epochs for ``fewest_steps`` alone, and in the search
+            batches and groups of ``large_batch`` images, epochs for ``large_batches`` batches, and in the search
             ``large_steps`` and ``large_proposals`` at most.
     """
 
@@ -348,6 +348,7 @@ class Fitting:
     tiny_unlearning_weight: Weight = 1.0
     large: Count = 128 * 128
     large_batch: Count = 16
+    large_batches: Count = 128
     large_steps: Count = 2
     large_proposals: Count = 8
 
@@ -372,7 +373,7 @@ def fitted(recipe: Recipe, learning: LabelledImages, *, to: Fitting = FITTING) -
             recipe,
             batch_size=to.large_batch,
             group_size=min(to.large_batch, recipe.group_size),
-            epochs=-(-to.fewest_steps // -(-images // to.large_batch)),
+            epochs=-(-to.large_batches // -(-images // to.large_batch)),
             steps=min(to.large_steps, recipe.steps),
             proposals=min(to.large_proposals, recipe.proposals),
         )

@@ -110,9 +110,9 @@ def test_schedules():
         (640, 32, 128, 40, 0.01),
         (2500, 32, 128, 12, 0.01),
         (500, 127, 64, 25, 0.01),
-        (500, 128, 16, 7, 0.01),
-        (2500, 224, 16, 2, 0.01),
-        (40, 224, 16, 67, 0.01),
+        (500, 128, 16, 4, 0.01),
+        (2500, 224, 16, 1, 0.01),
+        (40, 224, 16, 43, 0.01),
     ],
 )
 def test_the_default_recipe_takes_small_batches_and_more_epochs_where_images_are_few_and_fewer_where_they_are_large(
