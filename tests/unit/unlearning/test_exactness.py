@@ -19,7 +19,7 @@ from sau_cli.unlearning.search_space import ball
 from sau_cli.unlearning.shared_examples import find_shared_examples
 from tests.support.naive_sau import Trace, naive_sau, perturb
 from tests.support.toys import describe, random_images
-from tests.unit.unlearning.conftest import threads
+from tests.unit.conftest import threads
 
 SIZE, IMAGES = 8, 24
 

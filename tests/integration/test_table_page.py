@@ -11,7 +11,7 @@ import pytest
 from sau_adapters.model_tables import write_table
 from sau_cli.errors import ExitCode
 from sau_cli.results import Check, CheckStatus, InputFile, Report, Verdict
-from tests.unit.reporting.test_page import (  # noqa: F401 (the browser is a fixture)
+from tests.integration.test_page import (  # noqa: F401 (the browser is a fixture)
     LONG,
     browser,
     inspected,
