@@ -3,6 +3,7 @@
     python examples/reproduce/reproduce.py --scale quick
     python examples/reproduce/reproduce.py --scale cpu --jobs 2 --data-root DATA
     python examples/reproduce/reproduce.py --scale paper --devices cuda:0,cuda:1 --data-root DATA --time-limit 8h
+    python examples/reproduce/reproduce.py --scale paper --devices cuda --ray head-node:6379 --data-root DATA
 
 Needs Linux or macOS, and matplotlib beside sau (in the group dev of pyproject.toml). ``quick`` ends with
 ``2 cells: 2 done``. Every step is a ``sau`` command that is printed and can be run again by hand. What is done is
@@ -20,26 +21,33 @@ import fcntl
 import hashlib
 import itertools
 import json
+import multiprocessing
 import os
 import re
 import shlex
 import signal
 import subprocess
 import sys
-import threading
 import time
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from tables import write_results
 
 import sau_cli
+from sau_cli.errors import SauError
+from sau_cli.fleet.engine import GIB, Engine, Needs, Task
+from sau_cli.fleet.pool import Pool
+from sau_cli.fleet.ray_cluster import RayCluster
 from sau_cli.unlearning.recipes import REVISION
 
 HERE = Path(__file__).resolve().parent
+MEMORY = 4 * GIB
+"""That a command is given on a cluster."""
 AXES = ("data", "network", "attack", "clean", "defence", "seed")
 KNOWN = {
     "": {"data", "attacks", "defences", "grid"},
@@ -188,7 +196,14 @@ def _cell(settings: dict[str, Any], grid: dict[str, Any], axes: dict[str, Any]) 
 
 
 class StoppedError(Exception):
-    """The work was told to end; what is running keeps its state."""
+    """The work was told to end; what is running keeps its state.
+
+    ``tell``: what is running does not know of it yet.
+    """
+
+    def __init__(self, code: int = 130, *, tell: bool = True) -> None:
+        super().__init__(code, tell)
+        self.code, self.tell = code, tell
 
 
 class CrashedError(Exception):
@@ -199,71 +214,66 @@ class ImpossibleError(Exception):
     """A command says that what was asked for cannot be."""
 
 
-@dataclass
-class Run:
-    """The work: workers take from it what can be done next."""
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What a process does for a model or for a cell: a task of an engine; `sau` commands one after another.
 
+    ``devices`` has one entry for each that works at a time; on a cluster the machine has given one already.
+    """
+
+    task: Planted | Cell
     out: Path
     data_root: Path | None
-    pending: list[Cell]
-    lock: threading.Condition = field(default_factory=threading.Condition)
-    planting: set[str] = field(default_factory=set)
-    failures: dict[str, Exception] = field(default_factory=dict)
-    children: set[subprocess.Popen[bytes]] = field(default_factory=set)
-    stopping: bool = False
-    threads: int = 1
+    here: str
+    devices: tuple[str, ...]
+    threads: int
 
-    def stop(self, *, tell: bool) -> None:
-        """Start nothing more; ``tell`` what is running to keep its state and end."""
-        with self.lock:
-            self.stopping = True
-            for child in self.children if tell else ():
-                child.terminate()
-            self.lock.notify_all()
+    def __call__(self) -> bytes:
+        """How it ended, and with which sentence, as JSON."""
+        os.chdir(self.here)
+        here = signal.getsignal(signal.SIGTERM)
+        if here is signal.SIG_DFL:  # in a process of its own
+            signal.signal(signal.SIGTERM, stopped)
+        try:
+            with (self.out / "lock").open() as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH)
+                with self.device() as device:
+                    ended, told = self.done(device, lock.fileno())
+        finally:
+            signal.signal(signal.SIGTERM, here)
+        return json.dumps([ended, told]).encode()
 
-    def work(self, device: str) -> None:
-        """Take what can be done, on one device, until nothing is left."""
-        while (task := self.take()) is not None:
-            try:
-                if isinstance(task, Planted):
-                    self.plant(task, device)
-                else:
-                    self.record(task, self.measure(task, device))
-            except StoppedError:
-                if isinstance(task, Cell):
-                    self.pending.append(task)
-                return
-            except Exception as error:  # noqa: BLE001 (whatever it is, it is recorded, and the rest runs)
-                if isinstance(task, Cell):
-                    self.record(task, {"error": str(error) or repr(error)}, error)
-                else:
-                    self.failures[task.key] = error
-            finally:
-                if isinstance(task, Planted):
-                    with self.lock:
-                        self.planting.discard(task.key)
-                        self.lock.notify_all()
+    def done(self, device: str, lock: int) -> tuple[str, str]:
+        try:
+            if isinstance(self.task, Planted):
+                self.plant(self.task, device, lock)
+                return "done", ""
+            record(self.out, self.task, self.measure(self.task, device, lock))
+        except StoppedError:
+            if multiprocessing.parent_process() is None and "ray" not in sys.modules:
+                raise  # of the process that everybody is told by
+            return "stopped", ""
+        except Exception as error:  # noqa: BLE001 (whatever it is, it is recorded, and the rest runs)
+            ended = "impossible" if isinstance(error, ImpossibleError) else "crashed"
+            return ended, str(error) or repr(error)
+        return "done", ""
 
-    def take(self) -> Planted | Cell | None:
-        """A cell whose model is there, else a model that is wanted, else wait for one that is being planted."""
-        with self.lock:
-            while not self.stopping and self.pending:
-                for cell in self.pending:
-                    if self.is_planted(cell.planted) or cell.planted.key in self.failures:
-                        self.pending.remove(cell)
-                        return cell
-                for cell in self.pending:
-                    if cell.planted.key not in self.planting:
-                        self.planting.add(cell.planted.key)
-                        return cell.planted
-                self.lock.wait(1)
-            return None
-
-    def folder(self, planted: Planted) -> Path:
-        return self.out / "models" / planted.key
-
-    def is_planted(self, planted: Planted) -> bool:
-        return (self.folder(planted) / "done").exists()
+    @contextmanager
+    def device(self) -> Iterator[str]:
+        """One that nobody else of this run has."""
+        places = [self.out / "devices" / f"{number}" for number in range(len(self.devices))]
+        places[0].parent.mkdir(exist_ok=True)
+        while True:
+            for device, place in zip(self.devices, places, strict=True):
+                with place.open("w") as held:
+                    try:
+                        if len(self.devices) > 1:
+                            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    except OSError:
+                        continue
+                    yield device
+                    return
+            time.sleep(0.2)
 
     def data_words(self, images: dict[str, Any]) -> tuple[str, ...]:
         root = self.data_root or Path()
@@ -272,29 +282,27 @@ class Run:
             where = (*where, "--data-root", str(root))
         return (*where, *map(str, images.get("flags", ())))
 
-    def plant(self, planted: Planted, device: str) -> None:
-        folder = self.folder(planted)
+    def plant(self, planted: Planted, device: str, lock: int) -> None:
+        folder = model_folder(self.out, planted)
         folder.mkdir(parents=True, exist_ok=True)
         where = (*self.data_words(planted.images), "-o", str(folder / "model.safetensors"))
         words = (*planted.words, *where, "--resume", "--force")
-        seconds = self.sau(words, folder / "attack.json", device)
+        seconds = self.sau(words, folder / "attack.json", device, lock)
         (folder / "done").write_text(json.dumps({"command": shown(words), "seconds": seconds}), encoding="utf-8")
 
-    def measure(self, cell: Cell, device: str) -> dict[str, Any]:
+    def measure(self, cell: Cell, device: str, lock: int) -> dict[str, Any]:
         """Purify and evaluate; what the cell's file will say."""
-        if (failure := self.failures.get(cell.planted.key)) is not None:
-            raise failure
-        model = self.folder(cell.planted) / "model.safetensors"
+        model = model_folder(self.out, cell.planted) / "model.safetensors"
         triggers = sorted(model.parent.glob("model*trigger.safetensors"))
         folder = self.out / "cells" / cell.key
         folder.mkdir(parents=True, exist_ok=True)
         purified = folder / "purified.safetensors"
         purify = ("purify", str(model), *self.data_words(cell.clean_images), *cell.purify, "-o", str(purified))
         purify = (*purify, "--resume", "--force")
-        seconds = {"purify": self.sau(purify, folder / "purify.json", device)}
+        seconds = {"purify": self.sau(purify, folder / "purify.json", device, lock)}
         evaluate = ("evaluate", str(purified), "-r", str(model), *self.data_words(cell.planted.images))
         evaluate = (*evaluate, *(word for one in triggers for word in ("-t", str(one))), *cell.evaluate, "--force")
-        seconds["evaluate"] = self.sau(evaluate, folder / "evaluate.json", device)
+        seconds["evaluate"] = self.sau(evaluate, folder / "evaluate.json", device, lock)
         planted = json.loads((model.parent / "done").read_text(encoding="utf-8"))
         reports = {name: json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in seconds}
         return {
@@ -310,50 +318,62 @@ class Run:
             },
         }
 
-    def record(self, cell: Cell, found: dict[str, Any], error: Exception | None = None) -> None:
-        if error is not None:
-            found["status"] = "impossible" if isinstance(error, ImpossibleError) else "crashed"
-        revised = {} if cell.revision is None else {"revision": cell.revision}
-        document = {"key": cell.key, "axes": cell.axes, **revised, **found}
-        path = self.out / "cells" / f"{cell.key}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(document, indent=1), encoding="utf-8")
-        part.replace(path)
-        told = found.get("error") or brief(found["checks"])
-        print(f"[{found['status']}] {cell.label}: {told}", flush=True)
-
-    def sau(self, words: tuple[str, ...], report: Path, device: str) -> float:
+    def sau(self, words: tuple[str, ...], report: Path, device: str, lock: int) -> float:
         """Run a command and return its seconds; how it ended otherwise is an exception."""
         words = (*words, "--device", device)
         started = time.monotonic()
-        with self.lock:
-            if self.stopping:
-                raise StoppedError
-            print(f"$ sau {shown(words)}", flush=True)
-            environment = {"OMP_NUM_THREADS": str(self.threads)} | dict(os.environ)
-            with report.with_suffix(".log").open("wb") as log:
-                child = subprocess.Popen(
-                    [sys.executable, "-m", "sau_cli", *words, "--json", str(report)],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    env=environment,
-                    close_fds=False,  # the lock on the folder lasts as long as the last of them
-                )
-            self.children.add(child)
-        code = child.wait()
-        with self.lock:
-            self.children.discard(child)
+        print(f"$ sau {shown(words)}", flush=True)
+        environment = {"OMP_NUM_THREADS": str(self.threads)} | dict(os.environ)
+        with report.with_suffix(".log").open("wb") as log:
+            child = subprocess.Popen(
+                [sys.executable, "-m", "sau_cli", *words, "--json", str(report)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                pass_fds=(lock,),  # the lock on the folder lasts as long as the last of them
+            )
+        try:
+            code = child.wait()
+        except StoppedError as stop:
+            if stop.tell:
+                child.terminate()
+            child.wait()
+            raise
         if code == 0:
             return round(time.monotonic() - started, 1)
-        if self.stopping or code in {130, -signal.SIGINT}:
+        if code in {130, -signal.SIGINT, -signal.SIGTERM}:
             raise StoppedError
         sentence = _sentence(report)
         if code in {2, 3}:
             raise ImpossibleError(sentence)
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
         raise CrashedError(f"sau {words[0]} {how}: {sentence}")
+
+
+def stopped(number: int, _: object) -> NoReturn:
+    """A handler of signals. Ctrl-C reaches the commands from the terminal."""
+    raise StoppedError(6 if number == signal.SIGALRM else 130, tell=number != signal.SIGINT)
+
+
+def model_folder(out: Path, planted: Planted) -> Path:
+    return out / "models" / planted.key
+
+
+def is_planted(out: Path, planted: Planted) -> bool:
+    return (model_folder(out, planted) / "done").exists()
+
+
+def record(out: Path, cell: Cell, found: dict[str, Any]) -> None:
+    revised = {} if cell.revision is None else {"revision": cell.revision}
+    document = {"key": cell.key, "axes": cell.axes, **revised, **found}
+    path = out / "cells" / f"{cell.key}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(document, indent=1), encoding="utf-8")
+    part.replace(path)
+    told = found.get("error") or brief(found["checks"])
+    print(f"[{found['status']}] {cell.label}: {told}", flush=True)
 
 
 def _sentence(report: Path) -> str:
@@ -394,6 +414,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--data-root", type=Path, help="where the data sets lie")
     parser.add_argument("--devices", default="cpu", help="such as cuda:0,cuda:1; one worker each")
     parser.add_argument("--jobs", type=int, default=1, help="workers a device")
+    parser.add_argument(
+        "--ray",
+        nargs="?",
+        const="local",
+        metavar="ADDRESS",
+        help="a Ray cluster, or one of its own, in place of --jobs",
+    )
     parser.add_argument("--only", action="append", default=[], metavar="TEXT", help="cells whose name has all of these")
     parser.add_argument("--time-limit", type=seconds_of, metavar="TIME", help="such as 25m: then exit 6, resumable")
     parser.add_argument("--retry", action="store_true", help="also what was impossible or crashed before")
@@ -464,34 +491,82 @@ def run(given: argparse.Namespace, cells: list[Cell], states: dict[str, str], ou
     except OSError:
         print(f"error: another run is at work in {out}, or a command of it; wait for it", file=sys.stderr)
         return 2
+    fcntl.flock(lock, fcntl.LOCK_SH)  # shared with those who do the work
     again = {"to do", "impossible", "crashed"} if given.retry else {"to do"}
-    devices = [device.strip() for device in given.devices.split(",") for _ in range(max(1, given.jobs))]
-    work = Run(
-        out=out,
-        data_root=given.data_root,
-        pending=[cell for cell in cells if states[cell.key] in again],
-        threads=max(1, (os.cpu_count() or 1) // len(devices)),
-    )
-    ended: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
+        signal.signal(number, stopped)
+    signal.setitimer(signal.ITIMER_REAL, given.time_limit or 0)
+    try:
+        with engine_of(given) as engine:
+            do(engine, given, [cell for cell in cells if states[cell.key] in again], out)
+    except StoppedError as stop:
+        return stop.code
+    except SauError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return int(error.exit_code)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        lock.close()
+    return 0
 
-    def stop(code: int, *, tell: bool) -> None:
-        ended.append(code)
-        work.stop(tell=tell)
 
-    # Ctrl-C reaches the commands from the terminal.
-    signal.signal(signal.SIGINT, lambda *_: stop(130, tell=False))
-    signal.signal(signal.SIGTERM, lambda *_: stop(130, tell=True))
-    workers = [threading.Thread(target=work.work, args=(device,)) for device in devices]
-    for worker in workers:
-        worker.start()
-    until = None if given.time_limit is None else time.monotonic() + given.time_limit
-    while any(worker.is_alive() for worker in workers):
-        for worker in workers:
-            worker.join(0.2)
-        if until is not None and time.monotonic() > until and not ended:
-            stop(6, tell=True)
-    lock.close()
-    return (ended or [130])[0] if work.pending else 0
+def engine_of(given: argparse.Namespace) -> Engine:
+    if given.ray is not None:
+        return RayCluster(None if given.ray == "local" else given.ray)
+    return Pool(len(devices_of(given)))
+
+
+def devices_of(given: argparse.Namespace) -> tuple[str, ...]:
+    """One for each command at a time; of a cluster the kind."""
+    devices = tuple(device.strip() for device in given.devices.split(",") for _ in range(max(1, given.jobs)))
+    return devices if given.ray is None else devices[:1]
+
+
+def do(engine: Engine, given: argparse.Namespace, cells: list[Cell], out: Path) -> None:
+    """First the models that are wanted, beside the cells whose model is there; then the cells that waited for one."""
+    ready = [cell for cell in cells if is_planted(out, cell.planted)]
+    wanted = {cell.planted.key: cell.planted for cell in cells if not is_planted(out, cell.planted)}
+    failed = done_by(engine, given, [*wanted.values(), *ready], out)
+    waited = [cell for cell in cells if cell.planted.key in wanted]
+    for cell in waited:
+        if cell.planted.key in failed:
+            record(out, cell, failed[cell.planted.key])
+    done_by(engine, given, [cell for cell in waited if is_planted(out, cell.planted)], out)
+
+
+def done_by(
+    engine: Engine, given: argparse.Namespace, tasks: list[Planted | Cell], out: Path
+) -> dict[str, dict[str, str]]:
+    """Have it done, and record the cells that came to nothing; of models that did, why."""
+    devices = devices_of(given)
+    gpus = 1 / max(1, given.jobs) if given.ray is not None and devices[0].startswith("cuda") else 0.0
+    works = [
+        Work(
+            task=task,
+            out=out,
+            data_root=given.data_root,
+            here=str(Path.cwd()),
+            devices=devices,
+            threads=max(1, (os.cpu_count() or 1) // len(devices)) if given.ray is None else 1,
+        )
+        for task in tasks
+    ]
+    needs = Needs(memory=MEMORY, gpus=gpus)
+    failed = {}
+    for settled in engine.run(Task(number=number, work=work, needs=needs) for number, work in enumerate(works)):
+        task = tasks[settled.number]
+        ended, told = json.loads(settled.answer) if settled.answer is not None else ("crashed", settled.ended)
+        if ended == "stopped":
+            raise StoppedError
+        if given.ray is not None:
+            print(f"({engine.standing}) {task.label}: {ended}", flush=True)
+        if ended == "done":
+            continue
+        if isinstance(task, Cell):
+            record(out, task, {"error": told, "status": ended})
+        else:
+            failed[task.key] = {"error": told, "status": ended}
+    return failed
 
 
 if __name__ == "__main__":
