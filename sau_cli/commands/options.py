@@ -30,7 +30,7 @@ ModelArgument: TypeAlias = Annotated[
         metavar="MODEL",
         help="Safetensors (or the index of its shards), PyTorch weights (.pt, .pth, .bin, .ckpt), ONNX, a timm folder; "
         "or timm:NAME, torchvision:NAME, hf-hub:ORG/NAME[@REVISION] where this machine's cache has it, or with "
-        "--download; or an address: s3://, gs://, http://, https://.",
+        "--download; or an address: s3://, gs://, http://, https://; or models:/NAME/VERSION of MLflow.",
     ),
 ]
 ModelsArgument: TypeAlias = Annotated[
@@ -39,8 +39,8 @@ ModelsArgument: TypeAlias = Annotated[
         metavar="MODEL...",
         help="Safetensors (or the index of its shards), PyTorch weights (.pt, .pth, .bin, .ckpt), ONNX, a timm folder, "
         "any folder with models in it; or timm:NAME, torchvision:NAME, hf-hub:ORG/NAME[@REVISION] where this "
-        "machine's cache has it, or with --download; or an address: s3://, gs://, http://, https://, of one or of a folder. May "
-        "be several.",
+        "machine's cache has it, or with --download; or an address: s3://, gs://, http://, https://, of one or of a "
+        "folder; or models:/NAME/VERSION of MLflow. May be several.",
     ),
 ]
 DownloadOption: TypeAlias = Annotated[
