@@ -21,7 +21,7 @@ from sau_adapters.weights.content import Content
 from sau_adapters.weights.formats import reader_of
 from sau_adapters.weights.onnx import OnnxReader, normalises
 from sau_adapters.weights.reader import ListedWeights, LoadedWeights, WeightsReader
-from sau_adapters.zoos.addresses import address_of, is_address
+from sau_adapters.zoos.addresses import address_of, is_address, is_registered
 from sau_adapters.zoos.folders import described_beside
 from sau_adapters.zoos.names import described_by_zoo, parted_spec, source_of, weights_of
 from sau_adapters.zoos.transformers_folders import ToldNetwork, network_beside
@@ -32,6 +32,8 @@ from sau_cli.results import Severity
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from sau_adapters.zoos.fetched import Fetched
 
 Value = TypeVar("Value")
 BRIGHTEST = 2.0
@@ -60,11 +62,12 @@ class LocatedModel:
 
 
 def locate(spec: Path, *, watch: Watch | None = None) -> LocatedModel:
-    """Find the file that a model is in. What is at an address is fetched; nothing else is read or fetched.
+    """Find the file that a model is in. Nothing is read or fetched, but for what is at an address or in a registry.
 
     Args:
-        spec: a file, a folder with one, a name in a zoo whose cache has it, or an address such as ``s3://BUCKET/FILE``;
-            ``FILE#NAME`` for that of several networks in a file whose tensors' names begin with NAME.
+        spec: a file, a folder with one, a name in a zoo whose cache has it, an address such as ``s3://BUCKET/FILE``, or
+            ``models:/NAME/VERSION`` of an MLflow registry; ``FILE#NAME`` for that of several networks in a file whose
+            tensors' names begin with NAME.
         watch: of the fetching.
 
     Raises:
@@ -75,15 +78,23 @@ def locate(spec: Path, *, watch: Watch | None = None) -> LocatedModel:
             address shows that it must not be opened.
     """
     place, part = parted_spec(spec)
-    if is_address(place):
-        from sau_adapters.zoos.fetched import fetched
-
-        model = fetched(address_of(place), watch=watch)
+    if is_address(place) or is_registered(place):
+        model = _fetched(place, watch)
         return LocatedModel(
             spec=spec, path=model.path, source=model.source, part=part, told=model.told, hold=model.hold
         )
     path = weights_of(place)
     return LocatedModel(spec=spec, path=path, source=source_of(place, path), part=part)
+
+
+def _fetched(place: Path, watch: Watch | None) -> Fetched:
+    from sau_adapters.zoos.fetched import fetched
+
+    if is_address(place):
+        return fetched(address_of(place), watch=watch)
+    from sau_adapters.zoos.mlflow_registry import fetched_version
+
+    return fetched_version(place)
 
 
 def open_model(located: LocatedModel, *, watch: Watch | None = None) -> OpenedModel:

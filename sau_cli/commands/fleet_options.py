@@ -65,7 +65,7 @@ class FleetOptions:
 OF_THE_RUN = frozenset(
     (
         *("jobs", "ray", "no_cache", "jobs_table", "json", "report", "quiet", "verbose", "force", "resume"),
-        *("download", "tensors", "table", "attest", "sign_key"),
+        *("download", "tensors", "table", "attest", "sign_key", "mlflow_tags"),
     )
 )
 """Options of a run on many models, which are none of each model's and change no verdict."""

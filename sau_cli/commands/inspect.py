@@ -30,6 +30,7 @@ from sau_cli.commands.options import (
     with_groups,
 )
 from sau_cli.commands.project_defaults import read_policy
+from sau_cli.commands.registry_tags import tag_at_end
 from sau_cli.commands.session import Session
 from sau_cli.commands.tables import write_tables_at_end
 from sau_cli.errors import ExitCode, UsageError
@@ -108,6 +109,12 @@ def inspect(
         Path | None,
         typer.Option(metavar="KEY.pub", help="Fail unless the statement is signed with the key to this one."),
     ] = None,
+    mlflow_tags: Annotated[
+        bool,
+        typer.Option(
+            "--mlflow-tags", help="Write what is found as tags of each version models:/NAME/VERSION in MLflow."
+        ),
+    ] = False,
     table: TableOption = None,
     data_root: DataRootOption = None,
     reading: ReadingOptions,
@@ -155,6 +162,7 @@ def inspect(
     """
     with Session("inspect", output) as session:
         write_tables_at_end(session, table or ())
+        tag_at_end(session, models, asked=mlflow_tags)
         fetch(session, *models, reference, download=download)
         asked = request(reading, data=data, data_root=data_root)
         inspect_alone = partial(

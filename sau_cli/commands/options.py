@@ -29,7 +29,7 @@ _A_MODEL: Any = typer.Argument(
     metavar="MODEL",
     help="Safetensors (or the index of its shards), PyTorch weights (.pt, .pth, .bin, .ckpt), ONNX, a timm folder; "
     "or timm:NAME, torchvision:NAME, hf-hub:ORG/NAME[@REVISION] where this machine's cache has it, or with "
-    "--download; or an address: s3://, gs://, http://, https://.",
+    "--download; or an address: s3://, gs://, http://, https://; or models:/NAME/VERSION of MLflow.",
 )
 ModelArgument: TypeAlias = Annotated[Path, _A_MODEL]
 OptionalModelArgument: TypeAlias = Annotated[Path | None, _A_MODEL]
@@ -39,9 +39,8 @@ ModelsArgument: TypeAlias = Annotated[
         metavar="MODEL...",
         help="Safetensors (or the index of its shards), PyTorch weights (.pt, .pth, .bin, .ckpt), ONNX, a timm folder, "
         "any folder with models in it; or timm:NAME, torchvision:NAME, hf-hub:ORG/NAME[@REVISION] where this "
-        "machine's cache has it, or with --download; or an address: "
-        "s3://, gs://, http://, https://, of one or of a folder. May "
-        "be several.",
+        "machine's cache has it, or with --download; or an address: s3://, gs://, http://, https://, of one or of a "
+        "folder; or models:/NAME/VERSION of MLflow. May be several.",
     ),
 ]
 DownloadOption: TypeAlias = Annotated[

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sau_adapters.zoos.addresses import is_address, name_of
+from sau_adapters.zoos.addresses import bare_name_of, is_address, is_registered
 from sau_adapters.zoos.folders import SUFFIXES
 from sau_adapters.zoos.names import bare_name, is_zoo_name, parted_spec
 from sau_cli.errors import UsageError
@@ -27,8 +27,8 @@ def purified_name(model: Path, *, suffix: str = ".safetensors") -> Path:
     In the working folder for a model that has a name in a zoo or an address. A folder where there is no suffix.
     """
     model, _ = parted_spec(model)
-    if is_address(model):
-        model = Path(Path(name_of(model)).name)
+    if is_address(model) or is_registered(model):
+        model = Path(bare_name_of(model))
     if is_zoo_name(model):
         return Path(f"{bare_name(model)}.purified{suffix}")
     if model.name in {"", ".."}:  # the folder that one is in, or above

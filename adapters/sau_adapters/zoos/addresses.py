@@ -50,6 +50,15 @@ def is_address(model: Path) -> bool:
     return _ADDRESS.match(str(model)) is not None
 
 
+def is_registered(model: Path) -> bool:
+    """Whether MODEL is ``models:/NAME/VERSION`` or ``models:/NAME@ALIAS``.
+
+    >>> is_registered(Path("models:/digits/3")), is_registered(Path("models/digits/3"))
+    (True, False)
+    """
+    return str(model).startswith("models:/")
+
+
 def address_of(model: Path) -> str:
     """The address that MODEL is, with the slash that a path has lost.
 
@@ -73,6 +82,17 @@ def shown_address(address: str) -> str:
 def name_of(model: Path) -> str:
     """MODEL as reports have it: an address with both slashes and without keys, and all else as it is."""
     return shown_address(address_of(model)) if is_address(model) else str(model)
+
+
+def bare_name_of(model: Path) -> str:
+    """A name for files that are made of a model at an address or in a registry.
+
+    >>> bare_name_of(Path("s3://bucket/team/net.pth")), bare_name_of(Path("models:/digits/3"))
+    ('net.pth', 'digits-3')
+    """
+    if is_registered(model):
+        return str(model).removeprefix("models:/").replace("/", "-").replace("@", "-")
+    return name_of(model).rpartition("/")[2]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

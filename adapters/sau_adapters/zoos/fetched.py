@@ -96,7 +96,7 @@ def fetched_with(key: str, source: str, fill: Callable[[Path], Path]) -> Fetched
     """Have what another library fetches in the cache.
 
     Args:
-        key: another one once the model is another.
+        key: another one once the model is another; it is not kept.
         source: where it comes from.
         fill: fetches it into a folder that is empty, and returns the weights in it.
     """
@@ -218,6 +218,7 @@ def _fetch(remote: RemoteFile, folder: Path, watch: Watch | None) -> _Kept:
         NotEvaluable: it is another one by the end.
         UsageError: it does not fit.
     """
+    check_fits(remote.address, remote.size or 0)
     _make_room(remote.size or 0, but=folder)
     digest, done, limit = hashlib.sha256(), 0, limit_of(LIMIT_VARIABLE, DEFAULT_LIMIT)
     with answering(remote.address), _stream(remote) as source, (folder / remote.name).open("xb") as target:
@@ -298,14 +299,8 @@ def _listed(folder: Path) -> dict[str, _Kept]:
 
 
 def _make_room(needed: int, *, but: Path) -> None:
-    """Remove what was not used for longest, and nobody uses, until so many bytes more fit.
-
-    Raises:
-        UsageError: they never do.
-    """
+    """Remove what was not used for longest, and nobody uses, until so many bytes more fit, or nothing is left."""
     limit = limit_of(LIMIT_VARIABLE, DEFAULT_LIMIT)
-    if needed > limit:
-        raise _too_large("the model", needed, limit)
     root = cache_folder() / "models"
     entries = [path for path in root.iterdir() if path.is_dir() and path.name != "locks"]
     sizes = {path: _size_of(path) for path in entries}
@@ -353,6 +348,13 @@ def _size_of(entry: Path) -> int:
         with suppress(OSError):  # it may be gone by now
             total += path.stat().st_size if path.is_file() else 0
     return total
+
+
+def check_fits(what: str, size: int) -> None:
+    """Raises UsageError where the cache could never hold so many bytes."""
+    limit = limit_of(LIMIT_VARIABLE, DEFAULT_LIMIT)
+    if size > limit:
+        raise _too_large(what, size, limit)
 
 
 def _too_large(what: str, size: int, limit: int) -> UsageError:
