@@ -16,10 +16,8 @@ if TYPE_CHECKING:
     from sau_cli.images import LabelledImages
     from sau_cli.inspection.residual import KindFound, Residual
 
-NEXT = (
-    "try sau purify again with more clean images, with more --epochs, or with another --seed; measure what is known "
-    "with sau evaluate"
-)
+NEXT = "try sau purify again with more clean images, with more --epochs, or with another --seed; "
+MEASURE = "measure what is known with sau evaluate"
 
 
 def residual_of(
@@ -60,7 +58,7 @@ def residual_of(
         details |= {"cleared": False, "suspected_class": names[missed.wanted], "overlooked": missed.kind.value}
         details["recovered"].append(_shown(missed, names, where=", received model alone"))
     if check.status is CheckStatus.INCONCLUSIVE and shared:
-        session.show(f"not cleared: {check.evidence}; {NEXT}")
+        session.show(f"not cleared: {check.evidence}; {NEXT if found.stands_out or missed else ''}{MEASURE}")
     return check, details
 
 

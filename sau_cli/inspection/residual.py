@@ -30,6 +30,8 @@ from sau_cli.seeding import random_stream
 
 LIMIT = 1.9
 """A score above this stands out: the easiest class costs less than a seventh of the third easiest."""
+MOST_PIXELS = 40
+"""Of the shorter side of the images of models on which the limit was chosen."""
 FEWEST_CLASSES, FEWEST_IMAGES, MOST_IMAGES = 4, 16, 1000
 LEAST_SUCCESS = 0.5
 """Of the images: a change that leads fewer to its class is no short cut."""
@@ -65,7 +67,8 @@ class Residual:
     """The verdict of the test.
 
     Attributes:
-        status: ``passed`` where no kind stands out, else ``inconclusive``.
+        status: ``inconclusive`` where a kind stands out; else ``passed``, or ``measured`` where images are larger than
+            those that the limit was chosen on.
         kinds: what each found.
         worst: the one that stands out most.
         images: that were looked at.
@@ -82,6 +85,11 @@ class Residual:
     def score(self) -> float:
         """The highest."""
         return self.worst.score
+
+    @property
+    def stands_out(self) -> bool:
+        """Whether a class does."""
+        return self.score > LIMIT
 
 
 def residual_test(
@@ -145,7 +153,9 @@ def residual_test(
                 )
             found.append(_judged(kind, inverted, pixels[0]))
     worst = max(found, key=lambda one: one.score)
-    status = CheckStatus.INCONCLUSIVE if worst.score > LIMIT else CheckStatus.PASSED
+    status = CheckStatus.PASSED if min(shape[1:]) <= MOST_PIXELS else CheckStatus.MEASURED
+    if worst.score > LIMIT:
+        status = CheckStatus.INCONCLUSIVE
     return Residual(status=status, kinds=tuple(found), worst=worst, images=len(some), seed=seed)
 
 

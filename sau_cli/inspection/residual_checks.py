@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sau_cli.inspection.residual import LIMIT, KindFound, Residual
+from sau_cli.inspection.residual import LIMIT, MOST_PIXELS, KindFound, Residual
 from sau_cli.results import Check, CheckStatus
 
 SHARED, ALONE = "residual.score", "behaviour.easiest-change"
@@ -24,12 +24,18 @@ def residual_check(found: Residual, class_names: Sequence[str], *, shared: bool)
         f"{_CHANGES[worst.kind.value]} that sends {100 * worst.success:.0f} % of {found.images} clean images to class "
         f"{class_names[worst.wanted]!r}" + (" in both models" if shared else "")
     )
-    if found.status is CheckStatus.PASSED:
+    status = found.status
+    if not found.stands_out:
         told = f"no class is far easier to lead images to than the others; nearest is {what}"
+        if status is CheckStatus.MEASURED:
+            told += (
+                f"; the limit was chosen on images of {MOST_PIXELS} pixels at most, so this clears none of larger ones"
+            )
+            status = CheckStatus.INCONCLUSIVE if shared else status
     else:
         rest = "a backdoor is likely to be left" if shared else "as in a model with a backdoor"
         told = f"{what} is found far more easily than for other classes: {rest}"
-    return Check(id=SHARED if shared else ALONE, status=found.status, value=found.score, threshold=LIMIT, evidence=told)
+    return Check(id=SHARED if shared else ALONE, status=status, value=found.score, threshold=LIMIT, evidence=told)
 
 
 def overlooked_check(missed: KindFound, found: Residual, class_names: Sequence[str]) -> Check:
@@ -60,7 +66,7 @@ def residual_details(found: Residual, class_names: Sequence[str]) -> dict[str, A
         "cleared": found.status is CheckStatus.PASSED,
         "score": found.score,
         "limit": LIMIT,
-        "suspected_class": None if found.status is CheckStatus.PASSED else class_names[found.worst.wanted],
+        "suspected_class": class_names[found.worst.wanted] if found.stands_out else None,
         "images": found.images,
         "seed": found.seed,
         "kinds": {kind.kind.value: _kind(kind, class_names) for kind in found.kinds},

@@ -10,7 +10,9 @@ import torch
 from torch import nn
 
 from sau_cli.errors import NotEvaluable
+from sau_cli.inspection import residual
 from sau_cli.inspection.residual import LIMIT, overlooked, residual_test, standing_out
+from sau_cli.inspection.residual_checks import residual_check, residual_details
 from sau_cli.inversion.changes import SEARCHED
 from sau_cli.inversion.search import Heat, SearchSettings
 from sau_cli.results import CheckStatus
@@ -115,6 +117,20 @@ def test_without_a_short_cut_that_is_shared_the_test_is_passed(networks, data):
     assert [one.kind for one in found.kinds] == list(SEARCHED)
     assert found.score == max(one.score for one in found.kinds) <= LIMIT
     assert found.images == len(data)
+
+
+def test_images_larger_than_the_limit_was_chosen_on_clear_nothing(monkeypatch):
+    monkeypatch.setattr(residual, "MOST_PIXELS", SIDE - 1)
+    found = judged(Quarters(), Quarters())
+    assert found.status is CheckStatus.MEASURED
+    names = tuple(map(str, range(CLASSES)))
+    assert residual_check(found, names, shared=False).status is CheckStatus.MEASURED
+    together = residual_check(found, names, shared=True)
+    assert together.status is CheckStatus.INCONCLUSIVE
+    assert "clears none of larger ones" in together.evidence
+    details = residual_details(found, names)
+    assert (details["cleared"], details["suspected_class"]) == (False, None)
+    assert judged(ShortCut(), ShortCut()).status is CheckStatus.INCONCLUSIVE
 
 
 def test_every_class_of_the_easy_linear_model_is_led_to():
