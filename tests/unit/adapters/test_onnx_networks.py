@@ -97,8 +97,9 @@ SCRIPTED = {"input_names": ["x"], "output_names": ["y"], "dynamic_axes": {"x": {
     ("architecture", "options"),
     [
         ("small_cnn", {}),
-        ("wrn_16_1", {}),
-        ("timm:convnext_atto", {}),
+        # Exported in many seconds; of the fast ones, the first is exported alike and the last has blocks.
+        pytest.param("wrn_16_1", {}, marks=pytest.mark.slow),
+        pytest.param("timm:convnext_atto", {}, marks=pytest.mark.slow),
         ("preact_resnet18", {"opset_version": 13, **SCRIPTED}),
     ],
 )
