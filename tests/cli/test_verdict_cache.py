@@ -156,6 +156,23 @@ def test_what_is_a_bug_or_a_lack_of_memory_is_not_kept(call, models, monkeypatch
     assert len(entries()) == 1  # of the model that is cut short
 
 
+def test_a_model_that_changes_while_it_is_looked_at_is_not_kept(call, models, monkeypatch):
+    from sau_cli.commands import inspect as command
+
+    real = command.examine
+
+    def meanwhile(*words, **named):
+        for path in models.iterdir():
+            path.write_bytes(path.read_bytes())
+        return real(*words, **named)
+
+    monkeypatch.setattr(command, "examine", meanwhile)
+    call(*INSPECT)
+    assert known() == 0
+    call(*INSPECT)
+    assert known() <= 1  # the one that is cut short was done last
+
+
 def test_the_oldest_entries_go_when_the_limit_is_reached(call, models, monkeypatch):
     monkeypatch.setenv("SAU_CACHE_LIMIT", "3KB")
     call(*INSPECT)

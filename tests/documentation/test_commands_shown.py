@@ -15,6 +15,7 @@ import typer
 
 from sau_cli.app import composed
 from sau_cli.attacks.table import ATTACKS, attack_class
+from sau_cli.commands.fleet_options import with_ray_address
 from sau_cli.errors import UsageError
 from tests.conftest import ROOT
 from tests.support.pages import Shown, blocks, commands, manual, pages
@@ -30,7 +31,7 @@ def parse(words: list[str]) -> None:
     Raises:
         Exception: of Typer, where they do not parse.
     """
-    words = list(takewhile(lambda word: word not in {"|", ">", "2>", "||", "&&", ";"}, words))
+    words = with_ray_address(list(takewhile(lambda word: word not in {"|", ">", "2>", "||", "&&", ";"}, words)))
     group = typer.main.get_command(composed(words))
     if not words or words[0].startswith("-"):
         group.make_context("sau", words, resilient_parsing=True)
