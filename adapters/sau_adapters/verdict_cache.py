@@ -32,7 +32,7 @@ from sau_adapters.weights.onnx import OnnxReader
 from sau_adapters.weights.sharded import ShardedReader
 from sau_adapters.zoos.addresses import is_address
 from sau_adapters.zoos.transformers_folders import CONFIG, PREPROCESSOR
-from sau_cli.errors import ExitCode, NotEvaluable, SauError, UsageError
+from sau_cli.errors import ExitCode, NotEvaluable, SauError, UsageError, argument
 from sau_cli.fleet.surroundings import surroundings
 from sau_cli.reporting.json_document import plain, report_of
 from sau_cli.results import Report
@@ -49,7 +49,7 @@ _KEPT = {
 _OF_THE_DAY = ("chain.", "policy.require-attestation")
 """Checks of signatures and of files elsewhere, which may come to something else on another day."""
 
-_ROOTS = ("--data-root=", "--data_root=")
+_ROOTS = tuple(f"--{name}=" for name in ("data-root", "data_root"))
 
 Files = Mapping[str, str | None]
 """SHA-256 by place, seen from the model's folder; None for a file that is not there, and would count."""
@@ -108,7 +108,7 @@ class VerdictCache:
         except OSError as error:
             raise UsageError(
                 f"the cache {folder} cannot be used ({error.strerror}); set {FOLDER_VARIABLE} to a folder of yours, or "
-                "add --no-cache"
+                f"add {argument('no_cache')}"
             ) from error
 
     @property

@@ -149,26 +149,17 @@ def evaluate(
       sau evaluate model.safetensors --drill badnets,blended,sig --data clean/ --budget 15m
     """
     with Session("evaluate", output) as session:
-        check_alone(model, jobs_table, fleet)
+        asked = request(reading, data=data, data_root=data_root)
         if model is None or jobs_table is not None:
-            asked = request(reading, data=data, data_root=data_root)
-            run_table(
-                session,
-                "evaluate",
-                context,
-                Path(str(jobs_table)),
-                fleet=fleet,
-                defaults=asked.defaults,
-                device=device,
-            )
+            run_table(session, "evaluate", context, model, jobs_table, fleet=fleet, asked=asked, device=device)
             return
+        check_alone(fleet)
         limits = Limits(
             max_asr=_parsed(max_asr, "max_asr"),
             min_acc=_parsed(min_acc, "min_acc"),
             max_acc_drop=_parsed(max_acc_drop, "max_acc_drop"),
         )
         fetch(session, model, reference, download=download)
-        asked = request(reading, data=data, data_root=data_root)
         plan = Plan(
             model=model,
             reference=reference,

@@ -40,6 +40,7 @@ from sau_cli.results import Check, CheckStatus, Verdict, verdict_of
 
 if TYPE_CHECKING:
     from sau_adapters.models import OpenedModel
+    from sau_adapters.zoos.search import FoundModels
     from sau_cli.gating.policy import Policy
     from sau_cli.inspection.file_facts import FileFacts
 
@@ -179,39 +180,41 @@ def inspect(
             statement=given_statement(verify_attestation, attestation_key),
             tensors=tensors,
         )
-        from sau_adapters.zoos.addresses import is_address
-
-        several = UsageError("--reference is of one model; inspect that one alone")
-        if reference is not None and len(models) > 1:
-            raise several
-        if len(models) == 1 and not (models[0].is_dir() or is_address(models[0])):
-            if fleet.ray is not None:
-                raise UsageError("--ray is for several models; leave it out, or give a folder or more models")
-            attest_at_end(session, attest, private_key=sign_key, several=False)
-            inspect_alone(models[0])
+        found, one = _found(models, reference, fleet)
+        attest_at_end(session, attest, private_key=sign_key, several=one is None)
+        if one is not None:
+            inspect_alone(one)
             return
-
-        from sau_adapters.zoos.search import models_at
         from sau_cli.commands.inspect_folder import inspect_folder
 
-        found = models_at(models)
-        if reference is not None and len(found.models) > 1:
-            raise several
-        alone = len(found.models) == 1 and not found.open_questions
-        attest_at_end(session, attest, private_key=sign_key, several=not alone)
-        if alone:
-            inspect_alone(found.models[0])
-        else:
-            inspect_folder(
-                session,
-                models[0] if len(models) == 1 else None,
-                found,
-                given_words(context, without=OF_THE_RUN),
-                # A statement tells when a model was examined, so what was known before does not do.
-                fleet=fleet if attest is None else replace(fleet, no_cache=True),
-                defaults=asked.defaults,
-                device=device,
-            )
+        inspect_folder(
+            session,
+            models[0] if len(models) == 1 else None,
+            found,
+            given_words(context, without=OF_THE_RUN),
+            # A statement tells when a model was examined, so what was known before does not do.
+            fleet=fleet if attest is None else replace(fleet, no_cache=True),
+            defaults=asked.defaults,
+            device=device,
+        )
+
+
+def _found(models: Sequence[Path], reference: Path | None, fleet: FleetOptions) -> tuple[FoundModels, Path | None]:
+    """The models at these places; and the one, where there is no other and nothing that may be one."""
+    from sau_adapters.zoos.addresses import is_address
+    from sau_adapters.zoos.search import FoundModels, models_at
+
+    several = UsageError("--reference is of one model; inspect that one alone")
+    if reference is not None and len(models) > 1:
+        raise several
+    if len(models) == 1 and not (models[0].is_dir() or is_address(models[0])):
+        if fleet.ray is not None:
+            raise UsageError("--ray is for several models; leave it out, or give a folder or more models")
+        return FoundModels(models=(models[0],), passed_by=()), models[0]
+    found = models_at(models)
+    if reference is not None and len(found.models) > 1:
+        raise several
+    return found, found.models[0] if len(found.models) == 1 and not found.open_questions else None
 
 
 def inspect_model(

@@ -16,7 +16,7 @@ import typer
 
 from sau_cli.commands.fleet import Assignment, Job, run_fleet
 from sau_cli.commands.fleet_options import OF_THE_RUN, FleetOptions, given_words
-from sau_cli.commands.project_defaults import ProjectDefaults
+from sau_cli.commands.inputs import Request
 from sau_cli.commands.session import Session
 from sau_cli.errors import UsageError, reason_of
 from sau_cli.reporting.formats import format_of
@@ -31,17 +31,25 @@ def run_table(
     session: Session,
     command: str,
     context: typer.Context,
-    table: Path,
+    model: Path | None,
+    table: Path | None,
     *,
     fleet: FleetOptions,
-    defaults: ProjectDefaults,
+    asked: Request,
     device: str,
 ) -> None:
     """Do the command for every row of a table.
 
+    Args:
+        model: the command's MODEL, which is not to be given beside a table.
+
     Raises:
-        UsageError: the table is none, or its rows cannot be done together.
+        UsageError: there is no table, it is none, or its rows cannot be done together.
     """
+    if table is None:
+        raise UsageError("there is no MODEL; give one, or a table of jobs with --jobs-table (see --help)")
+    if model is not None:
+        raise UsageError("MODEL and --jobs-table are both given; leave one out")
     if context.params.get("out") is not None:
         raise UsageError("-o names one file, and a table of jobs has many; give each row its out")
     common = given_words(context, without=OF_THE_RUN)
@@ -51,7 +59,7 @@ def run_table(
             command=command,
             jobs=read_jobs(table, command, common),
             fleet=fleet,
-            defaults=defaults,
+            defaults=asked.defaults,
             device=device,
             second="out" if command == "purify" else "report",
             once=tuple(f"--{name}" for name in ("force", "resume") if context.params.get(name)),
@@ -59,12 +67,9 @@ def run_table(
     )
 
 
-def check_alone(model: Path | None, table: Path | None, fleet: FleetOptions) -> None:
-    """Raises UsageError unless there is one model and no table, or a table and no model."""
-    if (model is None) == (table is None):
-        both = "MODEL and --jobs-table are both given; leave one out"
-        raise UsageError("there is no MODEL; give one, or a table of jobs with --jobs-table" if model is None else both)
-    if table is None and fleet.ray is not None:
+def check_alone(fleet: FleetOptions) -> None:
+    """Raises UsageError where machines are given for one model."""
+    if fleet.ray is not None:
         raise UsageError("--ray is for several models; give them with --jobs-table")
 
 

@@ -176,24 +176,15 @@ def purify(
     """
     with Session("purify", output, replace_report=resume) as session:
         session.join(team_of_environment())
-        check_alone(model, jobs_table, fleet)
+        asked = request(reading, data=data, data_root=data_root)
         if model is None or jobs_table is not None:
-            asked = request(reading, data=data, data_root=data_root)
-            run_table(
-                session,
-                "purify",
-                context,
-                Path(str(jobs_table)),
-                fleet=fleet,
-                defaults=asked.defaults,
-                device=device,
-            )
+            run_table(session, "purify", context, model, jobs_table, fleet=fleet, asked=asked, device=device)
             return
+        check_alone(fleet)
         fetch(session, model, download=download)
         checkpoint = received(session, model)
         place = _place(session, model, checkpoint, out, resume=resume)
         budget = None if time_budget is None else parse_duration(time_budget)
-        asked = request(reading, data=data, data_root=data_root)
         fitted = partial(settings_for, method, recipe, **settings)
         plan = Plan(
             model=model,

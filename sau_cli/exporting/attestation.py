@@ -118,7 +118,7 @@ def _broken(text: str, told: Mapping[str, Any] | None) -> str:
     if told is None:
         return "the statement is no JSON object; get it again"
     if told.get("_type") != STATEMENT_TYPE or told.get("predicateType") != PREDICATE_TYPE:
-        return f"it is no in-toto statement of an inspection ({PREDICATE_TYPE}); give one of sau inspect --attest"
+        return f"it is no in-toto statement of an inspection ({PREDICATE_TYPE}); give one that sau inspect wrote"
     try:
         return _changed(text, told)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):

@@ -14,7 +14,7 @@ from itertools import islice
 from types import TracebackType
 from typing import Any, Self
 
-from sau_cli.errors import SauError, UsageError, reason_of
+from sau_cli.errors import SauError, UsageError, argument, reason_of
 from sau_cli.fleet.engine import Needs, OutOfMemory, Settled, Task, died
 from sau_cli.fleet.surroundings import difference, surroundings
 
@@ -68,7 +68,7 @@ class RayCluster:
         try:
             import ray
         except ImportError as error:
-            raise UsageError("--ray needs Ray, which is not installed; install sau-cli[fleet]") from error
+            raise UsageError(f"{argument('ray')} needs Ray, which is not installed; install sau-cli[fleet]") from error
         self._ray: Any = ray
         self._address, self._jobs = address, jobs
         self.others: dict[str, str] = {}
@@ -262,14 +262,17 @@ def _check_answers(address: str) -> None:
     if address == "auto":
         return
     if address.startswith("ray://"):
-        raise UsageError(f"{address} is for Ray's client; run this on a machine of the cluster, with --ray=auto")
+        raise UsageError(
+            f"{address} is for Ray's client; run this on a machine of the cluster, with {argument('ray')}=auto"
+        )
     host, _, port = address.rpartition(":")
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWERS_WITHIN):
             pass
     except (OSError, OverflowError, ValueError) as error:
         raise UsageError(
-            f"nobody answers at {address} ({reason_of(error)}); give the address that ray start told, or --ray alone"
+            f"nobody answers at {address} ({reason_of(error)}); give the address that ray start told, or "
+            f"{argument('ray')} alone"
         ) from error
 
 

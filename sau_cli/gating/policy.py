@@ -264,10 +264,10 @@ def _judge_attestation(found: tuple[Check, ...] | None) -> Check:
     """Every check of the statement has to pass, that of its signature too: anybody can write one without."""
     name, wanted = "policy.require-attestation", "a signed statement is to say that this file was inspected and passed"
     if found is None:
-        sentence = f"{wanted}; sau inspect --verify-attestation looks for one"
+        sentence = f"{wanted}; sau inspect looks for one where it is given one"
         return Check(id=name, status=CheckStatus.SKIPPED, evidence=sentence)
     if not found:
-        sentence = f"{wanted}, and none is given; add --verify-attestation"
+        sentence = f"{wanted}, and none is given"
         return Check(id=name, status=CheckStatus.FAILED, evidence=sentence)
     failed = next((check for check in found if check.status is CheckStatus.FAILED), None)
     held = failed or next((check for check in found if check.status is not CheckStatus.PASSED), None)

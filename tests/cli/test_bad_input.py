@@ -214,7 +214,8 @@ def test_clean_data_of_another_look_is_warned_of(call, bad):
         done = call(
             "purify", bad, "--data", name, "-o", f"{name}.safetensors", "--epochs", "1", "--json", f"{name}.json"
         )
-        assert (done.code, done.out) == (0, "")
+        assert done.code in {0, 6}, done.err  # one epoch need not be enough for the residual test
+        assert done.out == ""
         apart = json.loads(Path(f"{name}.json").read_text())["details"]["clean_statistics_apart"]
         assert (apart > 0.5, "look unlike those that the model learned from" in done.err) == (name == "dull.npz",) * 2
 

@@ -75,7 +75,7 @@ def test_the_adapters_know_no_commands():
 
 
 FLAG = re.compile(r"(?<![\w-])(--[a-z][a-z-]+|-[od](?![\w-]))")
-OF_OTHERS = {"--revision", "--saved-model", "--output"}
+OF_OTHERS = {"--revision", "--saved-model", "--output", "--address"}
 """Flags of the programs that a sentence says to run."""
 OF_COMMANDS = {"sau_cli/app.py", "sau_cli/reporting/decision.py"}
 """The command line itself, and what to run next."""

@@ -68,7 +68,7 @@ def read_attestation(place: Path, sha256: str) -> StatementFile:
     path = place / name_in_folder(sha256) if place.is_dir() else place
     if not path.is_file():
         which = f"{place} has no statement on this model ({path.name})" if place.is_dir() else f"{path} does not exist"
-        raise UsageError(f"{which}; give one that sau inspect --attest wrote")
+        raise UsageError(f"{which}; give one that an inspection wrote")
     try:
         with path.open("rb") as file:
             found = file.read(LARGEST + 1)
