@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -106,11 +107,19 @@ def _pool(jobs: int) -> ProcessPoolExecutor:
 
 
 def _begin(threads: int) -> None:
-    """Set up a process of the pool: Ctrl-C is its parent's to handle."""
+    """Set up a process of the pool: Ctrl-C is its parent's to handle, and where that is killed it ends, too."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _alone(task: Task) -> Settled:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from types import TracebackType
@@ -211,7 +213,8 @@ class RayCluster:
         if self._address is None:
             given |= {"include_dashboard": False, "num_cpus": self._jobs}
         try:
-            self._ray.init(**given, log_to_driver=False, logging_level=logging.ERROR)
+            with _own_handlers():
+                self._ray.init(**given, log_to_driver=False, logging_level=logging.ERROR)
         except Exception as error:  # it raises the root of all where it starts too slowly
             where = "on this machine" if self._address is None else f"at {self._address}"
             raise UsageError(f"Ray {where} cannot be used ({reason_of(error)}); look at ray status there") from error
@@ -235,6 +238,20 @@ class RayCluster:
             return *answer_here(work, ours, host, ray.cloudpickle.loads), where
 
         return self._ray.remote(answered)
+
+
+@contextmanager
+def _own_handlers() -> Iterator[None]:
+    """Ray takes the signals that end a process; afterwards they are as they were."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def answer_here(

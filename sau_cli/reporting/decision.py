@@ -57,7 +57,8 @@ _Told = tuple[str, str, tuple[NextStep, ...]]
 
 
 def _of_folder(report: Report) -> _Told:
-    told = f"{len(report.models)} models were inspected: {counted(report.models)}."
+    what = "models were inspected" if report.command == "inspect" else f"jobs of sau {report.command} were run"
+    told = f"{len(report.models)} {what}: {counted(report.models)}."
     if report.verdict in {Verdict.PASSED, Verdict.MEASURED}:
         return told, "Nothing was found in what was examined, which is no proof that there is nothing.", ()
     step = NextStep(says="Look at the models that did not pass, the worst first.")

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from functools import partial
+from pathlib import Path
 
 import pytest
 
 from sau_cli.fleet.engine import Task
 from sau_cli.fleet.pool import AHEAD, Pool
+from tests.conftest import ROOT
 from tests.unit.fleet import work
+
+SOURCES = os.pathsep.join((str(ROOT), str(ROOT / "adapters")))
 
 
 def settled(jobs: int, *pieces) -> dict[int, tuple[bytes | None, str]]:
@@ -47,3 +56,28 @@ def test_no_more_tasks_are_asked_for_than_can_soon_be_begun():
     with Pool(2) as pool:
         next(iter(pool.run(tasks())))
     assert len(asked) <= 2 * AHEAD
+
+
+def test_its_processes_end_with_a_parent_that_is_killed(tmp_path):
+    script = tmp_path / "driver.py"
+    script.write_text(
+        "import os, sys\n"
+        "from functools import partial\n"
+        "from sau_cli.fleet.engine import Task\n"
+        "from sau_cli.fleet.pool import Pool\n"
+        "from tests.unit.fleet import work\n"
+        "if __name__ == '__main__':\n"
+        "    with Pool(2) as pool:\n"
+        "        for one in pool.run(Task(number=number, work=work.tells_its_process) for number in range(4)):\n"
+        "            print(one.answer.decode(), flush=True)\n"
+        "            os.kill(os.getpid(), 9)\n"
+    )
+    told = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": SOURCES}, check=False
+    )
+    assert told.returncode == -signal.SIGKILL, told.stderr
+    worker = int(told.stdout)
+    until = time.monotonic() + 30
+    while Path(f"/proc/{worker}").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not Path(f"/proc/{worker}").exists()

@@ -50,6 +50,10 @@ def needs_tries(mark: Path, tries: int) -> bytes:
     return b"enough"
 
 
+def tells_its_process() -> bytes:
+    return str(os.getpid()).encode()
+
+
 def fails() -> bytes:
     raise NotEvaluable("it cannot be done")
 
