@@ -172,7 +172,7 @@ def _store(protocol: str) -> Any:
         import aiohttp
 
         wait = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT, sock_read=PATIENCE)
-        patience = {"client_kwargs": {"timeout": wait}}
+        patience = {"client_kwargs": {"timeout": wait, "trust_env": True}}  # proxies of this machine count
     elif protocol == "s3":
         retries = {"max_attempts": 1}
         patience = {"config_kwargs": {"connect_timeout": CONNECT, "read_timeout": PATIENCE, "retries": retries}}

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import shutil
-import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -80,6 +79,8 @@ def fetched(address: str, *, watch: Watch | None = None) -> Fetched:
     remote = asked(address)
     if remote.is_folder:
         raise UsageError(f"{remote.address} is a folder of models; give the address of one")
+    if Path(remote.name).name != remote.name or remote.name in {"", ".."}:
+        raise UsageError(f"{remote.address} ends in no name of a file; give the address of a model")
     with _claimed(_key(address, remote.version)) as entry:
         kept = _believed(entry, remote)
         told = f"{remote.address} is in the cache already, {_size(kept)} in {_files(kept)}"
@@ -304,7 +305,7 @@ def _make_room(needed: int, *, but: Path) -> None:
     root = cache_folder() / "models"
     entries = [path for path in root.iterdir() if path.is_dir() and path.name != "locks"]
     sizes = {path: _size_of(path) for path in entries}
-    spare = [path for path in entries if path not in {but, but.with_suffix("")} and path.suffix != _PART]
+    spare = [path for path in entries if path not in {but, but.with_suffix("")}]
     for entry in sorted(spare, key=_used_at):
         if sum(sizes.values()) + needed <= limit:
             return
@@ -315,12 +316,13 @@ def _make_room(needed: int, *, but: Path) -> None:
 def _removed(entry: Path) -> bool:
     """Whether an entry that nobody uses is gone now."""
     try:
-        with FileLock(entry.parent / "locks" / f"{entry.name}.lock", timeout=0):
-            file = os.open(entry / _TOLD, os.O_RDONLY)
-            try:
-                _lock(file, shared=False)
-            finally:
-                os.close(file)
+        with FileLock(entry.parent / "locks" / f"{entry.name.removesuffix(_PART)}.lock", timeout=0):
+            if entry.suffix != _PART:  # what a process that was killed left of one is of no use
+                file = os.open(entry / _TOLD, os.O_RDONLY)
+                try:
+                    _lock(file, shared=False)
+                finally:
+                    os.close(file)
             shutil.rmtree(entry)
             return True
     except (OSError, Timeout):
@@ -339,7 +341,7 @@ def _used_at(entry: Path) -> float:
     try:
         return (entry / _TOLD).stat().st_mtime
     except OSError:
-        return time.time()
+        return 0.0
 
 
 def _size_of(entry: Path) -> int:

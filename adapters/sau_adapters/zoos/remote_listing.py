@@ -11,6 +11,7 @@ from sau_adapters.weights.safetensors import read_header
 from sau_adapters.weights.sharded import LONGEST_INDEX
 from sau_adapters.zoos.addresses import RemoteFile, address_of, answering, asked, shown_address
 from sau_adapters.zoos.hub_downloads import BESIDE_ONNX
+from sau_adapters.zoos.names import parted_spec
 from sau_adapters.zoos.remote_content import RemoteContent
 from sau_adapters.zoos.search import MODEL_SUFFIXES, OF_SAU, FoundModels, PassedBy
 from sau_cli.errors import SauError, UsageError
@@ -30,7 +31,7 @@ def models_under_address(model: Path) -> FoundModels:
         UsageError: it has none, or there is no such address.
         NotEvaluable: it must not be listed, or there is no way to it.
     """
-    remote = asked(address_of(model))
+    remote = asked(address_of(parted_spec(model)[0]))
     if not remote.is_folder:
         return FoundModels(models=(model,), passed_by=())
     with answering(remote.address):

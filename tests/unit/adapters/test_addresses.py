@@ -114,6 +114,15 @@ def test_an_ordinary_archive_of_torch_is_fetched_although_its_head_is_long(serve
     assert served.sent("/m.pth") < 1.5 * (served.folder / "m.pth").stat().st_size
 
 
+def test_one_of_several_networks_in_a_file(served):
+    torch.save(
+        {"ema": {"w": torch.zeros(3)}, "raw": {"w": torch.zeros(3), "v": torch.zeros(4)}}, served.folder / "m.pth"
+    )
+    model = spec(served, "m.pth#ema")
+    assert models_at([model]).models == (model,)
+    assert locate(model).part == "ema"
+
+
 def test_a_server_without_parts_of_files_is_read_all_the_same(served):
     served.ranges = False
     saved(served.folder / "m.safetensors")
@@ -200,6 +209,12 @@ def test_the_cache_keeps_to_its_limit_and_to_what_is_in_use(served, tmp_path, mo
     names = {next(entry.glob("*.safetensors")).name for entry in entries(tmp_path)}
     assert names == {"0.safetensors", "2.safetensors"}
     assert held.path.is_file()
+    left = tmp_path / "cache" / "models" / "abc.part"
+    left.mkdir()
+    (left / "half.safetensors").write_bytes(bytes(4_000_000))
+    saved(served.folder / "4.safetensors")
+    locate(spec(served, "4.safetensors"))
+    assert not left.exists()
     monkeypatch.setenv("SAU_MODELS_LIMIT", "1MB")
     saved(served.folder / "3.safetensors")
     with pytest.raises(UsageError, match=r"takes 2\.0 MB and the cache may take 1\.0 MB; set SAU_MODELS_LIMIT"):
