@@ -13,7 +13,6 @@ import json
 import os
 import secrets
 import shutil
-import sys
 import tempfile
 import time
 import zlib
@@ -23,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sau_adapters.caches import FOLDER_VARIABLE, limit_of
 from sau_adapters.files import sha256_of
 from sau_adapters.models import locate
 from sau_adapters.weights.content import SAME, Content
@@ -37,16 +37,18 @@ from sau_cli.fleet.surroundings import surroundings
 from sau_cli.reporting.json_document import plain, report_of
 from sau_cli.results import Report
 
-FOLDER_VARIABLE, LIMIT_VARIABLE = "SAU_CACHE_DIR", "SAU_CACHE_LIMIT"
+LIMIT_VARIABLE = "SAU_CACHE_LIMIT"
 DEFAULT_LIMIT = 2_000_000_000
 LARGEST_ENTRY = 64_000_000
 SETTLED_FOR = 2.0
 """Seconds since a file was last changed from which on its times tell that it is still the same."""
 _SCHEMA = 1
+VERDICTS, HASHES = "verdicts", "hashes"
+"""Folders of the cache."""
 _KEPT = {
     *(ExitCode.PASSED, ExitCode.LIMIT_FAILED, ExitCode.NOT_EVALUATED, ExitCode.UNSAFE, ExitCode.INCONCLUSIVE),
 }
-_OF_THE_DAY = ("chain.", "policy.require-attestation")
+_OF_THE_DAY = ("chain.", "attestation.", "policy.require-attestation")
 """Checks of signatures and of files elsewhere, which may come to something else on another day."""
 
 _ROOTS = tuple(f"--{name}=" for name in ("data-root", "data_root"))
@@ -55,33 +57,13 @@ Files = Mapping[str, str | None]
 """SHA-256 by place, seen from the model's folder; None for a file that is not there, and would count."""
 
 
-def cache_folder() -> Path:
-    """Where the cache lies: ``SAU_CACHE_DIR``, or ``sau`` where this system keeps caches."""
-    told = os.environ.get(FOLDER_VARIABLE)
-    if told:
-        return Path(told).expanduser()
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "sau"
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "sau"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sau"
-
-
 def cache_limit() -> int:
     """Bytes that the cache may take: ``SAU_CACHE_LIMIT``, such as ``500MB``, or 2 GB.
 
     Raises:
         UsageError: it is no size.
     """
-    told = os.environ.get(LIMIT_VARIABLE, "").strip()
-    if not told:
-        return DEFAULT_LIMIT
-    units = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-    number = told.rstrip("KMGTBkmgtb")
-    unit = told[len(number) :].upper()
-    if not number.strip().isdigit() or unit not in units:
-        raise UsageError(f"{LIMIT_VARIABLE}={told!r} is no size; write it like 500MB or 2GB")
-    return int(number) * units[unit]
+    return limit_of(LIMIT_VARIABLE, DEFAULT_LIMIT)
 
 
 class VerdictCache:
@@ -208,7 +190,7 @@ class VerdictCache:
 
     def forget(self, context: str) -> None:
         """Drop all verdicts of a context, which was not what it seemed."""
-        shutil.rmtree(self._folder / "verdicts" / context[:32], ignore_errors=True)
+        shutil.rmtree(self._folder / VERDICTS / context[:32], ignore_errors=True)
 
     def close(self, *, limit: int) -> None:
         """Write down what was learned of files, and drop what was used longest ago until the limit is kept."""
@@ -218,11 +200,11 @@ class VerdictCache:
 
     def _prune(self, limit: int) -> None:
         entries = []
-        for folder, _, names in os.walk(self._folder):
-            for name in names:
-                with suppress(OSError):
-                    stat = Path(folder, name).stat()
-                    if name != "secret":
+        for own in (VERDICTS, HASHES):  # others keep what is theirs in the same folder
+            for folder, _, names in os.walk(self._folder / own):
+                for name in names:
+                    with suppress(OSError):
+                        stat = Path(folder, name).stat()
                         entries.append((stat.st_mtime_ns, stat.st_size, str(Path(folder, name))))
         total = sum(size for _, size, _ in entries)
         for _, size, place in sorted(entries):
@@ -233,7 +215,7 @@ class VerdictCache:
             total -= size
 
     def _place(self, context: str, key: str) -> Path:
-        return self._folder / "verdicts" / context[:32] / key[:2] / key
+        return self._folder / VERDICTS / context[:32] / key[:2] / key
 
     def _opened(self, path: Path) -> dict[str, Any] | None:
         """What was sealed in a file; None where there is no such file, or it is not believed."""
@@ -471,7 +453,7 @@ class _HashMemo:
 
     def _place(self, folder: str) -> Path:
         name = hashlib.sha256(folder.encode("utf-8", "surrogateescape")).hexdigest()
-        return self._cache.folder / "hashes" / name[:2] / name
+        return self._cache.folder / HASHES / name[:2] / name
 
     def _read(self, folder: str) -> dict[str, list[Any]]:
         told = self._cache.opened(self._place(folder)) or {}

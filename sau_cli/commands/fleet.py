@@ -154,7 +154,8 @@ def _write_out(session: Session, asked: Assignment, number: int, report: Report)
 def _cache(fleet: FleetOptions) -> VerdictCache | None:
     if fleet.no_cache:
         return None
-    from sau_adapters.verdict_cache import VerdictCache, cache_folder, cache_limit
+    from sau_adapters.caches import cache_folder
+    from sau_adapters.verdict_cache import VerdictCache, cache_limit
 
     cache_limit()  # what makes no sense is said before the work
     return VerdictCache(cache_folder())

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from sau_adapters.architectures.cifar_networks import CIFAR_NETWORKS
+from sau_adapters.caches import cache_folder
 from sau_adapters.classifiers.saving import save_classifier
-from sau_adapters.verdict_cache import cache_folder, cache_limit
+from sau_adapters.verdict_cache import cache_limit
 from sau_cli.commands import fleet
 from sau_cli.errors import UsageError
 from tests.cli.conftest import one_sentence
@@ -175,8 +176,13 @@ def test_a_model_that_changes_while_it_is_looked_at_is_not_kept(call, models, mo
 
 def test_the_oldest_entries_go_when_the_limit_is_reached(call, models, monkeypatch):
     monkeypatch.setenv("SAU_CACHE_LIMIT", "3KB")
+    fetched = cache_folder() / "models" / "fetched.safetensors"
+    fetched.parent.mkdir(parents=True)
+    fetched.write_bytes(bytes(9000))
     call(*INSPECT)
-    assert sum(path.stat().st_size for path in cache_folder().rglob("*") if path.is_file()) <= 3032
+    own = [path for path in cache_folder().rglob("*") if path.is_file() and path != fetched]
+    assert sum(path.stat().st_size for path in own) <= 3032
+    assert fetched.stat().st_size == 9000  # of another cache in the same folder
 
 
 def test_a_cache_that_cannot_be_used(call, models, monkeypatch):
