@@ -14,6 +14,7 @@ from rich.console import Group
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from sau_adapters.zoos.addresses import name_of
 from sau_cli.commands.fleet_options import FleetOptions, engine_of, needs_of
 from sau_cli.commands.fleet_work import Answer, CommandWork, ended_report, unpacked
 from sau_cli.commands.project_defaults import ProjectDefaults
@@ -198,7 +199,7 @@ class _Held:
             ),
             *skipped,
         )
-        findings.tell(folder=None if self._asked.folder is None else str(self._asked.folder), from_cache=self.known)
+        findings.tell(folder=None if self._asked.folder is None else name_of(self._asked.folder), from_cache=self.known)
         unwritten = [(Verdict.ERROR, ExitCode.USAGE)] * any(one.id.startswith("report.") for one in findings.checks)
         findings.judge(*worst([*((row.verdict, row.code) for row in self._rows.values()), *unwritten]))
 
@@ -216,7 +217,7 @@ class _Held:
         """One row a model, and one line on how they fared together; of very many, those that did not pass."""
         counts = Counter(row.verdict for row in self._rows.values())
         told = ", ".join(f"{counts[verdict]} {verdict.value}" for verdict in Verdict if counts[verdict])
-        under = f" under {self._asked.folder}" if self._asked.folder else ""
+        under = f" under {name_of(self._asked.folder)}" if self._asked.folder else ""
         numbers = sorted(self._rows)
         if len(numbers) > SHOWN_ROWS:
             numbers = [number for number in numbers if self._rows[number].code][:SHOWN_ROWS]
@@ -228,7 +229,7 @@ class _Held:
     def _shown(self, number: int) -> tuple[str | Text, ...]:
         job, row = self._asked.jobs[number], self._rows[number]
         verdict = Text(row.verdict.value, style=VERDICT_STYLES.get(row.verdict, ""))
-        finding = row.finding.removeprefix(f"{job.model} ")
+        finding = row.finding.removeprefix(f"{name_of(job.model)} ")
         return job.name, row.second, verdict, str(int(row.code)), _shortened(finding)
 
 
@@ -408,12 +409,14 @@ def _size(model: Path) -> int:
 
 def _answer(command: str, job: Job, settled: Settled) -> Answer:
     """What became of a job; a job without an answer has a report that says why."""
-    error: SauError = NotEvaluable(f"{job.model}: {settled.ended}")
+    error: SauError = NotEvaluable(f"{name_of(job.model)}: {settled.ended}")
     if settled.answer is not None:
         try:
             return unpacked(settled.answer)
         except ValueError as broken:
-            error = NotEvaluable(f"{job.model}: the answer of a process cannot be read ({broken}); run it again")
+            error = NotEvaluable(
+                f"{name_of(job.model)}: the answer of a process cannot be read ({broken}); run it again"
+            )
     return Answer(report=ended_report(command, job.model, error))
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from sau_adapters.files import sha256_of
+from sau_adapters.zoos.addresses import name_of
 from sau_cli.commands.options import OutputOptions
 from sau_cli.commands.session import MACHINE, OUT_OF_MEMORY, Session
 from sau_cli.errors import ExitCode, NotEvaluable, SauError, UsageError
@@ -163,6 +164,7 @@ def report_on(command: str, words: tuple[str, ...], model: Path, *, verbose: boo
     told["environment"] = {name: value for name, value in told["environment"].items() if name not in MACHINE}
     if not told["inputs"]:
         told["inputs"] = _input(model)
+        told["details"].setdefault("path", name_of(model))
     return report_of(told)
 
 
@@ -186,7 +188,7 @@ def ended_report(command: str, model: Path, error: SauError) -> Report:
     with suppress(OSError, SauError):
         if model.is_file():
             session.took(model)
-    session.findings.tell(path=str(model))
+    session.findings.tell(path=name_of(model))
     return session.report(error, machine=False)
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from sau_adapters.architectures.cifar_networks import CIFAR_NETWORKS
+from sau_adapters.caches import cache_folder
 from sau_adapters.classifiers.saving import save_classifier
 from sau_adapters.zoos import addresses
 from sau_cli.commands.outputs import purified_name
@@ -24,11 +25,6 @@ from tests.support.toys import describe
 pytest.importorskip("aiohttp", reason="aiohttp is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
 QUICK = ("--effort", "quick")
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv("SAU_CACHE_DIR", str(tmp_path / "cache"))
 
 
 @pytest.fixture
@@ -149,7 +145,7 @@ def test_an_object_that_changes_while_it_is_read(call, bucket, monkeypatch):
 
     monkeypatch.setattr(fetched, "_stream", changed)
     one_sentence(call("inspect", "s3://registry/team/good.safetensors", *QUICK), 3, "was changed while it was read")
-    assert [one.name for one in Path("cache/models").iterdir()] == ["locks"]
+    assert [one.name for one in (cache_folder() / "models").iterdir()] == ["locks"]
 
 
 def test_other_commands_take_an_address_too(call, planted, tmp_path):
