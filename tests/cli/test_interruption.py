@@ -43,7 +43,7 @@ def same(first: Path, second: Path) -> bool:
 @pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGKILL])
 def test_stopped_by_a_signal_and_gone_on_with(call, bad, blow):
     """Of the recipe without searches, which the other process would make at length: test_resume has one of these."""
-    folder, epochs = bad.parent, ("--recipe", "paper", "--epochs", "12")
+    folder, epochs = bad.parent, ("--recipe", "paper", "--epochs", "5")
     assert call("purify", bad, *WORDS, *epochs, "-o", "whole.safetensors").code == 0
     state, out = folder / "out.resume.safetensors", folder / "out.safetensors"
     work = started(folder, *epochs, "-o", "out.safetensors", "--json", "r.json")

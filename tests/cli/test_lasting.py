@@ -31,8 +31,21 @@ def test_a_backdoor_that_is_there_is_measured_beside_its_controls(call, bad):
     assert report["verdict"] == "measured"
 
 
-@pytest.mark.searches
 def test_a_drill_measures_each_attack_and_leaves_the_file(call, bad):
+    """With short searches; that its purification removes what it planted is for the slow test."""
+    drilled(call, bad)
+
+
+@pytest.mark.slow
+@pytest.mark.searches
+def test_a_drill_removes_what_it_planted(call, bad):
+    """As the fast one, with the searches of users' runs."""
+    for measured in drilled(call, bad):
+        assert measured["asr"]["value"] < 0.2
+
+
+def drilled(call, bad) -> list[dict]:
+    """What a drill tells of each attack."""
     before = bad.read_bytes()
     words = ("--drill", "badnets,blended", "--clean-frac", "0.3", "--json", "r.json", "--device", "cpu")
     done = call("evaluate", bad, *words)
@@ -47,8 +60,10 @@ def test_a_drill_measures_each_attack_and_leaves_the_file(call, bad):
     for one in details["drill"]["attacks"]:
         assert one["outcome"] == "measured"
         assert one["asr_before"]["value"] > 0.8
-        assert one["asr"]["value"] < 0.2
+        assert 0 <= one["asr"]["value"] <= 1
     assert "does not show that the model had none" in " ".join(done.err.split())
+    attacks: list[dict] = details["drill"]["attacks"]
+    return attacks
 
 
 def test_a_drill_uses_the_settings_of_the_models_own_purification(call, bad):

@@ -20,21 +20,21 @@ def strictly(text: str) -> dict:
 
 def test_json_on_standard_output_is_one_document_and_nothing_else(sau, planted, tmp_path):
     shutil.copy(planted / "bad.safetensors", tmp_path)
-    words = ("--clean-frac", "0.05", "--method", "ft", "--epochs", "1", "--json", "-")
-    done = sau("purify", "bad.safetensors", *words, cwd=tmp_path)
-    assert done.code in {0, 6}, done.err
+    words = ("--attack", "badnets", "--epochs", "1", "-o", "worse.safetensors", "--device", "cpu", "--json", "-")
+    done = sau("attack", "bad.safetensors", *words, cwd=tmp_path)
+    assert done.code == 0, done.err
     report = strictly(done.out)
     assert list(report) == [
         *("tool_version", "command", "inputs", "verdict", "exit_code", "checks", "environment", "outputs", "details"),
         *("models", "error", "schema_version"),
     ]
-    assert (report["command"], report["exit_code"], report["error"]) == ("purify", done.code, None)
+    assert (report["command"], report["exit_code"], report["error"]) == ("attack", 0, None)
     assert set(report["inputs"][0]) == {"path", "sha256"}
     keys = {"id", "status", "value", "threshold", "ci95", "evidence", "severity"}
     assert all(set(check) == keys for check in report["checks"])
     assert report["environment"]["packages"]["torch"]
     assert "\x1b" not in done.err
-    assert "purify epoch 1/1" in done.err
+    assert "training epoch 1/1" in done.err
 
 
 def test_an_error_is_a_document_too(call):
