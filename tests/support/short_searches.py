@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from sau_cli.inspection import inverted_changes as _  # noqa: F401 (its settings are made before they are replaced)
 from sau_cli.inspection import residual
 from sau_cli.inversion import search
 from sau_cli.inversion.search import Heat, SearchSettings
