@@ -154,9 +154,10 @@ def report_on(command: str, words: tuple[str, ...], model: Path, *, verbose: boo
         except typer.Exit:
             pass
         except Exception as error:
-            if not hasattr(error, "format_message"):
+            sentence = getattr(error, "format_message", None)
+            if sentence is None:
                 raise
-            return _refused(command, model, str(error.format_message()))
+            return _refused(command, model, str(sentence()))
     try:
         told = json.loads(document.getvalue())
     except ValueError:

@@ -80,6 +80,7 @@ class Engine(Protocol):
 
     def run(self, tasks: Iterable[Task]) -> Iterator[Settled]:
         """Do them, and say of each, once, what became of it, in the order in which they are done."""
+        ...
 
     @property
     def gpus(self) -> bool | None:
@@ -88,6 +89,7 @@ class Engine(Protocol):
     @property
     def standing(self) -> str:
         """How many do the work, for people, such as ``2 processes``."""
+        ...
 
 
 def cores() -> int:

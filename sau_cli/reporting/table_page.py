@@ -27,7 +27,7 @@ def table_page(rows: Sequence[ModelRow], links: Sequence[str], *, title: str, ve
         title: what the models are, for people.
         version: of the tool.
     """
-    script = (files(__package__) / "table.js").read_text(encoding="utf-8")
+    script = (files("sau_cli.reporting") / "table.js").read_text(encoding="utf-8")
     counts = Counter(row.verdict for row in rows)
     found = [str(verdict) for verdict in VERDICTS if counts[str(verdict)]]
     ordered = sorted(zip(rows, links, strict=True), key=lambda pair: (found.index(pair[0].verdict), pair[0].path))

@@ -60,7 +60,7 @@ def fetched_version(model: Path) -> Fetched:
     check_fits(str(which), sum(sizes.values()))
 
     def fill(folder: Path) -> Path:
-        from mlflow.artifacts import download_artifacts
+        from mlflow.artifacts import download_artifacts  # pyright: ignore[reportMissingImports]
 
         with _answering(model):
             place = Path(download_artifacts(artifact_uri=uri, dst_path=str(folder)))
@@ -103,7 +103,7 @@ def _version_of(client: Any, model: Path) -> RegisteredVersion:
 
 def _sizes(uri: str) -> dict[str, int]:
     """Bytes of each file of a version, by its place."""
-    from mlflow.artifacts import list_artifacts
+    from mlflow.artifacts import list_artifacts  # pyright: ignore[reportMissingImports]
 
     sizes: dict[str, int] = {}
     for one in list_artifacts(artifact_uri=uri):
@@ -141,7 +141,7 @@ def _answering(model: Path) -> Iterator[Any]:
         raise UsageError(f'{model} needs mlflow, which is not installed; pip install "sau-cli[mlflow]"')
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
-    import mlflow
+    import mlflow  # pyright: ignore[reportMissingImports]
 
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     try:
