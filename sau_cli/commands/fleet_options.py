@@ -136,16 +136,17 @@ def engine_of(fleet: FleetOptions, *, most: int) -> Engine:
 
 GPU_BYTES, GPU_PARTS = 16 << 30, 8
 """Memory that a GPU is taken to have, and the parts that it is shared in."""
-BASE_BYTES, BYTES_A_BYTE = 1 << 30, 6
-"""What a process takes before it has a model, and then for each byte of its file."""
+BASE_BYTES, BYTES_A_BYTE, STEP_BYTES = 1 << 30, 6, 1 << 28
+"""What a process takes before it has a model, and then for each byte of its file, in steps: Ray has a process do one
+task after another as long as they ask for the same."""
 
 
 def needs_of(size: int, *, on_gpu: bool) -> Needs:
     """What work on a model of this size in bytes asks for.
 
-    >>> needs_of(100_000_000, on_gpu=True).gpus
-    0.125
+    >>> needs_of(100_000_000, on_gpu=True)
+    Needs(cpus=1.0, memory=1879048192, gpus=0.125)
     """
-    memory = BASE_BYTES + BYTES_A_BYTE * size
+    memory = BASE_BYTES + -(-BYTES_A_BYTE * size // STEP_BYTES) * STEP_BYTES
     parts = -(-memory * GPU_PARTS // GPU_BYTES) if on_gpu else 0
     return Needs(memory=memory, gpus=min(parts, GPU_PARTS) / GPU_PARTS)

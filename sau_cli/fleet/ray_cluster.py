@@ -6,9 +6,8 @@ import logging
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -24,8 +23,12 @@ TRIES = 3
 """How often a task is begun whose process or machine dies."""
 LEAST_HELD, HELD_A_CPU = 64, 4
 """Tasks that wait at a time, so that a cluster that grows with its work has reason to."""
+KNOWN_FOR = 2.0
+"""Seconds for which what the machines have is believed."""
 ANSWERS_WITHIN = 5.0
-"""Seconds for an address to be reached, and four times as long for the Ray there to say that it is well."""
+"""Seconds for an address to be reached."""
+_SETTINGS_FRAME = b"\x04"
+"""The kind of what a server of gRPC says first, by HTTP/2 (RFC 9113, section 6.5)."""
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is told to anybody
     "RAY_raylet_start_wait_time_s": "120",  # a machine that is busy starts it late
@@ -75,8 +78,10 @@ class RayCluster:
         self._address, self._jobs = address, jobs
         self.others: dict[str, str] = {}
         self._joined = False
+        self._known: dict[str, dict[str, float]] = {}
+        self._known_until = 0.0
         if address is not None:
-            _check_answers(address)  # also where nothing is left to be done
+            _check_answers(address)
 
     def __enter__(self) -> Self:
         return self
@@ -200,15 +205,17 @@ class RayCluster:
         return max(LEAST_HELD, HELD_A_CPU * int(sum(node.get("CPU", 0) for node in self._nodes().values())))
 
     def _nodes(self) -> dict[str, dict[str, float]]:
-        """What each machine has, by its name for Ray."""
+        """What each machine has, by its name for Ray; asked for anew now and then."""
         self._join()
-        return {node["NodeID"]: node["Resources"] for node in self._ray.nodes() if node["Alive"]}
+        now = time.monotonic()
+        if now > self._known_until:
+            self._known = {node["NodeID"]: node["Resources"] for node in self._ray.nodes() if node["Alive"]}
+            self._known_until = now + KNOWN_FOR
+        return self._known
 
     def _join(self) -> None:
         if self._joined:
             return
-        if self._address is not None:
-            _check_is_ray(self._address)
         given: dict[str, Any] = {"address": self._address or "local"}
         if self._address is None:
             given |= {"include_dashboard": False, "num_cpus": self._jobs}
@@ -237,7 +244,7 @@ class RayCluster:
                 return "other", f"{host} has no such sau as is here ({error}); install the same there", where
             return *answer_here(work, ours, host, ray.cloudpickle.loads), where
 
-        return self._ray.remote(answered)
+        return self._ray.remote(enable_task_events=False)(answered)  # which nobody reads, and the driver would hold
 
 
 @contextmanager
@@ -275,7 +282,7 @@ def answer_here(
 
 
 def _check_answers(address: str) -> None:
-    """Raises UsageError where nobody answers."""
+    """Raises UsageError where nobody answers, or what does is no Ray: to join that would take minutes."""
     if address == "auto":
         return
     if address.startswith("ray://"):
@@ -283,22 +290,13 @@ def _check_answers(address: str) -> None:
             f"{address} is for Ray's client; run this on a machine of the cluster, with {argument('ray')}=auto"
         )
     host, _, port = address.rpartition(":")
+    advice = f"give the address that ray start told, or {argument('ray')} alone"
     try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWERS_WITHIN):
-            pass
+        connection = socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWERS_WITHIN)
     except (OSError, OverflowError, ValueError) as error:
-        raise UsageError(
-            f"nobody answers at {address} ({reason_of(error)}); give the address that ray start told, or "
-            f"{argument('ray')} alone"
-        ) from error
-
-
-def _check_is_ray(address: str) -> None:
-    """Raises UsageError where something else answers: to join that would take minutes, and end in no error."""
-    if address == "auto":
-        return
-    asked = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
-    with suppress(subprocess.SubprocessError, OSError):
-        if subprocess.run(asked, capture_output=True, timeout=4 * ANSWERS_WITHIN, check=False).returncode == 0:  # noqa: S603
-            return
-    raise UsageError(f"what answers at {address} is no Ray that is well; give the address that ray start told")
+        raise UsageError(f"nobody answers at {address} ({reason_of(error)}); {advice}") from error
+    first = b""
+    with connection, suppress(OSError):
+        first = connection.recv(9)
+    if first[3:4] != _SETTINGS_FRAME:
+        raise UsageError(f"what answers at {address} is no Ray; {advice}")

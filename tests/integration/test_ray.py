@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 import time
 from functools import partial
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib.util import find_spec
 
 import pytest
 
@@ -13,7 +17,8 @@ from sau_cli.fleet.engine import GIB, Needs, Task
 from tests.conftest import ROOT
 from tests.unit.fleet import work
 
-pytest.importorskip("ray")
+if find_spec("ray") is None:
+    pytest.skip("needs Ray", allow_module_level=True)
 pytestmark = [
     pytest.mark.slow,  # two machines start in half a minute, or in two on a busy one
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -26,8 +31,6 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def cluster():
     """Two machines of one CPU."""
-    from ray.cluster_utils import Cluster
-
     before = os.environ.get("PYTHONPATH")
     os.environ |= {
         "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'adapters'}",
@@ -35,6 +38,8 @@ def cluster():
         "RAY_raylet_start_wait_time_s": "120",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }
+    from ray.cluster_utils import Cluster  # reads the environment as it is imported
+
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, "memory": 4 * GIB})
     made.add_node(num_cpus=1, memory=2 * GIB)
     yield made
@@ -97,7 +102,7 @@ def test_a_machine_that_dies_loses_nothing_and_repeats_nothing_that_was_done(clu
     def kill(so_far: int) -> None:
         if so_far == 20:
             counted.update({path.name: len(path.read_text()) for path in done.iterdir()})
-            cluster.remove_node(node, allow_graceful=False)
+            os.kill(node.all_processes["raylet"][0].process.pid, signal.SIGKILL)
 
     found = settled(cluster, tasks(*pieces), watch=kill)
     assert {answer for answer, _ in found.values()} == {str(number).encode() for number in range(60)}
@@ -121,6 +126,16 @@ def test_a_machine_with_another_sau_gets_no_task_twice(cluster, tmp_path, monkey
         assert "has no such sau as is here" in ray.others[node.node_id]
     cluster.remove_node(node)
     assert {one.number: one.answer for one in found} == {number: str(number).encode() for number in range(8)}
+
+
+def test_an_address_where_something_else_answers():
+    from sau_cli.fleet.ray_cluster import RayCluster
+
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(UsageError, match="is no Ray"):
+            RayCluster(f"127.0.0.1:{server.server_port}")
+        server.shutdown()
 
 
 @pytest.mark.parametrize(
