@@ -123,7 +123,7 @@ def test_a_machine_with_another_sau_gets_no_task_twice(cluster, tmp_path, monkey
     with RayCluster(cluster.address) as ray:
         found = list(ray.run(tasks(*(partial(work.slow, str(number)) for number in range(8)))))
         assert list(ray.others) == [node.node_id]
-        assert "has no such sau as is here" in ray.others[node.node_id]
+        assert "install the same there" in ray.others[node.node_id]
     cluster.remove_node(node)
     assert {one.number: one.answer for one in found} == {number: str(number).encode() for number in range(8)}
 
