@@ -21,7 +21,7 @@ from sau_cli.classifier import Classifier, check_finite_weights
 from sau_cli.errors import NotEvaluable
 from sau_cli.images import LabelledImages, as_pixels, check_fits
 from sau_cli.inspection.standard_logits import standard_logits
-from sau_cli.inversion.changes import SEARCHED, ChangeKind, change_of
+from sau_cli.inversion.changes import ChangeKind, searched_for
 from sau_cli.inversion.search import Inverted, SearchSettings, invert, losses_of
 from sau_cli.model_state import evaluating, frozen
 from sau_cli.precision import Precision
@@ -135,13 +135,13 @@ def residual_test(
     found = []
     with evaluating(*models), frozen(*models):
         alike = [standard_logits(model, pixels[:JUDGED_BY]) for model in models]
-        for kind in SEARCHED:
+        for kind, change in searched_for(shape).items():
             inverted = invert(
                 alike,
                 pixels,
                 some.labels,
                 classes,
-                change_of(kind, shape).loosened(WIDER),
+                change.loosened(WIDER),
                 stream=random_stream(seed, f"residual test, {kind.value}"),
                 settings=settings,
                 precision=precision,
@@ -177,7 +177,8 @@ def operations_of(classifier: Classifier, settings: SearchSettings | None = None
         classifier(blank)
     shape = (spec.channels, spec.height, spec.width)
     passes = sum(
-        settings.passes(change_of(kind, shape).loosened(WIDER), classifier.description.classes) for kind in SEARCHED
+        settings.passes(change.loosened(WIDER), classifier.description.classes)
+        for change in searched_for(shape).values()
     )
     return 2.0 * float(counter.get_total_flops()) * passes  # as much again for the way back to the pixels
 

@@ -29,18 +29,25 @@ BISECTIONS = 24
 
 
 class ChangeKind(StrEnum):
-    """``square``: the pixels of one square take on a pattern. ``mask``: any few pixels do. ``smooth``: a smooth picture
-    is added everywhere. ``warp``: the image is bent.
+    """``square``: the pixels of one square take on a pattern. ``spot``: those of a square half as wide. ``mask``: any few
+    pixels do. ``smooth``: a smooth picture is added everywhere. ``warp``: the image is bent.
     """
 
     SQUARE = "square"
     MASK = "mask"
     SMOOTH = "smooth"
     WARP = "warp"
+    SPOT = "spot"
 
 
-SEARCHED = (ChangeKind.SQUARE, ChangeKind.MASK, ChangeKind.SMOOTH)
+SEARCHED = (ChangeKind.SQUARE, ChangeKind.MASK, ChangeKind.SMOOTH, ChangeKind.SPOT)
 """The kinds that purification and the residual test go through; their order is kept in states of interrupted runs."""
+SPOT_SIDE = 0.09375
+"""Of an image's shorter side: 3 pixels of 32, as the triggers of many papers have."""
+SPOTS_ALONG, LARGE_SPOTS_ALONG = 16, 6
+"""Places along a side where a spot may be. A network for large images has a trigger in more than one place."""
+LARGE = 128 * 128
+"""Pixels of an image from which on a search is kept short."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,9 +102,11 @@ class SquarePattern(Change):
 
     Attributes:
         side: of the square, as a share of the image's shorter side; 3 pixels at the least.
+        along: beginnings along each side of the image; None for side by side.
     """
 
     side: float = 0.1875
+    along: int | None = None
 
     @property
     def pixels(self) -> int:
@@ -110,11 +119,12 @@ class SquarePattern(Change):
 
     @property
     def corners(self) -> Tensor:
-        """The first row and column of every beginning, (S, 2): squares side by side, overlapping rather than apart."""
+        """The first row and column of every beginning, (S, 2): even, and side by side rather overlapping than apart."""
         along = []
         for extent in self.shape[1:]:
             room = extent - self.pixels
-            along.append(torch.linspace(0, room, ceil(room / self.pixels) + 1).round())
+            count = ceil(room / self.pixels) + 1 if self.along is None else min(self.along, room + 1)
+            along.append(torch.linspace(0, room, count).round())
         return torch.cartesian_prod(*along).reshape(-1, 2)
 
     @property
@@ -284,5 +294,17 @@ def change_of(kind: ChangeKind, shape: Shape) -> Change:
             return SmoothAddition(shape=shape)
         case ChangeKind.WARP:
             return Warp(shape=shape)
+        case ChangeKind.SPOT:
+            large = shape[1] * shape[2] >= LARGE
+            return SquarePattern(shape=shape, side=SPOT_SIDE, along=LARGE_SPOTS_ALONG if large else SPOTS_ALONG)
         case _ as never:
             assert_never(never)
+
+
+def searched_for(shape: Shape) -> dict[ChangeKind, Change]:
+    """The kinds that are gone through for images of this shape: of tiny ones a square is a spot already."""
+    changes = {kind: change_of(kind, shape) for kind in SEARCHED}
+    square, spot = changes[ChangeKind.SQUARE], changes[ChangeKind.SPOT]
+    if isinstance(square, SquarePattern) and isinstance(spot, SquarePattern) and spot.pixels >= square.pixels:
+        del changes[ChangeKind.SPOT]
+    return changes

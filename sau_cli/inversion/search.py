@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from sau_cli.classifier import Classifier
 from sau_cli.devices import images_a_pass
-from sau_cli.inversion.changes import Change
+from sau_cli.inversion.changes import LARGE, Change
 from sau_cli.precision import Precision, fast_layout, running_in
 from sau_cli.side_by_side import SideBySide, in_halves
 
@@ -28,8 +28,6 @@ AT_ONCE = 256
 """Images in one pass."""
 LEAST_LOSS, MOST_LOSS = 0.01, 1e3
 """Cross-entropies below the first are all as good as none; of a class that nothing is known of it is the second."""
-LARGE = 128 * 128
-"""Pixels of an image from which on a search is kept short."""
 SHORT_ARMS, SHORT_STEPS, SHORT_IMAGES, SHORT_PROPOSALS = 4, 20, 8, 9
 """What it takes then at most; see :class:`Heat` and :class:`SearchSettings`."""
 
@@ -65,6 +63,7 @@ class SearchSettings:
         loosened: times its budget that a change may begin with.
         tightened: share of the steps after which the budget has fallen to what it is, by the same factor a step.
         proposals: that are looked at for each beginning, by all classes at once; the best is where an arm begins.
+        most_proposals: of all beginnings together.
         rate: Adam's learning rate of the free numbers.
         judged_on: images that what is found is measured on.
     """
@@ -78,6 +77,7 @@ class SearchSettings:
     loosened: float = 8.0
     tightened: float = 2 / 3
     proposals: int = 16
+    most_proposals: int = 2304
     rate: float = 1.0
     judged_on: int = 96
 
@@ -86,9 +86,10 @@ class SearchSettings:
         return min(change.starts, self.heats[0].arms, max(1, self.most_arms // classes))
 
     def fitted(self, change: Change) -> SearchSettings:
-        """The same race, shorter where images are large, so that it ends in minutes."""
+        """The same race, shorter where images are large, so that it ends in minutes, or beginnings are many."""
+        proposals = max(1, min(self.proposals, self.most_proposals // change.starts))
         if change.shape[1] * change.shape[2] < LARGE:
-            return self
+            return replace(self, proposals=proposals)
         heats = tuple(
             replace(
                 heat,
@@ -98,7 +99,7 @@ class SearchSettings:
             )
             for heat in self.heats
         )
-        return replace(self, heats=heats, proposals=min(self.proposals, SHORT_PROPOSALS))
+        return replace(self, heats=heats, proposals=min(proposals, SHORT_PROPOSALS))
 
     def passes(self, change: Change, classes: int) -> int:
         """Images that go through each model and back, over the whole race."""

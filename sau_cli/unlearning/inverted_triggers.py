@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sau_cli.classifier import Classifier
 from sau_cli.images import LabelledImages, as_pixels, some_of
-from sau_cli.inversion.changes import SEARCHED, ChangeKind, change_of
+from sau_cli.inversion.changes import SEARCHED, ChangeKind, SquarePattern, change_of, searched_for
 from sau_cli.inversion.search import Arms, Heat, Inverted, SearchSettings, invert
 from sau_cli.precision import Precision
 from sau_cli.unlearning.recipes import Recipe
@@ -122,7 +122,7 @@ class InvertedTriggers:
         pixels, labels = as_pixels(some.images), some.labels
         shape, shown = (pixels.shape[1], pixels.shape[2], pixels.shape[3]), labels.unique()
         found: list[tuple[Suspect, Tensor]] = []
-        changes = {kind: change_of(kind, shape) for kind in SEARCHED}
+        changes = searched_for(shape)
         ahead = {kind: QUICK.passes(change, len(shown)) for kind, change in changes.items()}
         of, before = sum(ahead.values()), 0
         for kind, change in changes.items():
@@ -163,7 +163,7 @@ class InvertedTriggers:
         free = torch.stack([row for _, row in rows for _ in range(variants)])
         noise = APART * torch.randn(free.shape, generator=stream).to(free)
         noise[::variants] = 0
-        if kind is ChangeKind.SQUARE:
+        if isinstance(change, SquarePattern):
             noise[:, :2] = 0  # the place stays
         return Arms(change, classes, free + noise, rate=self.recipe.trigger_rate)
 

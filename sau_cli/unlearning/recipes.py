@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from sau_cli.images import LabelledImages
     from sau_cli.unlearning.batch_step import BatchStep, Work
 
-REVISION = 4
+REVISION = 5
 """Of the recipes and of the code that follows them: one more whenever the same command comes to other weights.
 
 Revision 1 is all that was before revisions were written down.
@@ -336,8 +336,8 @@ class Fitting:
         tiny: pixels of an image below which it takes the two values that follow.
         tiny_lr, tiny_unlearning_weight: see :class:`Recipe`.
         large: pixels of an image from which on a pass takes so long that steps count, not passes over the images:
-            batches and groups of ``large_batch`` images, epochs for ``large_batches`` batches, and in the search
-            ``large_steps`` and ``large_proposals`` at most.
+            batches and groups of ``large_batch`` images, epochs for ``large_batches`` batches, in the search
+            ``large_steps`` and ``large_proposals`` at most, and inverted triggers at work for ``large_until`` of it all.
     """
 
     fewest_batches: Count = 4
@@ -351,6 +351,7 @@ class Fitting:
     large_batches: Count = 128
     large_steps: Count = 2
     large_proposals: Count = 8
+    large_until: Share = 0.75
 
 
 FITTING = Fitting()
@@ -376,6 +377,7 @@ def fitted(recipe: Recipe, learning: LabelledImages, *, to: Fitting = FITTING) -
             epochs=-(-to.large_batches // -(-images // to.large_batch)),
             steps=min(to.large_steps, recipe.steps),
             proposals=min(to.large_proposals, recipe.proposals),
+            trigger_until=max(to.large_until, recipe.trigger_until),
         )
     batches = -(-images // batch_size)
     recipe = replace(recipe, batch_size=batch_size, epochs=max(recipe.epochs, -(-to.fewest_steps // batches)))

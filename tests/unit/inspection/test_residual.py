@@ -13,7 +13,7 @@ from sau_cli.errors import NotEvaluable
 from sau_cli.inspection import residual
 from sau_cli.inspection.residual import LIMIT, overlooked, residual_test, standing_out
 from sau_cli.inspection.residual_checks import residual_check, residual_details
-from sau_cli.inversion.changes import SEARCHED
+from sau_cli.inversion.changes import searched_for
 from sau_cli.inversion.search import Heat, SearchSettings
 from sau_cli.results import CheckStatus
 from tests.support.toys import BrightnessNet, describe, flat_images, random_images
@@ -114,7 +114,7 @@ def test_images_of_one_class_alone_hide_no_short_cut():
 def test_without_a_short_cut_that_is_shared_the_test_is_passed(networks, data):
     found = judged(*networks, data=data)
     assert found.status is CheckStatus.PASSED
-    assert [one.kind for one in found.kinds] == list(SEARCHED)
+    assert [one.kind for one in found.kinds] == list(searched_for((1, SIDE, SIDE)))
     assert found.score == max(one.score for one in found.kinds) <= LIMIT
     assert found.images == len(data)
 
@@ -160,7 +160,7 @@ def test_a_model_is_left_as_it_was():
 def test_progress_names_the_kind():
     told = []
     judged(Quarters(), watch=lambda *said: told.append(said))
-    assert list(dict.fromkeys(what for _, _, what in told)) == [kind.value for kind in SEARCHED]
+    assert list(dict.fromkeys(what for _, _, what in told)) == [kind.value for kind in searched_for((1, SIDE, SIDE))]
     assert all(done <= of for done, of, _ in told)
 
 

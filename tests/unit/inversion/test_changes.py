@@ -12,6 +12,7 @@ from sau_cli.inversion.changes import (
     SquarePattern,
     Warp,
     change_of,
+    searched_for,
 )
 
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 16, 40), (1, 31, 9), (3, 224, 224), (1, 2, 5)]
@@ -96,6 +97,26 @@ def test_the_squares_of_all_starts_differ_and_cover_every_pixel(shape):
 )
 def test_a_side_is_a_share_of_the_shorter_side_and_three_pixels_at_least(size, pixels):
     assert SquarePattern(shape=(1, *size)).pixels == pixels
+
+
+def test_a_spot_is_a_square_half_as_wide_in_many_more_places():
+    square, spot = change_of(ChangeKind.SQUARE, (3, 32, 32)), change_of(ChangeKind.SPOT, (3, 32, 32))
+    assert (square.pixels, spot.pixels) == (6, 3)
+    assert (square.starts, spot.starts) == (36, 256)
+    # A trigger of the same size, wherever it is, has four of its nine pixels in common with one of them at the least.
+    rows, columns = torch.cartesian_prod(torch.arange(30), torch.arange(30)).unbind(1)
+    overlap = (3 - (rows[:, None] - spot.corners[:, 0]).abs()).clamp_min(0)
+    overlap = overlap * (3 - (columns[:, None] - spot.corners[:, 1]).abs()).clamp_min(0)
+    assert overlap.amax(dim=1).min() >= 4
+    large = change_of(ChangeKind.SPOT, (3, 224, 224))
+    assert (large.pixels, large.starts) == (21, 36)
+
+
+@pytest.mark.parametrize("side", [2, 8, 16, 18, 20, 28, 224])
+def test_spots_are_searched_where_they_are_smaller_than_squares(side):
+    changes = searched_for((3, side, side))
+    assert all(change.shape == (3, side, side) for change in changes.values())
+    assert ((ChangeKind.SPOT in changes), len(changes)) == ((True, 4) if side > 18 else (False, 3))
 
 
 def test_a_square_changes_its_pixels_to_the_pattern_and_nothing_else():
@@ -198,7 +219,7 @@ def test_a_warp_that_moves_all_alike_shifts_a_ramp():
 
 def test_every_kind_has_its_change():
     made = [type(change_of(kind, (1, 8, 8))) for kind in ChangeKind]
-    assert made == [SquarePattern, MaskedPattern, SmoothAddition, Warp]
+    assert made == [SquarePattern, MaskedPattern, SmoothAddition, Warp, SquarePattern]
 
 
 def test_a_search_may_begin_with_more_than_the_budget_of_masks_and_with_no_more_of_other_kinds():

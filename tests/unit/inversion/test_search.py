@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from sau_cli.images import as_pixels
-from sau_cli.inversion.changes import MaskedPattern, SmoothAddition, SquarePattern
+from sau_cli.inversion.changes import ChangeKind, MaskedPattern, SmoothAddition, SquarePattern, change_of
 from sau_cli.inversion.search import Arms, Heat, SearchSettings, best_beginnings, invert
 from sau_cli.model_state import frozen
 from sau_cli.precision import Precision
@@ -335,3 +335,11 @@ def test_two_models_at_once_lead_to_what_they_do_in_turn(two_threads):
         arms.append(one)
     assert torch.equal(arms[0].free, arms[1].free)
     assert torch.equal(arms[0].likelihood, arms[1].likelihood)
+
+
+def test_of_many_beginnings_fewer_proposals_each_are_looked_at():
+    settings = SearchSettings()
+    spot = change_of(ChangeKind.SPOT, (3, 32, 32))
+    assert settings.fitted(spot).proposals == 9
+    assert settings.fitted(spot).proposals * spot.starts <= settings.most_proposals
+    assert SearchSettings(most_proposals=1).fitted(spot).proposals == 1

@@ -383,5 +383,5 @@ def test_without_an_aim_or_a_share_squares_lie_where_they_did():
 
 
 def test_kinds_and_classes_are_those_of_the_tests():
-    assert set(SEARCHED) == {ChangeKind.SQUARE, ChangeKind.MASK, ChangeKind.SMOOTH}
+    assert set(SEARCHED) == {ChangeKind.SQUARE, ChangeKind.MASK, ChangeKind.SMOOTH, ChangeKind.SPOT}
     assert len(LABELS.unique()) == CLASSES

@@ -127,6 +127,7 @@ def test_the_default_recipe_takes_small_batches_and_more_epochs_where_images_are
     assert (recipe.batch_size, recipe.epochs, recipe.lr) == (batch_size, epochs, lr)
     assert recipe_for(RecipeName.DEFAULT, learning=learning, epochs=3, lr=None).epochs == 3
     assert recipe_for(RecipeName.PAPER, learning=learning) == Recipe()
+    assert recipe.trigger_until == (0.75 if side >= 128 else 0.5)
 
 
 def test_the_received_model_teaches_only_the_classes_that_it_recognises():
