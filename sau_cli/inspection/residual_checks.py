@@ -6,11 +6,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from sau_cli.inspection.residual import LIMIT, MOST_PIXELS, KindFound, Residual
+from sau_cli.inversion.changes import ChangeKind
 from sau_cli.results import Check, CheckStatus
 
 SHARED, ALONE = "residual.score", "behaviour.easiest-change"
 """The ids of the check: of a purified model beside the received one, and of a model alone."""
-_CHANGES = {"square": "a square", "mask": "a mask of a few pixels", "smooth": "a smooth pattern", "warp": "a warp"}
+_CHANGES = {
+    ChangeKind.SQUARE: "a square",
+    ChangeKind.SPOT: "a small square",
+    ChangeKind.MASK: "a mask of a few pixels",
+    ChangeKind.SMOOTH: "a smooth pattern",
+    ChangeKind.WARP: "a warp",
+}
 
 
 def residual_check(found: Residual, class_names: Sequence[str], *, shared: bool) -> Check:
@@ -21,7 +28,7 @@ def residual_check(found: Residual, class_names: Sequence[str], *, shared: bool)
     """
     worst = found.worst
     what = (
-        f"{_CHANGES[worst.kind.value]} that sends {100 * worst.success:.0f} % of {found.images} clean images to class "
+        f"{_CHANGES[worst.kind]} that sends {100 * worst.success:.0f} % of {found.images} clean images to class "
         f"{class_names[worst.wanted]!r}" + (" in both models" if shared else "")
     )
     status = found.status
@@ -45,7 +52,7 @@ def overlooked_check(missed: KindFound, found: Residual, class_names: Sequence[s
         found: of both models, in which nothing stands out.
     """
     told = (
-        f"{_CHANGES[missed.kind.value]} that sends {100 * missed.success:.0f} % of {found.images} clean images to "
+        f"{_CHANGES[missed.kind]} that sends {100 * missed.success:.0f} % of {found.images} clean images to "
         f"class {class_names[missed.wanted]!r} in the received model is found far more easily than for others, and "
         "purification did not come to that class: a backdoor is likely to be left, although no change that both models "
         "share stands out"

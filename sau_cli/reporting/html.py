@@ -23,7 +23,13 @@ _WORDS = {
     CheckStatus.MEASURED: "measured",
     CheckStatus.SKIPPED: "not examined",
 }
-_CHANGES = {"square": "a square", "spot": "a small square", "mask": "a few pixels", "smooth": "a smooth pattern", "warp": "a warp"}
+_CHANGES = {
+    "square": "a square",
+    "spot": "a small square",
+    "mask": "a few pixels",
+    "smooth": "a smooth pattern",
+    "warp": "a warp",
+}
 _MEASURES = {
     "acc": "Accuracy on clean test images",
     "held-back-accuracy": "Accuracy on clean images that were not learned from",

@@ -10,11 +10,12 @@ import torch
 from torch import nn
 
 from sau_cli.errors import NotEvaluable
-from sau_cli.inspection import residual
+from sau_cli.inspection import residual, residual_checks
 from sau_cli.inspection.residual import LIMIT, overlooked, residual_test, standing_out
-from sau_cli.inspection.residual_checks import residual_check, residual_details
-from sau_cli.inversion.changes import searched_for
+from sau_cli.inspection.residual_checks import overlooked_check, residual_check, residual_details
+from sau_cli.inversion.changes import ChangeKind, searched_for
 from sau_cli.inversion.search import Heat, SearchSettings
+from sau_cli.reporting import html
 from sau_cli.results import CheckStatus
 from tests.support.toys import BrightnessNet, describe, flat_images, random_images
 from tests.unit.inversion.short_cuts import (
@@ -117,6 +118,16 @@ def test_without_a_short_cut_that_is_shared_the_test_is_passed(networks, data):
     assert [one.kind for one in found.kinds] == list(searched_for((1, SIDE, SIDE)))
     assert found.score == max(one.score for one in found.kinds) <= LIMIT
     assert found.images == len(data)
+
+
+@pytest.mark.parametrize("kind", list(ChangeKind))
+def test_every_kind_of_change_is_told_in_words(kind):
+    found = judged(ShortCut(), ShortCut())
+    told = replace(found, worst=replace(found.worst, kind=kind))
+    names = tuple(map(str, range(CLASSES)))
+    sentences = [residual_check(told, names, shared=True), overlooked_check(told.worst, found, names)]
+    assert {one.evidence.partition(" that sends")[0] for one in sentences} == {residual_checks._CHANGES[kind]}
+    assert kind.value in html._CHANGES
 
 
 def test_images_larger_than_the_limit_was_chosen_on_clear_nothing(monkeypatch):
