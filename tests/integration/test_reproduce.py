@@ -213,7 +213,7 @@ def test_killed_it_goes_on_and_repeats_nothing(grid):
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
-    assert states(grid) == {}
+    assert "done" not in states(grid).values()
     (model,) = (grid / "out" / "models").glob("*/model.safetensors")
     written = model.stat().st_mtime_ns
 
