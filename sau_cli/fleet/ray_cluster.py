@@ -238,18 +238,35 @@ class RayCluster:
         if self._joined:
             return
         given: dict[str, Any] = {"address": self._address or "local"}
+        if self._address not in {None, "auto"}:
+            self._check_admitted()
         if self._address is None:
             given |= {"include_dashboard": False, "num_cpus": self._jobs}
         if not {"", str(Path.cwd())}.intersection(sys.path):
             # Else workers look for modules in the working folder, and run what lies there beside the models.
             given["job_config"] = self._ray.job_config.JobConfig(_client_job=True)
         try:
+            from ray._private import worker
+
+            # Whatever dies is said by us; Ray's own paragraph on it, in colour, would go wherever print does.
+            worker._worker_logs_enabled = False  # noqa: SLF001 (there is no other way)
             with _own_handlers():
                 self._ray.init(**given, log_to_driver=False, logging_level=logging.ERROR)
         except Exception as error:  # it raises the root of all where it starts too slowly
             where = "on this machine" if self._address is None else f"at {self._address}"
             raise UsageError(f"Ray {where} cannot be used ({reason_of(error)}); look at ray status there") from error
         self._joined = True
+
+    def _check_admitted(self) -> None:
+        """Raises UsageError where the cluster asks for a token: Ray would try for long, and only say that it failed."""
+        from ray._raylet import GcsClient
+
+        try:
+            GcsClient(address=self._address)
+        except self._ray.exceptions.RayError as error:
+            if type(error).__name__ == "AuthenticationError":
+                advice = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to the file that holds it"
+                raise UsageError(f"the Ray at {self._address} asks for its token; {advice}") from error
 
     def _remote(self) -> Any:
         """What Ray runs for each task: it goes with the task, so that it is there whatever sau is."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib.util import find_spec
@@ -32,15 +34,20 @@ pytestmark = [
 ]
 
 
+SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_raylet_start_wait_time_s": "120",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
 @pytest.fixture(scope="module")
 def cluster():
     """Two machines of one CPU."""
     before = os.environ.get("PYTHONPATH")
     os.environ |= {
         "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'adapters'}",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_raylet_start_wait_time_s": "120",
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        **SETTINGS,
     }
     from ray.cluster_utils import Cluster  # reads the environment as it is imported
 
@@ -74,7 +81,7 @@ def tasks(*pieces) -> list[Task]:
     return [Task(number=number, work=piece) for number, piece in enumerate(pieces)]
 
 
-def test_what_fails_or_dies_ends_alone_and_what_died_once_is_done_again(cluster, tmp_path):
+def test_what_fails_or_dies_ends_alone_and_what_died_once_is_done_again(cluster, tmp_path, capsys):
     found = settled(
         cluster,
         tasks(
@@ -93,6 +100,7 @@ def test_what_fails_or_dies_ends_alone_and_what_died_once_is_done_again(cluster,
     assert found[3] == (b"lived", "")
     assert found[4] == (b"too little", "")
     assert found[5] == (b"b", "")
+    assert "raylet" not in "".join(capsys.readouterr())
 
 
 def test_what_ran_out_of_memory_is_sent_again_with_more(cluster, tmp_path):
@@ -200,6 +208,31 @@ def test_an_address_where_something_else_answers():
         with pytest.raises(UsageError, match="is no Ray"):
             RayCluster(f"127.0.0.1:{server.server_port}")
         server.shutdown()
+
+
+def test_a_cluster_that_asks_for_a_token(tmp_path):
+    from sau_cli.fleet.ray_cluster import RayCluster
+
+    token = tmp_path / "token"
+    token.write_text("ab" * 32)
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    words = ("start", "--head", "--block", f"--port={port}", "--node-ip-address=127.0.0.1", "--num-cpus=1")
+    settings = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), **SETTINGS}
+    program = [sys.executable, "-m", "ray.scripts.scripts", *words, "--include-dashboard=false"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(program, env=settings, start_new_session=True, **quiet) as head:
+        try:
+            until = time.monotonic() + 100
+            while time.monotonic() < until:
+                time.sleep(1)
+                with suppress(UsageError), RayCluster(f"127.0.0.1:{port}") as ray:
+                    break
+            with pytest.raises(UsageError, match="asks for its token; set RAY_AUTH_MODE=token"):
+                list(ray.run(tasks(partial(work.says, "a"))))
+        finally:
+            os.killpg(head.pid, signal.SIGTERM)
 
 
 @pytest.mark.parametrize(
