@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -259,10 +260,9 @@ class RayCluster:
 
     def _check_admitted(self) -> None:
         """Raises UsageError where the cluster asks for a token: Ray would try for long, and only say that it failed."""
-        from ray._raylet import GcsClient
-
+        raylet: Any = import_module("ray._raylet")
         try:
-            GcsClient(address=self._address)
+            raylet.GcsClient(address=self._address)
         except self._ray.exceptions.RayError as error:
             if type(error).__name__ == "AuthenticationError":
                 advice = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to the file that holds it"
