@@ -275,7 +275,7 @@ class RayCluster:
         def answered(work: bytes, ours: dict[str, str | None]) -> tuple[str, bytes | str, str]:
             import socket
 
-            import ray
+            import ray.cloudpickle
 
             where = ray.get_runtime_context().get_node_id()
             host = socket.gethostname()
