@@ -505,6 +505,8 @@ def run(given: argparse.Namespace, cells: list[Cell], states: dict[str, str], ou
     try:
         with engine_of(given) as engine:
             do(engine, given, [cell for cell in cells if states[cell.key] in again], out)
+            for unfit in engine.remarks.values():
+                print(unfit)
     except StoppedError as stop:
         return stop.code
     except SauError as error:

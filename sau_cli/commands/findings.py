@@ -56,6 +56,12 @@ class Findings:
         """Add what belongs to this command alone, by name."""
         self._details |= details
 
+    def fetched(self, told: str) -> None:
+        """Add what was fetched, in words, beside what was before."""
+        before = self._details.get("fetched", "")
+        if told not in before:
+            self.tell(fetched=f"{before}; {told}" if before else told)
+
     def ran_on(self, **environment: Any) -> None:
         """Add what the work ran on, by name."""
         self._environment |= environment

@@ -119,6 +119,8 @@ def run_fleet(session: Session, asked: Assignment, *, skipped: Sequence[Check] =
                 _write_out(session, asked, number, report)
                 view.add(asked.jobs[number], row)
     finally:
+        for name, sentence in engine.remarks.items():
+            session.note(f"machine.{name[:12]}", sentence)
         held.conclude(session, skipped)
     session.show(held.table())
     if held.known:

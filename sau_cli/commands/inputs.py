@@ -170,6 +170,7 @@ def located_once(session: Session, model: Path) -> LocatedModel:
         located = locate(model, watch=fetching.update)
     if located.told:
         session.show(located.told)
+        session.findings.fetched(located.told)
     return located
 
 

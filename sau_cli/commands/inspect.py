@@ -291,8 +291,6 @@ def _read(session: Session, model: Path) -> OpenedModel:
     session.findings.tell(path=name_of(model))
     opened = opened_once(session, located_once(session, model))
     facts = opened.facts
-    if opened.located.told:
-        session.findings.tell(fetched=opened.located.told)
     session.took(opened.source or model, facts.sha256)
     for name, sha256 in facts.beside.items():
         if sha256 is not None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sau_adapters.classifiers.saving import suffix_of_result
+from sau_adapters.zoos import addresses
 from sau_adapters.zoos.folders import weights_in
 from sau_adapters.zoos.transformers_folders import FILES
 from sau_cli import __version__
@@ -460,9 +461,8 @@ def _write(
         )
     place.state_file.unlink(missing_ok=True)
     marked = "" if residual[0].status is CheckStatus.PASSED else ", which is not cleared"
-    session.show(
-        f"wrote {place.path}{marked}; measure it with: sau evaluate {place.path} --reference {plan.model} [--trigger T]"
-    )
+    measuring = f"sau evaluate {place.path} --reference {addresses.name_of(plan.model)} [--trigger T]"
+    session.show(f"wrote {place.path}{marked}; measure it with: {measuring}")
 
 
 def _history_step(plan: Plan, start: Start, purified: Purification, residual: Mapping[str, Any]) -> HistoryStep:

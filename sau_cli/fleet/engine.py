@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
@@ -85,6 +85,11 @@ class Engine(Protocol):
     @property
     def gpus(self) -> bool | None:
         """Whether there is a GPU where the work is done; None where that is this machine."""
+
+    @property
+    def remarks(self) -> Mapping[str, str]:
+        """Sentences on machines that were found unfit, by their names; none where there is only this one."""
+        ...
 
     @property
     def standing(self) -> str:

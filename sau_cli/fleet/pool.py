@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
@@ -46,6 +46,10 @@ class Pool:
     @property
     def gpus(self) -> bool | None:
         return None
+
+    @property
+    def remarks(self) -> Mapping[str, str]:
+        return {}
 
     @property
     def standing(self) -> str:
@@ -103,6 +107,8 @@ class Pool:
 def _pool(jobs: int) -> ProcessPoolExecutor:
     start = multiprocessing.get_context("spawn")  # a process that has threads is not to be forked
     threads = max(1, cores() // jobs)
+    # Else Python looks for its own modules in the working folder first, and runs what lies there beside the models.
+    os.environ["PYTHONSAFEPATH"] = "1"
     return ProcessPoolExecutor(jobs, mp_context=start, initializer=_begin, initargs=(threads,))
 
 

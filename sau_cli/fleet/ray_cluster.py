@@ -6,12 +6,15 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from importlib import import_module
 from itertools import islice
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -25,6 +28,8 @@ LEAST_HELD, HELD_A_CPU = 64, 4
 """Tasks that wait at a time, so that a cluster that grows with its work has reason to."""
 KNOWN_FOR = 2.0
 """Seconds for which what the machines have is believed."""
+WAITS = 5.0
+"""Seconds without an answer, after which it is looked whether tasks can still be done."""
 ANSWERS_WITHIN = 5.0
 """Seconds for an address to be reached."""
 _SETTINGS_FRAME = b"\x04"
@@ -42,27 +47,26 @@ class _Sent:
 
     Attributes:
         begun: how often.
-        node: the machine that it must go to; None for any.
     """
 
     task: Task
     needs: Needs
     begun: int = 1
-    node: str | None = None
 
 
 class RayCluster:
     """Does each task as one of Ray's, with the memory and the share of a GPU that it needs.
 
     A task whose process or machine dies is sent again, one that ran out of memory with twice as much. A machine with
-    another sau, or with other packages, gets no task twice. Ray is started or joined only once there is a task.
+    another sau, or with other packages, is given no task once that is known. Ray is started or joined only once there
+    is a task.
 
     Args:
         address: of the cluster, or ``auto``; None starts one on this machine, and ends it.
         jobs: CPUs of a cluster that is started; None for all.
 
     Attributes:
-        others: machines that have another sau, with what that is.
+        remarks: see :class:`sau_cli.fleet.engine.Engine`; by machine, which sau or packages it has.
 
     Raises:
         UsageError: Ray is not installed, or nobody answers there.
@@ -76,7 +80,7 @@ class RayCluster:
             raise UsageError(f"{argument('ray')} needs Ray, which is not installed; install sau-cli[fleet]") from error
         self._ray: Any = ray
         self._address, self._jobs = address, jobs
-        self.others: dict[str, str] = {}
+        self.remarks: dict[str, str] = {}
         self._joined = False
         self._known: dict[str, dict[str, float]] = {}
         self._known_until = 0.0
@@ -118,9 +122,15 @@ class RayCluster:
                 send(_Sent(task=task, needs=self._possible(task.needs)))
             if not sent:
                 return
-            ready, _ = self._ray.wait(list(sent), num_returns=1, timeout=5)
+            ready, _ = self._ray.wait(list(sent), num_returns=1, timeout=WAITS)
             if ready:
                 ready, _ = self._ray.wait(list(sent), num_returns=len(sent), timeout=0)
+            for reference in [] if ready else self._stuck(sent):
+                became = self._placed(self._withdrawn(reference, sent))
+                if isinstance(became, _Sent):
+                    send(became)
+                else:
+                    yield became
             for reference in ready:
                 one = sent.pop(reference)
                 became = self._became(reference, one)
@@ -140,7 +150,8 @@ class RayCluster:
         if kind == "memory":
             return self._with_more(one) or Settled(number=one.task.number, answer=told)
         if kind == "other":
-            return self._elsewhere(one, where, told)
+            self.remarks[where] = told
+            return self._placed(one)
         if kind == "lost" and one.begun < TRIES:
             return replace(one, begun=one.begun + 1)
         return Settled(number=one.task.number, answer=None, ended=told)
@@ -153,7 +164,7 @@ class RayCluster:
         elif isinstance(error, errors.RayTaskError):  # of what unpacks the task, before any of our code is asked
             again, ended = None, reason_of(error)
         elif one.begun < TRIES:  # a process, a machine or its store is gone, perhaps for want of memory
-            again = replace(one, begun=one.begun + 1, node=None, needs=self._doubled(one))
+            again = replace(one, begun=one.begun + 1, needs=self._doubled(one))
         else:
             again = None
         return again or Settled(number=one.task.number, answer=None, ended=ended)
@@ -171,29 +182,36 @@ class RayCluster:
         had = one.needs.memory / (1 << 30)
         return f"it ran out of memory, and no machine of the cluster has more than the {had:.1f} GiB that it was given"
 
-    def _elsewhere(self, one: _Sent, where: str, why: str) -> Settled | _Sent:
-        """The task for another machine, if there is one left that might be fit."""
-        if where:
-            self.others[where] = why
-        fit = [node for node in self._nodes() if node not in self.others]
-        if fit and where and one.begun <= TRIES:
-            return replace(one, begun=one.begun + 1, node=fit[one.task.number % len(fit)])
-        return Settled(number=one.task.number, answer=None, ended=why)
+    def _placed(self, one: _Sent) -> Settled | _Sent:
+        """The task for the machines that are left, if one of them is fit."""
+        if self._fit():
+            return replace(one, needs=self._possible(one.needs))
+        return Settled(number=one.task.number, answer=None, ended=next(iter(self.remarks.values())))
+
+    def _stuck(self, sent: Mapping[Any, _Sent]) -> list[Any]:
+        """Tasks that would wait for ever: the machines that had room for them are gone."""
+        nodes = self._fit()
+        if not nodes and not self.remarks:
+            return []  # there may be some soon, in a cluster that grows
+        return [reference for reference, one in sent.items() if not nodes or self._possible(one.needs) != one.needs]
+
+    def _withdrawn(self, reference: Any, sent: dict[Any, _Sent]) -> _Sent:
+        with suppress(self._ray.exceptions.RayError):
+            self._ray.cancel(reference)
+        return sent.pop(reference)
 
     def _submitted(self, answered: Any, one: _Sent) -> Any:
         options: dict[str, Any] = {"num_cpus": one.needs.cpus, "memory": one.needs.memory, "max_retries": 0}
         if one.needs.gpus:
             options |= {"num_gpus": one.needs.gpus, "max_calls": 100}  # else its process is begun anew for each task
-        if one.node is not None:
-            from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-            options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(one.node, soft=False)
+        if self.remarks:
+            options["label_selector"] = {"ray.io/node-id": f"!in({','.join(sorted(self.remarks))})"}
         work = self._ray.cloudpickle.dumps(one.task.work)
         return answered.options(**options).remote(work, surroundings())
 
     def _possible(self, needs: Needs) -> Needs:
         """No more than the largest machine has: what asks for more would wait for ever."""
-        nodes = self._nodes().values()
+        nodes = self._fit()
         most = {name: max((node.get(name, 0.0) for node in nodes), default=0.0) for name in ("CPU", "memory")}
         return replace(
             needs,
@@ -203,6 +221,10 @@ class RayCluster:
 
     def _window(self) -> int:
         return max(LEAST_HELD, HELD_A_CPU * int(sum(node.get("CPU", 0) for node in self._nodes().values())))
+
+    def _fit(self) -> list[dict[str, float]]:
+        """What each machine has that may do tasks."""
+        return [node for name, node in self._nodes().items() if node.get("CPU") and name not in self.remarks]
 
     def _nodes(self) -> dict[str, dict[str, float]]:
         """What each machine has, by its name for Ray; asked for anew now and then."""
@@ -217,15 +239,34 @@ class RayCluster:
         if self._joined:
             return
         given: dict[str, Any] = {"address": self._address or "local"}
+        if self._address not in {None, "auto"}:
+            self._check_admitted()
         if self._address is None:
             given |= {"include_dashboard": False, "num_cpus": self._jobs}
+        if not {"", str(Path.cwd())}.intersection(sys.path):
+            # Else workers look for modules in the working folder, and run what lies there beside the models.
+            given["job_config"] = self._ray.job_config.JobConfig(_client_job=True)
         try:
+            from ray._private import worker
+
+            # Whatever dies is said by us; Ray's own paragraph on it, in colour, would go wherever print does.
+            worker._worker_logs_enabled = False  # noqa: SLF001 (there is no other way)
             with _own_handlers():
                 self._ray.init(**given, log_to_driver=False, logging_level=logging.ERROR)
         except Exception as error:  # it raises the root of all where it starts too slowly
             where = "on this machine" if self._address is None else f"at {self._address}"
             raise UsageError(f"Ray {where} cannot be used ({reason_of(error)}); look at ray status there") from error
         self._joined = True
+
+    def _check_admitted(self) -> None:
+        """Raises UsageError where the cluster asks for a token: Ray would try for long, and only say that it failed."""
+        raylet: Any = import_module("ray._raylet")
+        try:
+            raylet.GcsClient(address=self._address)
+        except self._ray.exceptions.RayError as error:
+            if type(error).__name__ == "AuthenticationError":
+                advice = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to the file that holds it"
+                raise UsageError(f"the Ray at {self._address} asks for its token; {advice}") from error
 
     def _remote(self) -> Any:
         """What Ray runs for each task: it goes with the task, so that it is there whatever sau is."""
@@ -234,14 +275,15 @@ class RayCluster:
         def answered(work: bytes, ours: dict[str, str | None]) -> tuple[str, bytes | str, str]:
             import socket
 
-            import ray
+            import ray.cloudpickle
 
             where = ray.get_runtime_context().get_node_id()
             host = socket.gethostname()
             try:
                 from sau_cli.fleet.ray_cluster import answer_here
             except ImportError as error:
-                return "other", f"{host} has no such sau as is here ({error}); install the same there", where
+                why = f"{host} has no such sau as is here ({error}) and gets no tasks; install the same"
+                return "other", why, where
             return *answer_here(work, ours, host, ray.cloudpickle.loads), where
 
         return self._ray.remote(enable_task_events=False)(answered)  # which nobody reads, and the driver would hold
@@ -270,7 +312,7 @@ def answer_here(
         ours: the surroundings of who asks.
     """
     if other := difference(ours):
-        return "other", f"{host} has another sau or other packages ({other}); install the same there"
+        return "other", f"{host} has another sau or other packages ({other}) and gets no tasks; install the same"
     try:
         return "answer", unpack(work)()
     except OutOfMemory as error:

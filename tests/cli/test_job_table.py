@@ -12,6 +12,7 @@ import pytest
 
 from sau_cli.commands.job_table import read_jobs
 from sau_cli.errors import UsageError
+from sau_cli.fleet.pool import Pool
 from tests.cli.conftest import one_sentence
 from tests.conftest import ROOT
 
@@ -81,6 +82,20 @@ def test_every_row_is_evaluated_and_its_report_lies_where_it_says(call, bad):
     Path("one.json").unlink()
     call(*words, "--force", "--max-asr", "5%")
     assert [one["exit_code"] for one in report()["models"]] == [1, 2, 2]
+
+
+def test_a_machine_that_is_unfit_is_named_once_and_changes_no_verdict(call, bad, monkeypatch):
+    class Found(Pool):
+        @property
+        def remarks(self):
+            return {"0123456789abcdef": "old-box has another sau and gets no tasks; install the same"}
+
+    monkeypatch.setattr("sau_cli.commands.fleet.engine_of", lambda *_, **__: Found(1))
+    done = call("evaluate", "--jobs-table", table([{"model": "bad.safetensors"}]), "--device", "cpu", *ONE)
+    assert done.code == 0, done.err
+    assert done.err.count("old-box has another sau") == 1
+    (machine, _) = report()["checks"]
+    assert (machine["id"], machine["status"]) == ("machine.0123456789ab", "measured")
 
 
 def test_options_of_a_row_are_its_own(tmp_path):

@@ -156,7 +156,14 @@ def test_other_commands_take_an_address_too(call, planted, tmp_path):
         model = f"{served.address}/bad.safetensors"
         done = call("evaluate", model, "--data", "digits", "--json", "r.json")
         assert done.code == 0, done.err
-        assert json.loads(Path("r.json").read_text())["inputs"][0]["path"] == model
+        report = json.loads(Path("r.json").read_text())
+        assert report["inputs"][0]["path"] == model
+        assert f"{model} was fetched" in report["details"]["fetched"]
+        short = ("--recipe", "paper", "--epochs", "1", "--clean-frac", "0.05", "--device", "cpu", "--json", "p.json")
+        done = call("purify", f"{model}?key=hidden", *short)
+        assert done.code in {0, 6}, done.err
+        assert f"sau evaluate bad.purified.safetensors --reference {model} " in done.err.replace("\n", " ")
+        assert "hidden" not in done.err + Path("p.json").read_text()
         done = call("export", model, "-o", "x.onnx", "--data", "digits")
         assert done.code == 0, done.err
         assert served.sent("/bad.safetensors") < 2 * (folder / "bad.safetensors").stat().st_size

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
+from contextlib import contextmanager, suppress
 from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
 from sau_cli.errors import UsageError
-from sau_cli.fleet.engine import GIB, Needs, Task
+from sau_cli.fleet.engine import GIB, Needs, Settled, Task
+from sau_cli.fleet.ray_cluster import LEAST_HELD
 from tests.conftest import ROOT
 from tests.unit.fleet import work
 
@@ -28,15 +34,20 @@ pytestmark = [
 ]
 
 
+SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_raylet_start_wait_time_s": "120",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
 @pytest.fixture(scope="module")
 def cluster():
     """Two machines of one CPU."""
     before = os.environ.get("PYTHONPATH")
     os.environ |= {
         "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'adapters'}",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_raylet_start_wait_time_s": "120",
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        **SETTINGS,
     }
     from ray.cluster_utils import Cluster  # reads the environment as it is imported
 
@@ -60,11 +71,17 @@ def settled(cluster, tasks: list[Task], *, watch=None) -> dict[int, tuple[bytes 
     return {one.number: (one.answer, one.ended) for one in found}
 
 
+def away_from_the_code(folder: Path, monkeypatch) -> None:
+    """In a working folder where no code of the driver's lies, as of a user who has sau installed."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", [one for one in sys.path if one not in {"", str(folder)}])
+
+
 def tasks(*pieces) -> list[Task]:
     return [Task(number=number, work=piece) for number, piece in enumerate(pieces)]
 
 
-def test_what_fails_or_dies_ends_alone_and_what_died_once_is_done_again(cluster, tmp_path):
+def test_what_fails_or_dies_ends_alone_and_what_died_once_is_done_again(cluster, tmp_path, capsys):
     found = settled(
         cluster,
         tasks(
@@ -83,6 +100,7 @@ def test_what_fails_or_dies_ends_alone_and_what_died_once_is_done_again(cluster,
     assert found[3] == (b"lived", "")
     assert found[4] == (b"too little", "")
     assert found[5] == (b"b", "")
+    assert "raylet" not in "".join(capsys.readouterr())
 
 
 def test_what_ran_out_of_memory_is_sent_again_with_more(cluster, tmp_path):
@@ -111,21 +129,75 @@ def test_a_machine_that_dies_loses_nothing_and_repeats_nothing_that_was_done(clu
     assert sum(times) - 60 <= 4  # those that were under way on the machine
 
 
-def test_a_machine_with_another_sau_gets_no_task_twice(cluster, tmp_path, monkeypatch):
+@contextmanager
+def another_sau(cluster, folder: Path, **has):
+    """A machine of the cluster whose processes find an older sau first."""
+    package = folder / "other" / "sau_cli"
+    package.mkdir(parents=True, exist_ok=True)
+    (package / "__init__.py").write_text('__version__ = "0.0.1"\n')
+    before = os.environ["PYTHONPATH"]
+    os.environ["PYTHONPATH"] = str(package.parent)
+    node = cluster.add_node(num_cpus=1, memory=2 * GIB, **has)
+    os.environ["PYTHONPATH"] = before
+    yield node
+    cluster.remove_node(node)
+
+
+def test_a_machine_with_another_sau_is_named_and_gets_no_task_once_that_is_known(cluster, tmp_path, monkeypatch):
     from sau_cli.fleet.ray_cluster import RayCluster
 
-    other = tmp_path / "other" / "sau_cli"
-    other.mkdir(parents=True)
-    (other / "__init__.py").write_text('__version__ = "0.0.1"\n')
-    monkeypatch.setenv("PYTHONPATH", str(other.parent))
-    node = cluster.add_node(num_cpus=1, memory=2 * GIB)
-    monkeypatch.undo()
+    away_from_the_code(tmp_path, monkeypatch)
+    pieces = tasks(*(partial(work.slow, str(number)) for number in range(100)))
+    sent_there = 0
+    with another_sau(cluster, tmp_path) as node, RayCluster(cluster.address) as ray:
+        became = ray._became
+
+        def watched(reference, one):
+            nonlocal sent_there
+            known, outcome = bool(ray.remarks), became(reference, one)
+            sent_there += known and not isinstance(outcome, Settled)
+            return outcome
+
+        monkeypatch.setattr(ray, "_became", watched)
+        found = list(ray.run(pieces))
+        assert list(ray.remarks) == [node.node_id]
+        assert "gets no tasks; install the same" in ray.remarks[node.node_id]
+    assert {one.number: one.answer for one in found} == {number: str(number).encode() for number in range(100)}
+    assert sent_there < LEAST_HELD  # which were on their way
+
+
+def test_where_no_machine_has_the_same_sau_each_task_says_so(cluster, tmp_path, monkeypatch):
+    from sau_cli.fleet.ray_cluster import RayCluster
+
+    away_from_the_code(tmp_path, monkeypatch)
+    monkeypatch.setattr("sau_cli.fleet.ray_cluster.surroundings", lambda: {"sau": "9.9.9"})
     with RayCluster(cluster.address) as ray:
-        found = list(ray.run(tasks(*(partial(work.slow, str(number)) for number in range(8)))))
-        assert list(ray.others) == [node.node_id]
-        assert "install the same there" in ray.others[node.node_id]
-    cluster.remove_node(node)
-    assert {one.number: one.answer for one in found} == {number: str(number).encode() for number in range(8)}
+        found = list(ray.run(tasks(*(partial(work.slow, str(number)) for number in range(6)))))
+    assert sorted(one.number for one in found) == list(range(6))
+    assert all(one.answer is None and "(sau is 0" in one.ended and "9.9.9 here)" in one.ended for one in found)
+
+
+def test_what_only_a_machine_that_died_had_room_for_is_done_with_less(cluster, tmp_path):
+    node = cluster.add_node(num_cpus=1, memory=16 * GIB)
+    large = Needs(memory=12 * GIB)
+    pieces = [Task(number=number, work=partial(work.marks, tmp_path, number, 3.0), needs=large) for number in range(3)]
+
+    def kill() -> None:
+        while not any(tmp_path.iterdir()):
+            time.sleep(0.1)
+        os.kill(node.all_processes["raylet"][0].process.pid, signal.SIGKILL)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    found = settled(cluster, pieces)
+    thread.join()
+    assert {answer for answer, _ in found.values()} == {b"0", b"1", b"2"}
+
+
+def test_nothing_that_lies_in_the_working_folder_is_run(cluster, tmp_path, monkeypatch):
+    (tmp_path / "planted.py").write_text("")
+    away_from_the_code(tmp_path, monkeypatch)
+    assert settled(cluster, tasks(partial(work.finds, "planted"))) == {0: (b"no", "")}
 
 
 def test_an_address_where_something_else_answers():
@@ -136,6 +208,31 @@ def test_an_address_where_something_else_answers():
         with pytest.raises(UsageError, match="is no Ray"):
             RayCluster(f"127.0.0.1:{server.server_port}")
         server.shutdown()
+
+
+def test_a_cluster_that_asks_for_a_token(tmp_path):
+    from sau_cli.fleet.ray_cluster import RayCluster
+
+    token = tmp_path / "token"
+    token.write_text("ab" * 32)
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    words = ("start", "--head", "--block", f"--port={port}", "--node-ip-address=127.0.0.1", "--num-cpus=1")
+    settings = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), **SETTINGS}
+    program = [sys.executable, "-m", "ray.scripts.scripts", *words, "--include-dashboard=false"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(program, env=settings, start_new_session=True, **quiet) as head:
+        try:
+            until = time.monotonic() + 100
+            while time.monotonic() < until:
+                time.sleep(1)
+                with suppress(UsageError), RayCluster(f"127.0.0.1:{port}") as ray:
+                    break
+            with pytest.raises(UsageError, match="asks for its token; set RAY_AUTH_MODE=token"):
+                list(ray.run(tasks(partial(work.says, "a"))))
+        finally:
+            os.killpg(head.pid, signal.SIGTERM)
 
 
 @pytest.mark.parametrize(

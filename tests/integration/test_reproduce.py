@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -213,7 +214,7 @@ def test_killed_it_goes_on_and_repeats_nothing(grid):
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
-    assert states(grid) == {}
+    assert "done" not in states(grid).values()
     (model,) = (grid / "out" / "models").glob("*/model.safetensors")
     written = model.stat().st_mtime_ns
 
@@ -261,6 +262,16 @@ def test_the_time_limit_ends_it_and_the_same_command_goes_on(grid):
     code, out, err = finish(grid, "--only", "digits-small_cnn-badnets-0.05-ft")
     assert code == 0, err
     assert states(grid) == {"digits-badnets-ft": "done"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")
+def test_a_grid_on_ray(grid):
+    code, out, err = finish(grid, "--only", "digits", "--ray")
+    assert code == 1, err
+    assert out.splitlines()[-1] == "6 cells: 2 done, 2 impossible, 2 crashed"
+    assert "Traceback" not in err
+    assert set(states(grid).values()) == {"done", "impossible", "crashed"}
 
 
 def document(attack, defence, seed, asr, status="done"):

@@ -86,11 +86,16 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(data)
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, *_: object) -> None:
+        """A client that has left is no news."""
+
+
 @contextmanager
 def serving(folder: Path) -> Iterator[Served]:
     """A server of this folder."""
     served = Served(folder)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, served))
+    server = _Server(("127.0.0.1", 0), partial(_Handler, served))
     server.daemon_threads = True
     served.address = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, daemon=True)

@@ -6,6 +6,8 @@ The libraries that know each kind of store are an extra, and take credentials fr
 from __future__ import annotations
 
 import errno
+import logging
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -33,6 +35,8 @@ VERSIONS = (
     "mtime",
 )
 """What a store tells of a file that is another once the file is, the best first."""
+_NO_CREDENTIALS = {"NoCredentialsError", "DefaultCredentialsError", "PartialCredentialsError"}
+_SAYS_NO_CREDENTIALS = "Must provide either a connection_string"
 CONNECT, PATIENCE = 10, 60
 """Seconds until a host that does not answer is given up: for a connection, and for the next bytes."""
 
@@ -176,6 +180,10 @@ def _store(protocol: str) -> Any:
     elif protocol == "s3":
         retries = {"max_attempts": 1}
         patience = {"config_kwargs": {"connect_timeout": CONNECT, "read_timeout": PATIENCE, "retries": retries}}
+    elif protocol in {"gs", "gcs"}:
+        # Else each request is first made over gRPC, for a minute where a proxy or another server takes none.
+        os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+        logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs what it raises, with a traceback
     # What the store said a moment ago is not believed: a file that changes is to be noticed.
     return fsspec.filesystem(protocol, use_listings_cache=False, skip_instance_cache=True, **patience)
 
@@ -217,9 +225,8 @@ def _explained(address: str, error: Exception) -> SauError:
 
 def _refused(address: str, causes: list[BaseException], names: set[str]) -> SauError:
     """What a host says, or that it says nothing."""
-    statuses = [getattr(one, "status", None) or _s3_status(one) for one in causes]
-    status = next((one for one in statuses if isinstance(one, int)), None)
-    if names & {"NoCredentialsError", "DefaultCredentialsError", "PartialCredentialsError"}:
+    status = next((status for one in causes if (status := _status(one)) is not None), None)
+    if names & _NO_CREDENTIALS or any(_SAYS_NO_CREDENTIALS in str(one) for one in causes):
         return NotReadable(f"{address} needs credentials, and there are none; set those of its store's own tools")
     if status in {401, 403} or "PermissionError" in names:
         return NotReadable(f"{address} may not be read with these credentials; ask for the right to read it")
@@ -246,8 +253,15 @@ def _unreachable(causes: list[BaseException]) -> str | None:
     return None
 
 
-def _s3_status(error: BaseException) -> int | None:
-    """That of an answer of S3, of which the library keeps the parts."""
+def _status(error: BaseException) -> int | None:
+    """That with which a host answered, wherever the library of its kind of store keeps it."""
+    for name in ("status", "status_code", "code"):
+        try:
+            return int(getattr(error, name, ""))
+        except (TypeError, ValueError):
+            continue
+    if isinstance(error, OSError) and str(error).startswith("Forbidden"):  # all that gcsfs leaves of it
+        return 403
     response = getattr(error, "response", None)
     told = response.get("ResponseMetadata") if isinstance(response, dict) else None
     status = told.get("HTTPStatusCode") if isinstance(told, dict) else None

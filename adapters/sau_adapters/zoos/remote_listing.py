@@ -36,11 +36,21 @@ def models_under_address(model: Path) -> FoundModels:
         return FoundModels(models=(model,), passed_by=())
     with answering(remote.address):
         listed: Mapping[str, object] = remote.store.find(remote.url, detail=True)
-        addresses = sorted(str(remote.store.unstrip_protocol(name)) for name in listed)
+        addresses = sorted(_under_its_own(remote.url, str(remote.store.unstrip_protocol(name))) for name in listed)
     found = _told(remote, addresses)
     if not found.models:
         raise UsageError(f"{remote.address} is a folder without models; give a model, or a folder that has some")
     return found
+
+
+def _under_its_own(asked_for: str, address: str) -> str:
+    """A listed address with the scheme of the one that was asked for, where a store has several.
+
+    >>> _under_its_own("az://bucket/team", "abfs://bucket/team/net.pth")
+    'az://bucket/team/net.pth'
+    """
+    scheme, rest = asked_for.partition("://")[0], address.partition("://")[2]
+    return address if scheme.startswith("http") else f"{scheme}://{rest}"
 
 
 def _told(remote: RemoteFile, addresses: Iterable[str]) -> FoundModels:

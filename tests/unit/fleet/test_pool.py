@@ -81,3 +81,26 @@ def test_its_processes_end_with_a_parent_that_is_killed(tmp_path):
     while Path(f"/proc/{worker}").exists() and time.monotonic() < until:
         time.sleep(0.05)
     assert not Path(f"/proc/{worker}").exists()
+
+
+def test_nothing_that_lies_in_the_working_folder_is_run(tmp_path):
+    folder = tmp_path / "models"
+    folder.mkdir()
+    for name in ("multiprocessing", "runpy", "selectors"):
+        (folder / f"{name}.py").write_text("open('was_run', 'w')")
+    script = tmp_path / "sau.py"
+    script.write_text(
+        "from functools import partial\n"
+        "from sau_cli.fleet.engine import Task\n"
+        "from sau_cli.fleet.pool import Pool\n"
+        "from tests.unit.fleet import work\n"
+        "if __name__ == '__main__':\n"
+        "    with Pool(2) as pool:\n"
+        "        print([one.answer for one in pool.run([Task(number=0, work=partial(work.says, 'a'))])])\n"
+    )
+    settings = os.environ | {"PYTHONPATH": SOURCES}
+    done = subprocess.run(
+        [sys.executable, script], cwd=folder, env=settings, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "[b'a']\n", done.stderr
+    assert not (folder / "was_run").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 from sau_cli.errors import NotEvaluable
@@ -52,6 +53,11 @@ def needs_tries(mark: Path, tries: int) -> bytes:
 
 def tells_its_process() -> bytes:
     return str(os.getpid()).encode()
+
+
+def finds(module: str) -> bytes:
+    """Whether a process that does tasks could import it."""
+    return b"yes" if find_spec(module) else b"no"
 
 
 def fails() -> bytes:
