@@ -29,8 +29,8 @@ BISECTIONS = 24
 
 
 class ChangeKind(StrEnum):
-    """``square``: the pixels of one square take on a pattern. ``spot``: those of a square half as wide. ``mask``: any few
-    pixels do. ``smooth``: a smooth picture is added everywhere. ``warp``: the image is bent.
+    """``square``: the pixels of one square take on a pattern. ``spot``: those of a square half as wide. ``mask``: any
+    few pixels do. ``smooth``: a smooth picture is added everywhere. ``warp``: the image is bent.
     """
 
     SQUARE = "square"

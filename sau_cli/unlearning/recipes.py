@@ -337,7 +337,7 @@ class Fitting:
         tiny_lr, tiny_unlearning_weight: see :class:`Recipe`.
         large: pixels of an image from which on a pass takes so long that steps count, not passes over the images:
             batches and groups of ``large_batch`` images, epochs for ``large_batches`` batches, in the search
-            ``large_steps`` and ``large_proposals`` at most, and inverted triggers at work for ``large_until`` of it all.
+            ``large_steps`` and ``large_proposals`` at most; inverted triggers are at work for ``large_until`` of it.
     """
 
     fewest_batches: Count = 4
