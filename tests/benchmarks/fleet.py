@@ -37,6 +37,8 @@ ENVIRONMENT = {
     "RAY_raylet_start_wait_time_s": "120",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+SETTLES = 10
+"""Seconds until the helpers of a cluster that has just been started leave the cores alone."""
 DONE = re.compile(r"^(\d+)/\d+ (\S+): (\S+)$")
 
 
@@ -147,6 +149,7 @@ def measure(place: Path, count: int, words: list[str]) -> None:
     shown("pool, second run", run(models, [*words, "--jobs", "2"], cache=place / "pool"))
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     node = cluster.add_node(num_cpus=1)
+    time.sleep(SETTLES)
     ray = [*words, "--ray", cluster.address]
     try:
         spread = run(models, ray, cache=place / "ray")
