@@ -2,9 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST = $(BIN)/python -m pytest -n 2 --dist worksteal
 READY := $(VENV)/.ready
 
-.PHONY: help install demo test test-unit test-slow lint format types docs bench clean
+.PHONY: help install demo test test-unit test-long test-slow lint format types docs bench clean
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -23,11 +24,14 @@ $(READY): pyproject.toml
 demo: $(READY) ## plant a backdoor, remove it, measure, export: under 2 minutes
 	$(BIN)/sau demo --out demo --force
 
-test: $(READY) lint ## lint and all fast tests, with coverage
-	$(BIN)/python -m pytest -m 'not slow and not gpu' -n 2 --dist worksteal --cov --cov-report=term -q
+test: $(READY) lint ## lint and all fast tests, in under five minutes
+	$(PYTEST) -m 'not long and not slow and not gpu' --cov --cov-report=term -q
 
-test-unit: $(READY) ## the tests of single parts alone, in under a minute
-	$(BIN)/python -m pytest -m 'not slow and not gpu' -n 2 --dist worksteal -q tests/unit
+test-unit: $(READY) ## the fast tests of single parts alone, in under a minute
+	$(PYTEST) -m 'not long and not slow and not gpu' -q tests/unit
+
+test-long: $(READY) ## the other tests that CI runs: whole commands, stopped, resumed and gone wrong
+	$(PYTEST) -m 'long and not slow and not gpu' -q
 
 test-slow: $(READY) ## the long sweeps
 	$(BIN)/python -m pytest -m slow -q

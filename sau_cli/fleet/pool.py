@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from itertools import islice
 from types import TracebackType
 from typing import Self
@@ -86,7 +87,8 @@ class Pool:
         if self._pool is None:
             self._pool = _pool(self._jobs)
         try:
-            return self._pool.submit(_done_apart, task)
+            with _nothing_beside():
+                return self._pool.submit(_done_apart, task)
         except BrokenProcessPool as broken:  # a process died while nobody looked
             failed: Future[Settled] = Future()
             failed.set_exception(broken)
@@ -107,9 +109,25 @@ class Pool:
 def _pool(jobs: int) -> ProcessPoolExecutor:
     start = multiprocessing.get_context("spawn")  # a process that has threads is not to be forked
     threads = max(1, cores() // jobs)
-    # Else Python looks for its own modules in the working folder first, and runs what lies there beside the models.
+    with _nothing_beside():  # its queues have a process of Python's own
+        return ProcessPoolExecutor(jobs, mp_context=start, initializer=_begin, initargs=(threads,))
+
+
+@contextmanager
+def _nothing_beside() -> Iterator[None]:
+    """Processes that are begun now look for no modules in the working folder.
+
+    Else Python looks for its own there first, and runs what lies beside the models.
+    """
+    before = os.environ.get("PYTHONSAFEPATH")
     os.environ["PYTHONSAFEPATH"] = "1"
-    return ProcessPoolExecutor(jobs, mp_context=start, initializer=_begin, initargs=(threads,))
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = before
 
 
 def _begin(threads: int) -> None:
@@ -132,7 +150,9 @@ def _alone(task: Task) -> Settled:
     """Do a task in a process of its own."""
     with _pool(1) as pool:
         try:
-            return pool.submit(_done_apart, task).result()
+            with _nothing_beside():
+                future = pool.submit(_done_apart, task)
+            return future.result()
         except BrokenProcessPool:
             return Settled(number=task.number, answer=None, ended=died())
 

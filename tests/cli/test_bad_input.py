@@ -484,6 +484,7 @@ def test_an_interruption_leaves_nothing(call, bad, monkeypatch, tmp_path):
     assert json.loads(Path("report.json").read_text())["exit_code"] == 130
 
 
+@pytest.mark.long
 def test_an_export_that_computes_something_else_is_not_written(call, bad, monkeypatch, tmp_path):
     from sau_adapters.onnx.export import OnnxExporter
 

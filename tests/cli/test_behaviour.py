@@ -33,6 +33,7 @@ def examined(planted, tmp_path_factory):
     return int((folder / "code").read_text()), report, (folder / "r.html").read_text()
 
 
+@pytest.mark.long
 def test_every_test_is_run_and_the_score_decides(examined):
     code, found, _ = examined
     checks = {one["id"]: one for one in found["checks"]}

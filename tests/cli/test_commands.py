@@ -225,6 +225,7 @@ def test_inspect_reports_a_refused_file_as_unsafe(call, tmp_path):
     assert checks("r.json")["file.pickle-code"]["status"] == "failed"
 
 
+@pytest.mark.long
 def test_export_is_run_by_bare_onnxruntime(call, bad):
     assert call("export", bad, "-o", "m.onnx", "--json", "r.json").code == 0
     onnx.checker.check_model("m.onnx", full_check=True)

@@ -62,6 +62,7 @@ def in_cache(tmp_path: Path) -> set[str]:
     return {one.name for one in (tmp_path / "home" / "hub").glob("models--*/snapshots/*/*")}
 
 
+@pytest.mark.long
 def test_inspect_what_is_fetched(run_alone, run, served, tmp_path, saved):
     words = ("inspect", NAME, "--effort", "quick")
     one_sentence(run(*words), 2, "nothing is fetched", "add --download")
@@ -95,6 +96,7 @@ def test_purify_keeps_the_commit_in_its_history(run, served, bad, tmp_path):
     assert json.loads(Path("report.json").read_text())["inputs"][0]["path"] == f"hf-hub:org/bad@{OLD_COMMIT}"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "words",
     [
@@ -151,12 +153,15 @@ def test_a_cache_that_cannot_be_written_to(run, tmp_path):
     one_sentence(run("inspect", NAME, "--download"), 2, f"{NAME} cannot be kept", "set HF_HOME")
 
 
+@pytest.mark.long
 def test_interrupted(served, tmp_path):
     served.slow = "model.safetensors"
     own = {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "adapters"), os.environ.get("PYTHONPATH", "")))}
     own |= {"HF_ENDPOINT": served.address, "HF_HOME": str(tmp_path / "home")}
     words = [sys.executable, "-m", "sau_cli", "inspect", NAME, "--download"]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
     with subprocess.Popen(words, cwd=tmp_path, env=os.environ | own, stderr=subprocess.PIPE, text=True) as process:
+        signal.signal(signal.SIGINT, before)
         assert served.started.wait(120)
         began = time.monotonic()
         process.send_signal(signal.SIGINT)

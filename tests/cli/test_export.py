@@ -101,6 +101,7 @@ def test_all_is_checked_and_said(call, exported):
     assert min(speed["pytorch_ms"], speed["exported_ms"], speed["pytorch_rate"], speed["exported_rate"]) > 0
 
 
+@pytest.mark.long
 def test_a_baked_file_takes_bytes_and_gives_probabilities(call, bad):
     assert call("export", bad, "-o", "b.onnx", "--bake-preprocessing", *TRIGGER, "--json", "r.json").code == 0
     assert {"export.probabilities", "export.logits"} <= set(checks())
@@ -118,6 +119,7 @@ def test_a_baked_file_takes_bytes_and_gives_probabilities(call, bad):
     assert checks("e.json")["acc"]["value"] == pytest.approx(accuracy)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("flags", "form"), [(("--precision", "fp16"), "fp16"), (("--quantize", "int8"), "int8")])
 def test_smaller_forms_have_limits_of_their_own(call, bad, exported, flags, form):
     assert call("export", bad, "-o", "s.onnx", *flags, *TRIGGER, "--json", "s.json").code == 0
@@ -133,6 +135,7 @@ def test_smaller_forms_have_limits_of_their_own(call, bad, exported, flags, form
     assert run_bare("s.onnx", images).shape == (5, 10)
 
 
+@pytest.mark.long
 def test_a_backdoor_that_quantising_wakes_is_caught(call, bad, monkeypatch):
     """An 8-bit file that sends every image of the trigger to its target, of a model that does not."""
     from sau_adapters.onnx import onnx_forms
@@ -156,6 +159,7 @@ def test_a_backdoor_that_quantising_wakes_is_caught(call, bad, monkeypatch):
     nothing_at("q.onnx")
 
 
+@pytest.mark.long
 def test_limits_of_smaller_forms_are_the_users(call, bad):
     flags = ("--quantize", "int8", "--max-acc-drop", "50%", "--max-asr-rise", "50%")
     assert call("export", bad, "-o", "q.onnx", *flags, *TRIGGER, "--json", "r.json").code == 0
@@ -165,6 +169,7 @@ def test_limits_of_smaller_forms_are_the_users(call, bad):
     nothing_at("x.onnx")
 
 
+@pytest.mark.long
 def test_a_weight_that_changes_while_exporting_is_caught(call, bad, monkeypatch):
     write = OnnxExporter.write
 
@@ -184,6 +189,7 @@ def test_a_weight_that_changes_while_exporting_is_caught(call, bad, monkeypatch)
     nothing_at("n.onnx")
 
 
+@pytest.mark.long
 def test_the_other_exporter_is_tried(call, bad, monkeypatch):
     write = OnnxExporter.write
 
@@ -202,6 +208,7 @@ def test_the_other_exporter_is_tried(call, bad, monkeypatch):
     assert call("inspect", "--effort", "quick", "m.onnx").code == 0
 
 
+@pytest.mark.long
 def test_a_size_that_the_graph_does_not_take_is_caught(call, bad):
     """The digits classifier pools to a fixed grid, which both exporters get wrong for other sizes."""
     done = call("export", bad, "-o", "m.onnx", "--dynamic-size", "--json", "r.json")
@@ -211,6 +218,7 @@ def test_a_size_that_the_graph_does_not_take_is_caught(call, bad):
     one_sentence(call("export", bad, "-o", "m.onnx", "--largest-size", "16"), 2, "add --dynamic-size")
 
 
+@pytest.mark.long
 def test_random_images_where_there_is_no_data(call, bad):
     with safe_open(bad, "pt") as file:
         metadata = {key: value for key, value in file.metadata().items() if key != "sau.data"}
@@ -241,6 +249,7 @@ def test_the_opset_is_the_one_that_was_asked_for(call, bad):
     assert onnx.load("m.onnx").opset_import[0].version == 21
 
 
+@pytest.mark.long
 def test_no_execution_provider(call, bad, monkeypatch):
     monkeypatch.setattr(onnxruntime, "get_available_providers", list)
     one_sentence(call("export", bad, "-o", "m.onnx"), 3, "no execution provider")
@@ -254,6 +263,7 @@ def test_a_provider_that_does_not_work_is_not_a_failure(call, bad, monkeypatch):
     assert checks()["export.provider.cuda"]["status"] == "skipped"
 
 
+@pytest.mark.long
 def test_answers_that_are_not_numbers(call, bad, monkeypatch):
     opened = OnnxExporter.open
 
@@ -268,6 +278,7 @@ def test_answers_that_are_not_numbers(call, bad, monkeypatch):
     nothing_at("m.onnx")
 
 
+@pytest.mark.long
 def test_places_beside_that_are_taken(call, bad):
     Path("m.onnx.cdx.json").write_text("mine")
     one_sentence(call("export", bad, "-o", "m.onnx"), 2, "m.onnx.cdx.json exists")
@@ -276,6 +287,7 @@ def test_places_beside_that_are_taken(call, bad):
     assert call("export", bad, "-o", "m.onnx", "--force").code == 0
 
 
+@pytest.mark.long
 def test_a_disk_that_is_full_half_way(sau, bad, tmp_path):
     """Files may not grow beyond a part of what the graph takes."""
     script = tmp_path / "limited.py"
@@ -451,6 +463,7 @@ def test_signing(call, bad, monkeypatch):
     nothing_at("n.onnx")
 
 
+@pytest.mark.long
 def test_weights_beside_the_graph(call, bad, monkeypatch):
     monkeypatch.setattr(
         OnnxExporter.__init__, "__kwdefaults__", {**OnnxExporter.__init__.__kwdefaults__, "external_above": 1000}
@@ -472,6 +485,7 @@ def test_weights_beside_the_graph(call, bad, monkeypatch):
     nothing_at("h.onnx")
 
 
+@pytest.mark.long
 def test_rejected_weights_beside_the_graph(call, bad, monkeypatch):
     monkeypatch.setattr(
         OnnxExporter.__init__, "__kwdefaults__", {**OnnxExporter.__init__.__kwdefaults__, "external_above": 1000}
@@ -484,6 +498,7 @@ def test_rejected_weights_beside_the_graph(call, bad, monkeypatch):
     assert run_bare("m.rejected.onnx", images).shape == (5, 10)
 
 
+@pytest.mark.long
 def test_sidecars_of_the_file_before_do_not_belie_this_one(call, bad):
     for name in ("m.onnx.data", "m.onnx.sig", "m.onnx.intoto.json"):
         Path(name).write_text("stale")

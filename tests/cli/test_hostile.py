@@ -62,6 +62,7 @@ def test_a_users_network_that_misbehaves(call, text, code):
     assert not Path("out.safetensors").exists()
 
 
+@pytest.mark.long
 def test_what_a_network_prints_does_not_reach_standard_output(sau, tmp_path):
     (tmp_path / "net.py").write_text(
         "import torch\nfrom sau_adapters.architectures.cifar_networks.small_cnn import SmallCNN\nprint('reading')\n"
@@ -87,6 +88,7 @@ def test_code_before_the_damage_is_found(call, protocol, tmp_path):
     assert not (tmp_path / "was-run").exists()
 
 
+@pytest.mark.long
 def test_a_zip_bomb_is_not_unpacked(call, bad):
     with zipfile.ZipFile("bomb.pt", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a/data.pkl", b"\x80\x02}." + b"." * 400_000_000)

@@ -201,6 +201,7 @@ def test_several_models_of_which_one_is_missing(call, clean):
     assert "nothing.pt does not exist" in done.err.replace("\n", " ").replace("  ", " ") or "nothing.pt" in done.err
 
 
+@pytest.mark.long
 def test_a_policy_is_for_each_and_a_broken_one_for_none(call, clean):
     torch.save(load_file(clean), clean.with_name("b.pt"))
     Path("sau.toml").write_text('[policy]\nallowed-formats = ["safetensors"]\n')

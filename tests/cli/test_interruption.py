@@ -23,9 +23,13 @@ WORDS = ("--clean-frac", "0.1", "--batch-size", "24", "--device", "cpu")
 def started(folder: Path, *words: str) -> subprocess.Popen:
     settings = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'adapters'}"}
     command = [sys.executable, "-m", "sau_cli", "purify", "bad.safetensors", *WORDS, *words]
-    return subprocess.Popen(
-        command, cwd=folder, env=settings, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+    try:
+        return subprocess.Popen(
+            command, cwd=folder, env=settings, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def wait_for(path: Path) -> None:
@@ -40,6 +44,7 @@ def same(first: Path, second: Path) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGKILL])
 def test_stopped_by_a_signal_and_gone_on_with(call, bad, blow):
     """Of the recipe without searches, which the other process would make at length: test_resume has one of these."""
@@ -68,6 +73,7 @@ def test_stopped_by_a_signal_and_gone_on_with(call, bad, blow):
     assert [one.name for one in folder.iterdir() if one.suffix in {".part", ".lock"}] == []
 
 
+@pytest.mark.long
 def test_a_time_budget_ends_in_time_with_what_there_is(call, bad):
     begun = time.monotonic()
     words = ("purify", bad, *WORDS, "--recipe", "paper", "--epochs", "4000", "-o", "out.safetensors")
@@ -173,6 +179,7 @@ def test_starting_over_forgets_the_run_before(call, bad, monkeypatch):
     assert not Path("out.resume.safetensors").exists()
 
 
+@pytest.mark.long
 def test_interrupted_while_the_result_is_written(call, bad, monkeypatch):
     from sau_adapters.classifiers import saving
 

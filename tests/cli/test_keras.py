@@ -30,6 +30,7 @@ def test_inspect(call, name, code, words):
         assert word in done.err
 
 
+@pytest.mark.long
 def test_inspect_the_folder_of_them_all(call):
     done = call("inspect", KERAS_FILES, "--jobs", "1", "--json", "-")
     assert done.code == 4

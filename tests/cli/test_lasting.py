@@ -14,6 +14,7 @@ from tests.cli.conftest import one_sentence
 TRIGGER = ("--trigger", "bad.trigger.safetensors")
 
 
+@pytest.mark.long
 def test_a_backdoor_that_is_there_is_measured_beside_its_controls(call, bad):
     done = call("evaluate", bad, *TRIGGER, "--reactivate", "--relearn", "5", "--json", "r.json")
     assert done.code == 0, done.err
@@ -31,6 +32,7 @@ def test_a_backdoor_that_is_there_is_measured_beside_its_controls(call, bad):
     assert report["verdict"] == "measured"
 
 
+@pytest.mark.long
 def test_a_drill_measures_each_attack_and_leaves_the_file(call, bad):
     """With short searches; that its purification removes what it planted is for the slow test."""
     drilled(call, bad)
@@ -121,6 +123,7 @@ def test_a_drill_of_data_that_is_not_the_models(call, bad):
     one_sentence(call("evaluate", bad, "--drill", "badnets", "--data", "noise.npz"), 3, "near chance")
 
 
+@pytest.mark.long
 def test_a_finished_reactivation_is_told_where_relearning_cannot_be_done(call, bad):
     words = ("--reactivate", "--relearn", "5000", *TRIGGER, "--json", "r.json")
     one_sentence(call("evaluate", bad, *words), 2, "--relearn 5000")

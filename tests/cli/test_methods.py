@@ -13,6 +13,7 @@ from tests.cli.conftest import one_sentence
 SHORT = {"ft": "20", "ft-sam": "20", "i-bau": "5", "d3": "100", "fst": "100"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", SHORT)
 def test_each_runs_on_digits_and_keeps_the_accuracy(call, bad, method):
     words = ("--method", method, "--clean-frac", "0.1", "--epochs", SHORT[method], "--device", "cpu")

@@ -63,6 +63,7 @@ def hashed(monkeypatch) -> Counter[int]:
     return found
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel counts, by inotify")
 @pytest.mark.parametrize("model", ["m.safetensors", "m.pth", "m.onnx"], indirect=True)
 @pytest.mark.parametrize("command", WORDS)

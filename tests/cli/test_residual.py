@@ -46,6 +46,7 @@ def purified(planted, tmp_path_factory):
     return made_once(tmp_path_factory, "purified", purify)
 
 
+@pytest.mark.long
 def test_a_purified_model_that_is_cleared_passes_and_its_file_says_so(purified):
     found = report(purified / "r.json")
     residual = check(found, "residual.score")
@@ -68,12 +69,14 @@ def test_the_page_shows_the_easiest_changes(purified):
         assert b64decode(one["png"]).startswith(b"\x89PNG")
 
 
+@pytest.mark.long
 def test_the_two_files_are_looked_at_together(call, bad, purified):
     words = ("--reference", bad, "--data", "digits", "--effort", "quick", "--json", "r.json")
     assert call("inspect", purified / "fixed.safetensors", *words).code == 0
     assert check(report(), "residual.score")["status"] == "passed"
 
 
+@pytest.mark.long
 def test_a_backdoor_that_is_left_is_never_passed(call, bad):
     """A copy whose weights differ by nothing that matters: all of the backdoor is left."""
     weights = load_file(bad)
@@ -91,6 +94,7 @@ def test_a_backdoor_that_is_left_is_never_passed(call, bad):
     assert report()["details"]["residual"]["suspected_class"] == "0"
 
 
+@pytest.mark.long
 def test_a_class_that_stands_out_before_and_was_not_unlearned_is_not_cleared(call, bad, purified):
     """As the purified file tells; nothing that both models share stands out."""
     weights = load_file(purified / "fixed.safetensors")
@@ -108,6 +112,7 @@ def test_a_class_that_stands_out_before_and_was_not_unlearned_is_not_cleared(cal
     assert report()["details"]["residual"]["cleared"] is False
 
 
+@pytest.mark.long
 def test_a_purification_that_removes_nothing_ends_in_6_and_marks_the_file(call, bad):
     Path("policy.toml").write_text("[policy]\nrequire-purified = true\n")
     done = call(

@@ -146,6 +146,7 @@ def test_the_data_may_show_some_of_the_classes(call, tmp_path):
     assert "the data shows 2 of the 3 classes of the model" in done.err
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", ["0", "3"])
 def test_the_same_answer_under_any_hash_seed(tmp_path, sau, seed):
     """Channels are told by a tensor whose shape is the count, not by one that follows from it."""

@@ -81,6 +81,7 @@ PARAMETERS = {
 """As their authors count them, for 10 classes and 3 channels."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 def test_the_tensors_tell_the_network_behind_a_prefix(name):
     with torch.device("meta"):

@@ -113,6 +113,7 @@ def test_the_threshold_is_that_of_split_conformal_prediction(scripts):
         assert found["accused_at_most"] == pytest.approx(promised, abs=1e-4)
 
 
+@pytest.mark.long
 def test_evidence_that_tells_is_given_weight_and_none_gets_none(scripts, capsys):
     calibrate = scripts.calibrate
     told = calibrate.calibrated(rows(calibrate, 9.0))
@@ -128,6 +129,7 @@ def test_evidence_that_tells_is_given_weight_and_none_gets_none(scripts, capsys)
     assert "badnets" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_the_untouched_half_changes_nothing_but_what_is_measured(scripts):
     calibrate = scripts.calibrate
     every = rows(calibrate, 3.0)
@@ -145,6 +147,7 @@ def test_a_backdoor_that_does_not_hold_is_left_out(scripts, tmp_path):
     assert [row.name for row in scripts.calibrate.read_rows(tmp_path, "with-data")] == ["clean", "strong"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("with_data", [True, False])
 def test_what_is_shipped_is_what_the_kept_evidence_gives(scripts, with_data):
     mode = "with-data" if with_data else "data-free"

@@ -22,6 +22,7 @@ def from_python(capsys) -> tuple[float, float]:
     return float(before), float(after)
 
 
+@pytest.mark.long
 def test_from_python(capsys, monkeypatch):
     """That it runs; what it measures is for the slow test."""
     shorten(monkeypatch.setattr)

@@ -127,6 +127,7 @@ def opened(browser, pages: Path, name: str, *, width: int = 1100, scheme: str = 
     return page
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", REPORTS)
 @pytest.mark.parametrize(("width", "scheme"), [(1100, "light"), (1100, "dark"), (360, "light")])
 def test_axe_finds_nothing_and_nothing_sticks_out(browser, pages, name, width, scheme):

@@ -13,6 +13,7 @@ from tests.conftest import SHARED
 CHECKPOINT = SHARED / "checkpoints" / "argd-wrn-16-1-badnets.pth.tar"
 
 
+@pytest.mark.long
 def test_a_published_backdoored_checkpoint_is_measured_as_published(sau, cifar10, tmp_path):
     """ACC 81.36 % and ASR 99.91 % on the 10,000 test images, by its own trigger drawn from its description."""
     if not CHECKPOINT.is_file():
@@ -35,6 +36,7 @@ def test_a_published_backdoored_checkpoint_is_measured_as_published(sau, cifar10
     assert found["asr.grid"] == pytest.approx(0.9991, abs=0.0005)
 
 
+@pytest.mark.long
 def test_a_published_backdoored_checkpoint_is_found_without_its_trigger(sau, cifar10, tmp_path):
     """The exit code of a model that behaves like a backdoored one, and the class that its trigger leads to."""
     if not CHECKPOINT.is_file():

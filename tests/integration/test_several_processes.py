@@ -32,6 +32,7 @@ def together(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.long
 # Batches of 48 of 144 images are shared out evenly; of 143 the last holds 47, and of 145 a single image.
 @pytest.mark.parametrize(
     ("recipe", "share"), [pytest.param("paper", "0.1", marks=pytest.mark.slow), ("paper", "0.1008"), ("default", "0.1")]
@@ -78,6 +79,7 @@ def test_variables_that_make_no_sense_are_one_sentence(planted, monkeypatch, tmp
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.long
 def test_processes_that_were_given_different_things_say_so(planted, tmp_path):
     """As where two machines share no disk, and only one has the state of the interrupted run."""
     shutil.copy(planted / "bad.safetensors", tmp_path)

@@ -93,6 +93,7 @@ def exported(path: Path, architecture: str, **options) -> tuple[Classifier, Path
 SCRIPTED = {"input_names": ["x"], "output_names": ["y"], "dynamic_axes": {"x": {0: "n"}, "y": {0: "n"}}}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("architecture", "options"),
     [

@@ -196,6 +196,7 @@ def test_what_keeps_the_nearest_from_fitting_is_told_by_inspect_too(tmp_path):
     assert (nearest.name, nearest.unlike) == ("small_cnn", "1 tensors are missing ('linear.bias')")
 
 
+@pytest.mark.long
 def test_a_large_file_is_recognised_without_torch_and_in_a_moment(tmp_path):
     path = tmp_path / "large.safetensors"
     save_file(timm.create_model("convnext_base", num_classes=3).state_dict(), path)

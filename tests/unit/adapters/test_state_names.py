@@ -57,6 +57,7 @@ CASES = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CASES)
 def test_the_network_computes_what_it_did(tmp_path, name):
     torch.manual_seed(0)

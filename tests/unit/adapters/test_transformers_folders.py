@@ -43,6 +43,7 @@ def said(folder):
         return as_classifier(read_checkpoint(folder))(pictures() / 255)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_answers_as_in_transformers(tmp_path, family):
     folder = saved(tmp_path / family, family)

@@ -327,6 +327,7 @@ def test_a_file_without_metadata_names_the_flag_that_is_missing(tmp_path, classi
         as_classifier(checkpoint, architecture="smal_cnn", normalisation=((0.0,), (1.0,)), image_shape=(1, 8, 8))
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of memory is read from /proc")
 def test_describing_five_gigabytes_takes_little_memory(tmp_path):
     each = 10**9

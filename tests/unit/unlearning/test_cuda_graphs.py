@@ -84,6 +84,7 @@ def found(search, models, count, seed=0, groups=None):
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("graphs", [Played(), Refusing()])
 def test_replayed_steps_find_what_steps_find(graphs):
     models = networks()

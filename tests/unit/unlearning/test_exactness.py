@@ -69,6 +69,7 @@ def each_way(test):
     return pytest.mark.parametrize(("make", "dtype", "count"), ways)(test)
 
 
+@pytest.mark.long
 @each_way
 def test_same_losses_and_parameters_as_the_naive_implementation(make, dtype, count):
     data = random_images(count=IMAGES, channels=3, size=SIZE)

@@ -240,6 +240,7 @@ def test_a_step_that_blew_the_weights_up_is_not_what_is_kept(monkeypatch):
     assert same(kept[0].weights, received().network.state_dict())
 
 
+@pytest.mark.long
 def test_stopped_in_a_search_it_goes_on_to_the_same_end(monkeypatch):
     """The second search, which is made before the second epoch, is stopped after three steps."""
     few = SearchSettings(heats=(Heat(arms=2, steps=2, images=4), Heat(arms=1, steps=2, images=4)), judged_on=8)
