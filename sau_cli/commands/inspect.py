@@ -255,6 +255,8 @@ def inspect_model(
     findings.add(*checks, not_examined)
     findings.judge(*inspection_verdict(facts))
     findings.tell(file=plain(facts), parameters=facts.parameters)
+    if given := asked.given:
+        findings.tell(given=given)
     if statement is not None:
         findings.add(*check_attestation(opened, statement, tuple(checks)))
     if rules is not None:
