@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 
 import pytest
 
@@ -42,6 +43,12 @@ def test_every_command_has_help_with_examples_and_the_common_options(help_of, na
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_is_shown_in_the_readme(name):
     assert f"`sau {name}" in README
+
+
+def test_every_extra_is_on_the_page_that_says_how_to_install():
+    page = (ROOT / "docs" / "start.md").read_text(encoding="utf-8")
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    assert set(re.findall(r"sau-cli\[(\w+)\]", page)) == set(extras)
 
 
 def test_every_attack_is_in_its_guide():
