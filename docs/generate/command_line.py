@@ -68,7 +68,7 @@ def _bare(syntax: str) -> str:
 
 
 def _table(kind: str, records: list[tuple[str, str]]) -> list[str]:
-    head = [f"| {kind} | |", "|---|---|"]
+    head = [f"| {kind} | what it is for |", "|---|---|"]
     return [*head, *(f"| `{syntax.replace('|', chr(92) + '|')}` | {_escaped(what)} |" for syntax, what in records), ""]
 
 
