@@ -153,11 +153,14 @@ def inspect(
       sau inspect model.safetensors
       sau inspect vendor.pth --data clean/ --normalisation none
       sau inspect vendor.pth --effort quick --tensors
-      sau inspect vendor.pth --data clean/ --test maximum-margin --test easiest-change
-      sau inspect model.purified.safetensors --reference model.safetensors --data clean/
+      sau inspect vendor.pth --data clean/ --test maximum-margin \\
+        --test easiest-change
+      sau inspect model.purified.safetensors --reference model.safetensors \\
+        --data clean/
       sau inspect model.safetensors --data digits --policy policy.toml
       sau inspect model.safetensors --json - | jq .verdict
-      sau inspect model.safetensors --data digits --attest verdict.intoto.json --sign-key key.pem
+      sau inspect model.safetensors --data digits --attest verdict.intoto.json \\
+        --sign-key key.pem
       sau inspect models/ --jobs 4 --report models.sarif --table models.html
       sau inspect models/ --ray head-node:6379 --json models.json
     """

@@ -167,10 +167,12 @@ def purify(
     \b
     Examples:
       sau purify model.safetensors --clean-frac 0.05
-      sau purify vendor.pth --normalisation none --data clean/ -o fixed.safetensors
+      sau purify vendor.pth --normalisation none --data clean/ \\
+        -o fixed.safetensors
       sau purify model.safetensors --clean-frac 0.05 --report purified.html \\
           --trigger model.trigger.safetensors
-      sau purify model.safetensors --clean-frac 0.05 --recipe paper --json report.json
+      sau purify model.safetensors --clean-frac 0.05 --recipe paper \\
+        --json report.json
       sau purify model.safetensors --clean-frac 0.05 --method ft-sam --rho 8
       sau purify model.safetensors --clean-frac 0.05 --time-budget 30m --resume
       sau purify --jobs-table jobs.csv --clean-frac 0.05 --ray head-node:6379

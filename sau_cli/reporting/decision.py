@@ -110,7 +110,7 @@ def _of_failure(report: Report, check: Check) -> _Told:
         step = NextStep(says="Ask for a statement on this very file, or inspect it anew.")
         return "Do not rely on the statement that was given with this model.", _sentence(check.evidence), (step,)
     if check.id.startswith("policy."):
-        return "This model breaks your policy.", _sentence(check.evidence), _purify(report)
+        return "This model breaks your policy.", _sentence(check.evidence), _to_keep_policy(report, check)
     suspect = _suspect(report)
     target = f", with {suspect!r} as the likely target" if suspect else ""
     return f"Do not use this model: it behaves like one with a backdoor{target}.", "", _purify(report)
@@ -222,6 +222,17 @@ def _purify(report: Report) -> tuple[NextStep, ...]:
         NextStep(says="Remove the backdoor, if there is one, with clean images.", command=command),
         NextStep(says="Or ask for a model from a source that you trust."),
     )
+
+
+OF_BACKDOORS = {"policy.max-score", "policy.max-asr", "policy.require-purified"}
+"""Rules that a purified model may keep where the received one breaks them."""
+
+
+def _to_keep_policy(report: Report, check: Check) -> tuple[NextStep, ...]:
+    """What to do about a rule that is broken: no purification mends a format or a missing statement."""
+    if check.id in OF_BACKDOORS:
+        return _purify(report)
+    return (NextStep(says="Ask for a model that keeps this rule, or change the rule if you can answer for it."),)
 
 
 def _measure(report: Report) -> tuple[NextStep, ...]:

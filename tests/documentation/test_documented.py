@@ -38,6 +38,7 @@ def test_every_command_has_help_with_examples_and_the_common_options(help_of, na
     assert "\\b" not in text
     examples = text[text.index("Examples:") : text.index("Arguments:" if "Arguments:" in text else "Options:")]
     assert sum(line.startswith(f"    sau {name} ") for line in examples.splitlines()) >= 2
+    assert max(map(len, examples.splitlines())) <= 80
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -79,8 +80,10 @@ def test_every_exit_code_is_in_the_readme_the_manual_and_the_help(sau, tmp_path)
 
 
 def test_every_command_is_in_the_first_help(sau, tmp_path):
-    text = sau("--help", cwd=tmp_path).out
+    text = sau("--help", cwd=tmp_path, COLUMNS="80").out
     assert set(COMMANDS) <= set(text.split())
+    assert max(map(len, text.splitlines())) <= 80
+    assert "...\n" not in text[text.index("Commands:") :], "what a command does is not cut short"
 
 
 def test_completion_can_be_installed(sau, tmp_path):

@@ -96,6 +96,14 @@ def test_the_next_command_says_again_what_the_file_does_not_tell(named, given, e
     assert shlex.split(decision.next_steps[0].command)[-len(ends) :] == ends
 
 
+@pytest.mark.parametrize(
+    ("rule", "mends"), [("require-purified", True), ("allowed-formats", False), ("min-acc", False)]
+)
+def test_purification_is_advised_for_rules_that_it_can_mend(rule, mends):
+    decision = decision_of(report("inspect", SAFE, (f"policy.{rule}", FAILED, "it is broken")))
+    assert decision.next_steps[0].command.startswith("sau purify") is mends
+
+
 def test_a_broken_policy_does_not_hide_a_backdoor():
     found = report("inspect", SAFE, ("policy.min-acc", FAILED, "too low"), ("behaviour.score", FAILED, "behaves so"))
     assert "behaves like one with a backdoor" in decision_of(found).sentence
