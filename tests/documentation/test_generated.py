@@ -102,8 +102,8 @@ def test_the_transcript_in_the_readme_tells_the_rates_that_hold(scripts):
     shown = " ".join(re.search(r"<!-- transcript -->(.*?)<!-- end of transcript -->", readme, re.DOTALL)[1].split())
     rates = tables.verdict_rates(with_data=True)
     for told, held in (
-        (r"Of (\d+) clean models not calibrated on, (\d+) were called backdoored", (rates.clean, rates.accused)),
-        (r"of (\d+) backdoored ones (\d+)", (rates.backdoored, rates.found)),
+        (r"called (\d+) of (\d+) backdoored ones and", (rates.found, rates.backdoored)),
+        (r"called (\d+) of (\d+) clean ones and", (rates.accused, rates.clean)),
     ):
         found = re.search(told, shown)
         assert found is not None, told
