@@ -75,6 +75,15 @@ sau --help lists commands and exit codes, sau COMMAND --help its options."""
 """What ``sau`` alone shows."""
 
 _COMMANDS = {command.__name__: command for command in (inspect, attack, purify, evaluate, export, demo)}
+_DOES = {
+    "inspect": "What a file is, whether it is safe to open, whether it misbehaves.",
+    "attack": "Make a known-bad model, to try a gate or a defence on.",
+    "purify": "Remove a backdoor, with clean images alone.",
+    "evaluate": "Measure accuracy and how often triggers work, against limits.",
+    "export": "Write ONNX that is verified on real images, or no file.",
+    "demo": "All five on an example, offline.",
+}
+"""What each does, in a line that 80 columns hold."""
 
 
 def composed(words: Sequence[str] = ()) -> typer.Typer:
@@ -93,7 +102,7 @@ def composed(words: Sequence[str] = ()) -> typer.Typer:
     app.callback()(sau)
     for name, command in _COMMANDS.items():
         named = named_attacks(words) if command is attack and name in words else ()
-        app.command(name)(with_flags(command, named) if command is attack else command)
+        app.command(name, short_help=_DOES[name])(with_flags(command, named) if command is attack else command)
     return app
 
 

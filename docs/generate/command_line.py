@@ -38,8 +38,11 @@ def _command(name: str, command: Any) -> str:
     context = command.make_context(name, [], resilient_parsing=True)
     records = [(one, one.get_help_record(context)) for one in command.params]
     arguments = [record for one, record in records if one.param_type_name == "argument"]
+    many = ["..." if one.nargs == -1 else "" for one, _ in records if one.param_type_name == "argument"]
     options = [record for one, record in records if one.param_type_name == "option"]
-    usage = " ".join(["sau", name, "[OPTIONS]", *(_bare(syntax) for syntax, _ in arguments)])
+    usage = " ".join(
+        ["sau", name, "[OPTIONS]", *(_bare(syntax) + more for (syntax, _), more in zip(arguments, many, strict=True))]
+    )
     prose, _, examples = command.help.partition("\b\nExamples:\n")
     lines = [f"## sau {name}", "", "```text", usage, "```", "", _escaped(prose.strip()), ""]
     lines += ["```sh", dedent(examples).rstrip(), "```", ""]
@@ -68,7 +71,7 @@ def _bare(syntax: str) -> str:
 
 
 def _table(kind: str, records: list[tuple[str, str]]) -> list[str]:
-    head = [f"| {kind} | |", "|---|---|"]
+    head = [f"| {kind} | what it is for |", "|---|---|"]
     return [*head, *(f"| `{syntax.replace('|', chr(92) + '|')}` | {_escaped(what)} |" for syntax, what in records), ""]
 
 

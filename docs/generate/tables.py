@@ -108,7 +108,7 @@ def verdict_scores() -> Lines:
         right = _with_interval(known.found, known.backdoored)
         wrong = _with_interval(known.accused, known.clean)
         rows.append([name, f"{middle:.2f} ({low:.2f} to {high:.2f})", right, wrong])
-    return _table(["", "AUROC", "backdoored models found", "clean models accused"], rows)
+    return _table(["judged", "AUROC", "backdoored models found", "clean models accused"], rows)
 
 
 def verdicts_by_attack() -> Lines:
@@ -119,7 +119,7 @@ def verdicts_by_attack() -> Lines:
         [name if name.startswith("clean") else f"`{name}`", sum(counts.values()), *counts.values()]
         for name, counts in found.items()
     ]
-    return _table(["", "models", "called backdoored", "inconclusive", "nothing found"], rows)
+    return _table(["attack", "models", "called backdoored", "inconclusive", "nothing found"], rows)
 
 
 def verdict_thresholds() -> Lines:
@@ -127,7 +127,7 @@ def verdict_thresholds() -> Lines:
     for name, with_data in (("with clean images", True), ("without images", False)):
         for pixels, threshold, accused in verdict_rates(with_data=with_data).thresholds:
             rows.append([name, pixels, f"{threshold:.3f}", f"{100 * accused:.0f} %"])
-    return _table(["", "pixels", "threshold of the score", "clean models expected above it, at most"], rows)
+    return _table(["judged", "pixels", "threshold of the score", "clean models expected above it, at most"], rows)
 
 
 def verdict_in_short() -> Lines:

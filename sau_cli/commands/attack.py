@@ -160,10 +160,14 @@ def attack(
     \b
     Examples:
       sau attack --list
-      sau attack --attack badnets --arch small_cnn --data digits -o bad.safetensors
-      sau attack --attack wanet --arch preact_resnet18 --data cifar10 --data-root data -o bad.safetensors
-      sau attack vendor.safetensors --attack blended --target all-to-all --data clean/ -o bad.safetensors
-      sau attack -a badnets -a blended --target 0 --target 3 --arch small_cnn --data digits -o two.safetensors
+      sau attack --attack badnets --arch small_cnn --data digits \\
+        -o bad.safetensors
+      sau attack --attack wanet --arch preact_resnet18 --data cifar10 \\
+        --data-root data -o bad.safetensors
+      sau attack vendor.safetensors --attack blended --target all-to-all \\
+        --data clean/ -o bad.safetensors
+      sau attack -a badnets -a blended --target 0 --target 3 --arch small_cnn \\
+        --data digits -o two.safetensors
       sau attack --attack lf --arch small_cnn --data digits --preview lf.png
     """
     with Session("attack", output, replace_report=resume) as session:

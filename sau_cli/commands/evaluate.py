@@ -144,9 +144,11 @@ def evaluate(
           --trigger model.trigger.safetensors --max-asr 5% --max-acc-drop 3%
       sau evaluate vendor.pth --arch wrn_16_1 --normalisation none \\
           --data cifar10 --data-root data --trigger patch:grid.png --target 0
-      sau evaluate model.purified.safetensors --trigger model.trigger.safetensors --reactivate --relearn 20
+      sau evaluate model.purified.safetensors \\
+        --trigger model.trigger.safetensors --reactivate --relearn 20
       sau evaluate --jobs-table jobs.csv --max-asr 5% --json all.json
-      sau evaluate model.safetensors --drill badnets,blended,sig --data clean/ --budget 15m
+      sau evaluate model.safetensors --drill badnets,blended,sig --data clean/ \\
+        --budget 15m
     """
     with Session("evaluate", output) as session:
         asked = request(reading, data=data, data_root=data_root)

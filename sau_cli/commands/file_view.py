@@ -137,5 +137,7 @@ def _recognised_rows(found: Recognition | None) -> list[tuple[str, str]]:
         rows.append(("read as", found.told))
     rows.append(("classes", "not told by the tensors" if first.classes is None else str(first.classes)))
     size = f"{first.size}x{first.size}" if first.size else "any size, or not told"
-    rows.append(("input", f"{first.channels or 3} channels, {size}; the normalisation is not told by tensors"))
+    channels = first.channels or 3
+    plane = "1 channel" if channels == 1 else f"{channels} channels"
+    rows.append(("input", f"{plane}, {size}; the normalisation is not told by tensors"))
     return rows

@@ -47,6 +47,12 @@ class Request:
         text = self.image_size or self.defaults.image_size
         return None if text is None else parse_image_size(str(text))
 
+    @property
+    def given(self) -> dict[str, str]:
+        """The flags on how the model is read, which every command on it needs again. Defaults count by themselves."""
+        flags = {"arch": self.arch, "normalisation": self.normalisation, "image-size": self.image_size}
+        return {flag: value for flag, value in flags.items() if value is not None}
+
     def normalised(self, *, told: bool) -> Normalisation | None:
         """Means and deviations; the defaults count only where the file has not told its own."""
         text = self.normalisation or (None if told else self.defaults.normalisation)

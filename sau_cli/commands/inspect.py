@@ -153,11 +153,14 @@ def inspect(
       sau inspect model.safetensors
       sau inspect vendor.pth --data clean/ --normalisation none
       sau inspect vendor.pth --effort quick --tensors
-      sau inspect vendor.pth --data clean/ --test maximum-margin --test easiest-change
-      sau inspect model.purified.safetensors --reference model.safetensors --data clean/
+      sau inspect vendor.pth --data clean/ --test maximum-margin \\
+        --test easiest-change
+      sau inspect model.purified.safetensors --reference model.safetensors \\
+        --data clean/
       sau inspect model.safetensors --data digits --policy policy.toml
       sau inspect model.safetensors --json - | jq .verdict
-      sau inspect model.safetensors --data digits --attest verdict.intoto.json --sign-key key.pem
+      sau inspect model.safetensors --data digits --attest verdict.intoto.json \\
+        --sign-key key.pem
       sau inspect models/ --jobs 4 --report models.sarif --table models.html
       sau inspect models/ --ray head-node:6379 --json models.json
     """
@@ -255,6 +258,8 @@ def inspect_model(
     findings.add(*checks, not_examined)
     findings.judge(*inspection_verdict(facts))
     findings.tell(file=plain(facts), parameters=facts.parameters)
+    if given := asked.given:
+        findings.tell(given=given)
     if statement is not None:
         findings.add(*check_attestation(opened, statement, tuple(checks)))
     if rules is not None:

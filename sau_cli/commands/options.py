@@ -36,7 +36,7 @@ OptionalModelArgument: TypeAlias = Annotated[Path | None, _A_MODEL]
 ModelsArgument: TypeAlias = Annotated[
     list[Path],
     typer.Argument(
-        metavar="MODEL...",
+        metavar="MODEL",
         help="Safetensors (or the index of its shards), PyTorch weights (.pt, .pth, .bin, .ckpt), ONNX, a timm folder, "
         "any folder with models in it; or timm:NAME, torchvision:NAME, hf-hub:ORG/NAME[@REVISION] where this "
         "machine's cache has it, or with --download; or an address: s3://, gs://, http://, https://, of one or of a "

@@ -167,10 +167,12 @@ def purify(
     \b
     Examples:
       sau purify model.safetensors --clean-frac 0.05
-      sau purify vendor.pth --normalisation none --data clean/ -o fixed.safetensors
+      sau purify vendor.pth --normalisation none --data clean/ \\
+        -o fixed.safetensors
       sau purify model.safetensors --clean-frac 0.05 --report purified.html \\
           --trigger model.trigger.safetensors
-      sau purify model.safetensors --clean-frac 0.05 --recipe paper --json report.json
+      sau purify model.safetensors --clean-frac 0.05 --recipe paper \\
+        --json report.json
       sau purify model.safetensors --clean-frac 0.05 --method ft-sam --rho 8
       sau purify model.safetensors --clean-frac 0.05 --time-budget 30m --resume
       sau purify --jobs-table jobs.csv --clean-frac 0.05 --ray head-node:6379
@@ -441,7 +443,7 @@ def _write(
         Inconclusive: they are not those of a finished run.
     """
     from sau_adapters.classifiers.saving import save_like, written_result
-    from sau_adapters.images.sources import name_of
+    from sau_adapters.images.sources import is_named, name_of
 
     place, opened = plan.place, start.opened
     known = opened.classifier.description
@@ -451,6 +453,7 @@ def _write(
     with written_result(place.path, folder=not place.suffix) as part:
         save_like(opened.checkpoint, part, purified.classifier, described, proof=start.images.for_testing)
     session.wrote("weights", weights_in(place.path))
+    session.findings.tell(described_data=data)
     unseen = start.images.test or start.clean.held_back
     compare(session, start.classifier, purified.classifier, unseen, start.triggers)
     session.show(purification_summary(purified))
@@ -461,7 +464,8 @@ def _write(
         )
     place.state_file.unlink(missing_ok=True)
     marked = "" if residual[0].status is CheckStatus.PASSED else ", which is not cleared"
-    measuring = f"sau evaluate {place.path} --reference {addresses.name_of(plan.model)} [--trigger T]"
+    where = "" if is_named(data) else " --data FOLDER"
+    measuring = f"sau evaluate {place.path} --reference {addresses.name_of(plan.model)}{where} [--trigger T]"
     session.show(f"wrote {place.path}{marked}; measure it with: {measuring}")
 
 

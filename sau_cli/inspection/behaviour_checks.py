@@ -80,16 +80,16 @@ def _score_check(found: Behaviour, verdict: BehaviourVerdict, class_names: Seque
         status = CheckStatus.MEASURED  # too little was looked at, or is known of such models, to clear one
     measured = verdict.calibration.measured
     rate = (
-        f"Of {measured['clean_models']} clean models not calibrated on, {measured['called_backdoored']} were called "
-        f"backdoored and {measured['clean_inconclusive']} inconclusive, and of {measured['backdoored_models']} "
-        f"backdoored ones {measured['found']} and {measured['backdoored_inconclusive']}"
+        f"On models that it was not calibrated on, the score called {measured['found']} of "
+        f"{measured['backdoored_models']} backdoored ones and left {measured['backdoored_inconclusive']} inconclusive; "
+        f"it called {measured['called_backdoored']} of {measured['clean_models']} clean ones and left "
+        f"{measured['clean_inconclusive']} inconclusive"
     )
     promise = ""
     if kind is not None:
         promise = (
-            f" The threshold is where {100 * kind.accused_at_most:.0f} % of clean models for images of "
-            f"{kind.pixels[0]} to {kind.pixels[1]} pixels are expected to be above it, found on "
-            f"{kind.clean_models}."
+            f" The threshold was set on {kind.clean_models} clean models for images of {kind.pixels[0]} to "
+            f"{kind.pixels[1]} pixels: at most {100 * kind.accused_at_most:.0f} % of such models are expected above it."
         )
     examined = ""
     if len(found.classes) < found.of:

@@ -110,7 +110,7 @@ def _of_failure(report: Report, check: Check) -> _Told:
         step = NextStep(says="Ask for a statement on this very file, or inspect it anew.")
         return "Do not rely on the statement that was given with this model.", _sentence(check.evidence), (step,)
     if check.id.startswith("policy."):
-        return "This model breaks your policy.", _sentence(check.evidence), _purify(report)
+        return "This model breaks your policy.", _sentence(check.evidence), _to_keep_policy(report, check)
     suspect = _suspect(report)
     target = f", with {suspect!r} as the likely target" if suspect else ""
     return f"Do not use this model: it behaves like one with a backdoor{target}.", "", _purify(report)
@@ -161,7 +161,7 @@ def _of_purification(report: Report) -> _Told:
     model, out = shlex.quote(subject(report)), shlex.quote(written.path)
     measure = NextStep(
         says="Measure it on test images, with every trigger that you know (--trigger T).",
-        command=f"sau evaluate {out} --reference {model}",
+        command=f"sau evaluate {out} --reference {model}{_data(report)}",
     )
     if residual is not None and residual.status is CheckStatus.PASSED:
         told = "The model is purified, and no sign of a backdoor is left, which is no proof that there is none."
@@ -217,17 +217,30 @@ _OF_COMMAND = {
 
 def _purify(report: Report) -> tuple[NextStep, ...]:
     model, share = shlex.quote(subject(report)), _data(report) or " --clean-frac 0.05"
+    command = f"sau purify {model}{share}{_given(report)}"
     return (
-        NextStep(says="Remove the backdoor, if there is one, with clean images.", command=f"sau purify {model}{share}"),
+        NextStep(says="Remove the backdoor, if there is one, with clean images.", command=command),
         NextStep(says="Or ask for a model from a source that you trust."),
     )
+
+
+OF_BACKDOORS = {"policy.max-score", "policy.max-asr", "policy.require-purified"}
+"""Rules that a purified model may keep where the received one breaks them."""
+
+
+def _to_keep_policy(report: Report, check: Check) -> tuple[NextStep, ...]:
+    """What to do about a rule that is broken: no purification mends a format or a missing statement."""
+    if check.id in OF_BACKDOORS:
+        return _purify(report)
+    return (NextStep(says="Ask for a model that keeps this rule, or change the rule if you can answer for it."),)
 
 
 def _measure(report: Report) -> tuple[NextStep, ...]:
     model = shlex.quote(subject(report))
     return (
         NextStep(
-            says="Measure the triggers that you know.", command=f"sau evaluate {model}{_data(report)} --trigger T"
+            says="Measure the triggers that you know.",
+            command=f"sau evaluate {model}{_data(report)}{_given(report)} --trigger T",
         ),
     )
 
@@ -235,7 +248,7 @@ def _measure(report: Report) -> tuple[NextStep, ...]:
 def _look_closer(report: Report) -> tuple[NextStep, ...]:
     model = shlex.quote(subject(report))
     says = "Examine how it behaves on clean images, a folder with a sub-folder for each class."
-    return (NextStep(says=says, command=f"sau inspect {model} --data {FOLDER} --effort standard"),)
+    return (NextStep(says=says, command=f"sau inspect {model} --data {FOLDER} --effort standard{_given(report)}"),)
 
 
 def _export(report: Report) -> NextStep:
@@ -244,9 +257,16 @@ def _export(report: Report) -> NextStep:
 
 
 def _data(report: Report) -> str:
-    """The flag for data, unless the file names a well-known set itself."""
-    description = ((report.details.get("file") or {}).get("description") or {}) if report.details else {}
-    return "" if description.get("data") else f" --data {FOLDER}"
+    """The flag for data, unless the model's file names a well-known set; ``path:NAME`` there is somebody's folder."""
+    description = (report.details.get("file") or {}).get("description") or {}
+    named = report.details.get("described_data") or description.get("data")
+    return "" if named and not named.startswith("path:") else f" --data {FOLDER}"
+
+
+def _given(report: Report) -> str:
+    """What the file does not tell and was given by flags, which the next command needs again."""
+    given: dict[str, str] = report.details.get("given") or {}
+    return "".join(f" --{flag} {shlex.quote(value)}" for flag, value in given.items())
 
 
 def _suspect(report: Report) -> str:

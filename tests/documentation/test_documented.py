@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 
 import pytest
 
@@ -37,11 +38,18 @@ def test_every_command_has_help_with_examples_and_the_common_options(help_of, na
     assert "\\b" not in text
     examples = text[text.index("Examples:") : text.index("Arguments:" if "Arguments:" in text else "Options:")]
     assert sum(line.startswith(f"    sau {name} ") for line in examples.splitlines()) >= 2
+    assert max(map(len, examples.splitlines())) <= 80
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_is_shown_in_the_readme(name):
     assert f"`sau {name}" in README
+
+
+def test_every_extra_is_on_the_page_that_says_how_to_install():
+    page = (ROOT / "docs" / "start.md").read_text(encoding="utf-8")
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    assert set(re.findall(r"sau-cli\[(\w+)\]", page)) == set(extras)
 
 
 def test_every_attack_is_in_its_guide():
@@ -72,8 +80,10 @@ def test_every_exit_code_is_in_the_readme_the_manual_and_the_help(sau, tmp_path)
 
 
 def test_every_command_is_in_the_first_help(sau, tmp_path):
-    text = sau("--help", cwd=tmp_path).out
+    text = sau("--help", cwd=tmp_path, COLUMNS="80").out
     assert set(COMMANDS) <= set(text.split())
+    assert max(map(len, text.splitlines())) <= 80
+    assert "...\n" not in text[text.index("Commands:") :], "what a command does is not cut short"
 
 
 def test_completion_can_be_installed(sau, tmp_path):

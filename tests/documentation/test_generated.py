@@ -9,6 +9,9 @@ from types import ModuleType
 import pytest
 
 from tests.conftest import ROOT
+from tests.support.pages import pages
+
+WITH_TABLES = [page for page in pages() if "\n<!-- table: " in page.read_text(encoding="utf-8")]
 
 
 @pytest.fixture(scope="module")
@@ -34,15 +37,20 @@ def test_no_table_is_stale(scripts):
     assert not stale, f"run: python docs/generate/tables.py ({', '.join(map(str, stale))})"
 
 
-def test_a_stale_number_is_seen(scripts):
+@pytest.mark.parametrize("page", WITH_TABLES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_stale_number_is_seen_in_every_table(scripts, page):
+    """README and CHANGELOG have some too."""
     tables, _ = scripts
-    page = ROOT / "docs" / "results" / "cifar10.md"
     text = page.read_text(encoding="utf-8")
-    marked = re.search(r"<!-- table: cifar10 -->.*?<!-- end of table -->", text, re.DOTALL)[0]
-    number = re.search(r"\d+\.\d", marked)[0]
-    changed = text.replace(marked, marked.replace(number, "0.123", 1))
-    assert changed != text
-    assert tables.written(changed) == text
+    for marked in re.findall(r"<!-- table: \S+ -->.*?<!-- end of table -->", text, re.DOTALL):
+        number = re.findall(r"\d+", marked.partition("-->")[2])[-1]
+        place = text.index(marked) + marked.rindex(number)
+        stale = text[:place] + str(int(number) + 1) + text[place + len(number) :]
+        assert tables.written(stale) == text
+
+
+def test_readme_and_changelog_have_tables():
+    assert {"README.md", "CHANGELOG.md"} <= {page.name for page in WITH_TABLES}
 
 
 def test_every_table_is_used_and_each_page_ends_its_tables(scripts):
@@ -94,8 +102,8 @@ def test_the_transcript_in_the_readme_tells_the_rates_that_hold(scripts):
     shown = " ".join(re.search(r"<!-- transcript -->(.*?)<!-- end of transcript -->", readme, re.DOTALL)[1].split())
     rates = tables.verdict_rates(with_data=True)
     for told, held in (
-        (r"Of (\d+) clean models not calibrated on, (\d+) were called backdoored", (rates.clean, rates.accused)),
-        (r"of (\d+) backdoored ones (\d+)", (rates.backdoored, rates.found)),
+        (r"called (\d+) of (\d+) backdoored ones and", (rates.found, rates.backdoored)),
+        (r"called (\d+) of (\d+) clean ones and", (rates.accused, rates.clean)),
     ):
         found = re.search(told, shown)
         assert found is not None, told

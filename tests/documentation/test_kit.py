@@ -77,6 +77,13 @@ def test_the_image_runs_as_an_ordinary_user_and_copies_what_there_is():
     assert all((ROOT / name).exists() for name in copied)
 
 
+def test_the_guide_runs_the_image_as_it_says_itself():
+    """A read-only image has nowhere to write but what it is given."""
+    guide = (ROOT / "docs" / "guides" / "ci.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^#   (docker run .*)$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert command in guide
+
+
 def test_every_citation_field_that_readers_need():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert {"cff-version", "title", "authors", "version", "license", "message"} <= set(citation)

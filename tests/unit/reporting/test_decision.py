@@ -77,6 +77,33 @@ def test_a_finding_of_behaviour_names_the_class_and_the_way_out():
     assert shlex.split(decision.next_steps[0].command) == ["sau", "purify", "my model.pth", "--data", "FOLDER"]
 
 
+@pytest.mark.parametrize(
+    ("named", "given", "ends"),
+    [
+        ("digits", {}, ["m.safetensors", "--clean-frac", "0.05"]),
+        ("path:clean", {}, ["m.safetensors", "--data", "FOLDER"]),
+        (
+            None,
+            {"normalisation": ".5/.5", "arch": "my net.py:Net"},
+            ["--normalisation", ".5/.5", "--arch", "my net.py:Net"],
+        ),
+    ],
+)
+def test_the_next_command_says_again_what_the_file_does_not_tell(named, given, ends):
+    """A folder that the file calls by a name is no data set that the next command could open."""
+    details = {"file": {"description": named and {"data": named}}, "given": given}
+    decision = decision_of(report("inspect", SAFE, ("behaviour.score", FAILED, "behaves so"), details=details))
+    assert shlex.split(decision.next_steps[0].command)[-len(ends) :] == ends
+
+
+@pytest.mark.parametrize(
+    ("rule", "mends"), [("require-purified", True), ("allowed-formats", False), ("min-acc", False)]
+)
+def test_purification_is_advised_for_rules_that_it_can_mend(rule, mends):
+    decision = decision_of(report("inspect", SAFE, (f"policy.{rule}", FAILED, "it is broken")))
+    assert decision.next_steps[0].command.startswith("sau purify") is mends
+
+
 def test_a_broken_policy_does_not_hide_a_backdoor():
     found = report("inspect", SAFE, ("policy.min-acc", FAILED, "too low"), ("behaviour.score", FAILED, "behaves so"))
     assert "behaves like one with a backdoor" in decision_of(found).sentence
@@ -85,10 +112,14 @@ def test_a_broken_policy_does_not_hide_a_backdoor():
 def test_only_what_passed_is_called_cleared_after_purification():
     written = {"weights": InputFile(path="m.purified.safetensors", sha256="1" * 64)}
     measured = (("held-back-accuracy.before", MEASURED, "x", 0.9), ("held-back-accuracy", MEASURED, "x", 0.875))
-    cleared = decision_of(report("purify", *measured, ("residual.score", PASSED, "no class"), outputs=written))
+    found = report("purify", *measured, ("residual.score", PASSED, "no class"), outputs=written)
+    cleared = decision_of(replace(found, details={"described_data": "digits"}))
     assert cleared.sentence.startswith("The model is purified, and no sign of a backdoor is left")
     assert "90.0 % before, 87.5 % after" in cleared.reason
-    assert cleared.next_steps[0].command == "sau evaluate m.purified.safetensors --reference m.safetensors"
+    command = "sau evaluate m.purified.safetensors --reference m.safetensors"
+    assert cleared.next_steps[0].command == command
+    of_a_folder = decision_of(replace(found, details={"described_data": "path:clean"}))
+    assert of_a_folder.next_steps[0].command == f"{command} --data FOLDER"
     for checks in ([*measured, ("residual.score", OPEN, "a square")], measured):
         assert "not cleared" in decision_of(report("purify", *checks, outputs=written)).sentence
 
