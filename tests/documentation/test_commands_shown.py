@@ -72,7 +72,7 @@ ADDED = {
     "method.md": ("bn", "ft"),
     "behaviour-test.md": ("noise-answers", "maximum-margin"),
 }
-"""What a page for contributors adds, and what stands for it here; ``test_contributing.py`` runs those commands."""
+"""What a page for contributors adds, and what stands for it here; ``test_contributing.py`` runs commands like these."""
 
 
 def check(shown: Shown, words: list[str]) -> None:
