@@ -213,8 +213,8 @@ def open_data(session: Session, asked: Request, description: Description | None)
     source = data_source(asked, description)
     root = asked.data_root or (Path(asked.defaults.data_root) if asked.defaults.data_root else None)
     images = open_images(source, root=root, image_size=asked.pixels)
-    if Path(source).is_file():
-        session.took(Path(source))
+    if images.sha256:
+        session.took(Path(source), images.sha256)
     if images.notes:
         session.note("data.pictures", "; ".join(images.notes))
     return images
