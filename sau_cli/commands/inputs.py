@@ -152,13 +152,11 @@ def from_hub(checkpoint: OpenedModel) -> dict[str, str]:
 
 def received(session: Session, path: Path) -> OpenedModel:
     """Read a model's files, once, and record it as an input."""
-    from sau_adapters.zoos.names import is_zoo_name
-
     located = located_once(session, path)
-    if located.path != path and not (located.part or located.told or is_zoo_name(path)):
+    if located.is_within:
         session.show(f"the model is {located.path}")
     checkpoint = opened_once(session, located)
-    session.took(checkpoint.source or (path if is_zoo_name(path) else located.path), checkpoint.sha256)
+    session.took(located.shown, checkpoint.sha256)
     return checkpoint
 
 
