@@ -156,6 +156,8 @@ class ImageData:
     orders: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Names of the classes in each order that a model may count them in, by what the order is called, where the source
     does not settle it; the first is the one at hand."""
+    sha256: str = ""
+    """Of the file that they were read from; empty where they are from no file, or from many."""
 
     def mapped(self, change: Callable[[LabelledImages], LabelledImages]) -> ImageData:
         """Both parts, changed."""

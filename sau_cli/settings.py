@@ -185,4 +185,11 @@ def check_settings(settings: Any) -> None:
         else:
             continue
         if not fits:
-            raise UsageError(f"{name.replace('_', ' ')} {shown} is impossible; give {wanted}")
+            given = _given_as(settings, name).replace("_", " ")
+            raise UsageError(f"{given} {shown} is impossible; give {wanted}")
+
+
+def _given_as(settings: Any, name: str) -> str:
+    """The setting that a value was given as: that which it follows, where both are the same."""
+    followed = next((known.metadata.get("follows") for known in fields(settings) if known.name == name), None)
+    return followed if followed and getattr(settings, followed) == getattr(settings, name) else name

@@ -23,7 +23,7 @@ from sau_adapters.weights.onnx import OnnxReader, normalises
 from sau_adapters.weights.reader import ListedWeights, LoadedWeights, WeightsReader
 from sau_adapters.zoos.addresses import address_of, is_address, is_registered
 from sau_adapters.zoos.folders import described_beside
-from sau_adapters.zoos.names import described_by_zoo, parted_spec, source_of, weights_of
+from sau_adapters.zoos.names import described_by_zoo, is_zoo_name, parted_spec, source_of, weights_of
 from sau_adapters.zoos.transformers_folders import ToldNetwork, network_beside
 from sau_cli.description import Description
 from sau_cli.errors import SauError, UnsafeFile, UsageError
@@ -46,7 +46,9 @@ class LocatedModel:
 
     Attributes:
         spec: as its user names it: a file, a folder with one, or a name in a zoo.
+        place: the same without what names one of several networks.
         path: the file of its weights, or that which names the others.
+        named: it has a name in a zoo.
         source: where on the hub it comes from, with the commit; None where it comes from elsewhere.
         part: what the tensors' names of the network begin with that is meant, where the file has several.
         told: what was fetched for it, as a sentence; empty where nothing was asked of another machine.
@@ -54,11 +56,23 @@ class LocatedModel:
     """
 
     spec: Path
+    place: Path
     path: Path
+    named: bool
     source: str | None
     part: str = ""
     told: str = ""
     hold: object = None
+
+    @property
+    def shown(self) -> Path | str:
+        """What reports call it: where on the hub it is from, the name in a zoo, or the file."""
+        return self.source or (self.spec if self.named else self.path)
+
+    @property
+    def is_within(self) -> bool:
+        """Whether it was found in a folder that its user named."""
+        return self.path != self.place and not (self.named or self.told)
 
 
 def locate(spec: Path, *, watch: Watch | None = None) -> LocatedModel:
@@ -81,10 +95,19 @@ def locate(spec: Path, *, watch: Watch | None = None) -> LocatedModel:
     if is_address(place) or is_registered(place):
         model = _fetched(place, watch)
         return LocatedModel(
-            spec=spec, path=model.path, source=model.source, part=part, told=model.told, hold=model.hold
+            spec=spec,
+            place=place,
+            path=model.path,
+            named=False,
+            source=model.source,
+            part=part,
+            told=model.told,
+            hold=model.hold,
         )
     path = weights_of(place)
-    return LocatedModel(spec=spec, path=path, source=source_of(place, path), part=part)
+    return LocatedModel(
+        spec=spec, place=place, path=path, named=is_zoo_name(place), source=source_of(place, path), part=part
+    )
 
 
 def _fetched(place: Path, watch: Watch | None) -> Fetched:
@@ -289,7 +312,7 @@ class OpenedModel:
 
     @cached_property
     def _by_zoo(self) -> Description | None:
-        return described_by_zoo(parted_spec(self.located.spec)[0])
+        return described_by_zoo(self.located.place)
 
     def _told(self, metadata: Mapping[str, str]) -> tuple[Description | None, ToldNetwork | None]:
         """What describes the classifier, and what a folder of transformers tells of it."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from sau_adapters.files import check_readable
 from sau_adapters.images.folder import GREY_MODES, PICTURES, eight_bit
-from sau_adapters.weights.safetensors import read_described, write_described
+from sau_adapters.weights.content import Content
+from sau_adapters.weights.safetensors import described_in, write_described
 from sau_cli.errors import NotEvaluable, UnsafeFile, UsageError, argument, reading, reason_of
 from sau_cli.triggers.stamps import AddStamp, BlendStamp, PatchStamp, Stamp
 from sau_cli.triggers.targets import TargetRule
@@ -45,7 +46,25 @@ def write_trigger(
     write_described(path, trigger.tensors(), "sau.trigger", about, force=force)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class OpenedTrigger:
+    """A trigger, and the file that it was read from, once.
+
+    Attributes:
+        sha256: of the bytes that the trigger was made of.
+    """
+
+    trigger: Trigger
+    path: Path
+    sha256: str
+
+
 def open_trigger(source: str, rule: TargetRule | None) -> Trigger:
+    """The trigger of :func:`read_trigger`, for whoever does not ask what file it is from. Raises as that."""
+    return read_trigger(source, rule).trigger
+
+
+def read_trigger(source: str, rule: TargetRule | None) -> OpenedTrigger:
     """Open a trigger by path or by ``patch:``, ``blend:`` or ``add:``.
 
     Args:
@@ -58,23 +77,28 @@ def open_trigger(source: str, rule: TargetRule | None) -> Trigger:
     """
     kind, colon, rest = source.partition(":")
     if not colon or kind not in KINDS:
-        return _trigger_file(Path(source))
+        content = _taken_in(Path(source), what="a trigger file")
+        return OpenedTrigger(trigger=_described(content), path=content.path, sha256=content.sha256)
     if rule is None:
         raise UsageError(
             f"trigger {source!r} does not say where it sends images; add {argument('target')} CLASS or all-to-all"
         )
     if kind == "patch":
-        pattern, mask = _picture(Path(rest))
+        content = _taken_in(Path(rest), what="a picture")
+        pattern, mask = _picture(content)
         stamping: Stamp = PatchStamp(pattern=pattern, mask=mask)
     elif kind == "blend":
         file, at, opacity = rest.rpartition("@")
         if not at or not 0 < _number(opacity, source) <= 1:
             raise UsageError(f"trigger {source!r} needs an opacity above 0 and at most 1; write blend:FILE.png@0.2")
-        pattern, mask = _picture(Path(file))
+        content = _taken_in(Path(file), what="a picture")
+        pattern, mask = _picture(content)
         stamping = BlendStamp(pattern=pattern, mask=mask * _number(opacity, source))
     else:
-        stamping = AddStamp(pattern=_array(Path(rest)))
-    return Trigger(name=file_of(source).stem, stamping=stamping, rule=rule)
+        content = _taken_in(Path(rest), what="an array")
+        stamping = AddStamp(pattern=_array(content))
+    trigger = Trigger(name=content.path.stem, stamping=stamping, rule=rule)
+    return OpenedTrigger(trigger=trigger, path=content.path, sha256=content.sha256)
 
 
 def file_of(source: str) -> Path:
@@ -85,9 +109,15 @@ def file_of(source: str) -> Path:
     return Path(rest.rpartition("@")[0] if kind == "blend" else rest)
 
 
-def _trigger_file(path: Path) -> Trigger:
+def _taken_in(path: Path, *, what: str) -> Content:
+    content = Content(path, what=what)
+    content.take_in(most=content.size)
+    return content
+
+
+def _described(content: Content) -> Trigger:
     advice = "give the .trigger.safetensors of sau attack, or patch:, blend: or add:FILE"
-    return trigger_from_parts(*read_described(path, "sau.trigger", what="trigger file", advice=advice))
+    return trigger_from_parts(*described_in(content, "sau.trigger", what="trigger file", advice=advice))
 
 
 def _number(text: str, source: str) -> float:
@@ -97,12 +127,12 @@ def _number(text: str, source: str) -> float:
         raise UsageError(f"trigger {source!r} has opacity {text!r}, which is no number; write it like @0.2") from error
 
 
-def _picture(path: Path) -> tuple[Tensor, Tensor]:
+def _picture(content: Content) -> tuple[Tensor, Tensor]:
     """Pattern (1 or 3, h, w) and mask (1, h, w), both in [0, 1]."""
-    check_readable(path, what="a picture")
+    path = content.path
     with warnings.catch_warnings(), reading(path, "a picture", advice="give a PNG"):
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(path, formats=PICTURES) as picture:
+        with Image.open(content.stream(), formats=PICTURES) as picture:
             grey = picture.mode in GREY_MODES
             shown = eight_bit(picture, path).convert("LA" if grey else "RGBA")
     pixels = torch.from_numpy(np.array(shown)).permute(2, 0, 1).float() / 255
@@ -112,12 +142,11 @@ def _picture(path: Path) -> tuple[Tensor, Tensor]:
     return pattern.contiguous(), pixels[-1:].contiguous()
 
 
-def _array(path: Path) -> Tensor:
+def _array(content: Content) -> Tensor:
     """A pattern (1 or 3, h, w) in [-1, 1]."""
-    check_readable(path, what="an array")
+    path = content.path
     try:
-        with path.open("rb") as file:
-            loaded: NDArray[np.generic] = np.lib.format.read_array(file, allow_pickle=False)
+        loaded: NDArray[np.generic] = np.lib.format.read_array(content.stream(), allow_pickle=False)
     except ValueError as error:
         if "object arrays" in str(error).lower():
             raise UnsafeFile(f"{path} holds pickled objects, which can run code; store a plain array") from error

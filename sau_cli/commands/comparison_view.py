@@ -32,16 +32,17 @@ def triggers_named(
     Raises:
         UsageError: ``--target`` without a trigger, or a trigger that cannot be opened.
     """
-    from sau_adapters.triggers import file_of, open_trigger
+    from sau_adapters.triggers import read_trigger
     from sau_cli.triggers.targets import parse_target
 
     if target is not None and not sources:
         raise UsageError("--target says where a trigger sends images, and there is none; add --trigger")
     rule = None if target is None else parse_target(target)
-    opened = tuple(open_trigger(source, rule).for_classes(class_names) for source in sources or ())
-    for source in sources or ():
-        session.took(file_of(source))
-    return opened
+    opened = [read_trigger(source, rule) for source in sources or ()]
+    fitting = tuple(one.trigger.for_classes(class_names) for one in opened)
+    for one in opened:
+        session.took(one.path, one.sha256)
+    return fitting
 
 
 def compare(

@@ -40,6 +40,7 @@ from sau_cli.results import Check, CheckStatus
 
 if TYPE_CHECKING:
     from sau_adapters.models import OpenedModel
+    from sau_adapters.triggers import OpenedTrigger
     from sau_cli.classifier import Classifier
     from sau_cli.evaluation.metrics import Evaluation
     from sau_cli.evaluation.reactivation import Reactivation
@@ -325,23 +326,22 @@ def _measure(session: Session, plan: Plan) -> None:
 
 def _opened(session: Session, plan: Plan) -> tuple[Subject, tuple[Check, ...]]:
     """Open what is to be measured; and the rules about the model's file, as checks."""
-    from sau_adapters.triggers import file_of
     from sau_cli.evaluation.recognition import RECOGNISED_BY, check_label_order
     from sau_cli.images import some_of
 
-    triggers = _triggers(plan)
+    given = _triggers(plan)
     checkpoint = received(session, plan.model)
     file_rules = () if plan.rules is None else _judged_file(checkpoint, plan.rules)
     session.findings.add(*file_rules)
     opened, images = open_model_and_data(session, plan.model, plan.asked, checkpoint=checkpoint, to_learn=plan.attacks)
     known = opened.classifier.description
-    triggers = tuple(trigger.for_classes(known.class_names) for trigger in triggers)
+    triggers = tuple(one.trigger.for_classes(known.class_names) for one in given)
     check_label_order(opened.classifier, some_of(images.for_testing, RECOGNISED_BY))
     before = None
     if plan.reference is not None:
         before, _ = open_model_and_data(session, plan.reference, plan.asked, data=images, like=known)
-    for source in plan.triggers:
-        session.took(file_of(source))
+    for one in given:
+        session.took(one.path, one.sha256)
     return Subject(
         classifier=opened.classifier,
         reference=None if before is None else before.classifier,
@@ -350,23 +350,23 @@ def _opened(session: Session, plan: Plan) -> tuple[Subject, tuple[Check, ...]]:
     ), file_rules
 
 
-def _triggers(plan: Plan) -> tuple[Trigger, ...]:
+def _triggers(plan: Plan) -> tuple[OpenedTrigger, ...]:
     """Those that are named, each with its rule.
 
     Raises:
         UsageError: none of them leads where ``--target`` says.
     """
-    from sau_adapters.triggers import open_trigger
+    from sau_adapters.triggers import read_trigger
     from sau_cli.triggers.targets import parse_target
 
     rule = None if plan.target is None else parse_target(plan.target)
-    triggers = tuple(open_trigger(source, rule) for source in plan.triggers)
-    if triggers and rule is not None and all(trigger.rule != rule for trigger in triggers):
-        other = triggers[0]
+    given = tuple(read_trigger(source, rule) for source in plan.triggers)
+    if given and rule is not None and all(one.trigger.rule != rule for one in given):
+        other = given[0].trigger
         raise UsageError(
             f"the trigger {other.name} is {other.rule}, and --target says {plan.target}; leave --target out"
         )
-    return triggers
+    return given
 
 
 def _tell(

@@ -321,20 +321,20 @@ def _opened(session: Session, plan: Plan, checkpoint: OpenedModel) -> Subject:
     Raises:
         UsageError: clean images are needed, and none are named.
     """
-    from sau_adapters.triggers import file_of, open_trigger
+    from sau_adapters.triggers import read_trigger
     from sau_cli.triggers.targets import parse_target
 
     rule = None if plan.target is None else parse_target(plan.target)
-    triggers = tuple(open_trigger(source, rule) for source in plan.triggers)
+    given = tuple(read_trigger(source, rule) for source in plan.triggers)
     subject = _with_images(session, plan, checkpoint)
     quantized = plan.form.smaller == Quantisation.INT8
-    if not subject.real and (triggers or quantized):
-        what = "--trigger" if triggers else "--quantize"
+    if not subject.real and (given or quantized):
+        what = "--trigger" if given else "--quantize"
         raise UsageError(f"{what} needs clean images, and no data is named anywhere; add --data")
-    for source in plan.triggers:
-        session.took(file_of(source))
+    for one in given:
+        session.took(one.path, one.sha256)
     names = subject.classifier.description.class_names
-    subject.triggers = tuple(trigger.for_classes(names) for trigger in triggers)
+    subject.triggers = tuple(one.trigger.for_classes(names) for one in given)
     return subject
 
 

@@ -158,13 +158,11 @@ def from_hub(checkpoint: OpenedModel) -> dict[str, str]:
 
 def received(session: Session, path: Path) -> OpenedModel:
     """Read a model's files, once, and record it as an input."""
-    from sau_adapters.zoos.names import is_zoo_name
-
     located = located_once(session, path)
-    if located.path != path and not (located.part or located.told or is_zoo_name(path)):
+    if located.is_within:
         session.show(f"the model is {located.path}")
     checkpoint = opened_once(session, located)
-    session.took(checkpoint.source or (path if is_zoo_name(path) else located.path), checkpoint.sha256)
+    session.took(located.shown, checkpoint.sha256)
     return checkpoint
 
 
@@ -219,8 +217,8 @@ def open_data(session: Session, asked: Request, description: Description | None)
     source = data_source(asked, description)
     root = asked.data_root or (Path(asked.defaults.data_root) if asked.defaults.data_root else None)
     images = open_images(source, root=root, image_size=asked.pixels)
-    if Path(source).is_file():
-        session.took(Path(source))
+    if images.sha256:
+        session.took(Path(source), images.sha256)
     if images.notes:
         session.note("data.pictures", "; ".join(images.notes))
     return images

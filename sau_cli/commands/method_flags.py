@@ -29,6 +29,12 @@ def with_method_flags(command: Command) -> Command:
     return with_parameters(extended, parameters, like=command)
 
 
+def methods_told() -> str:
+    """What each method does, as the help of ``--method``."""
+    others = "; ".join(f"{method}: {method.what}" for method in MethodName if method is not MethodName.SAU)
+    return f"{MethodName.SAU.what}; or, to compare with, {others}."
+
+
 def _parameter(name: str) -> inspect.Parameter:
     """The flag of a setting, whose help says what it is to each method that has it, and its default there."""
     settings = {method: method.flags[name] for method in MethodName if name in method.flags}

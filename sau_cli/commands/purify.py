@@ -29,7 +29,7 @@ from sau_cli.commands.inputs import (
     request,
 )
 from sau_cli.commands.job_table import check_alone, run_table
-from sau_cli.commands.method_flags import with_method_flags
+from sau_cli.commands.method_flags import methods_told, with_method_flags
 from sau_cli.commands.options import (
     DataOption,
     DataRootOption,
@@ -112,11 +112,7 @@ def purify(
     target: TargetOption = None,
     method: Annotated[
         MethodName,
-        typer.Option(
-            help="Shared Adversarial Unlearning; or, to compare with, fine-tuning, fine-tuning by sharpness-aware "
-            "minimisation, unlearning of a universal perturbation, or a new head: far from the received one, or turned "
-            "away from it."
-        ),
+        typer.Option(help=methods_told()),
     ] = MethodName.SAU,
     recipe: Annotated[
         RecipeName | None,

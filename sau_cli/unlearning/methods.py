@@ -31,16 +31,16 @@ MethodSettings: TypeAlias = Recipe | ComparedMethod
 
 
 class MethodName(StrEnum):
-    """``sau``: Shared Adversarial Unlearning. ``ft``: fine-tuning. ``ft-sam``: fine-tuning with sharpness-aware
-    minimisation. ``i-bau``: unlearning of a universal perturbation by an implicit hypergradient. ``d3``: a new head,
-    far from the received one. ``fst``: a new head, turned away from the received one.
+    """The methods, each with what it is and its settings.
 
     Attributes:
+        what: it does, as part of a sentence.
         kind: the class of its settings.
         without: settings of that class that it does not have.
         values: settings that differ from the class's own.
     """
 
+    what: str
     kind: type[MethodSettings]
     without: frozenset[str]
     values: Mapping[str, Any]
@@ -48,20 +48,28 @@ class MethodName(StrEnum):
     def __new__(
         cls,
         name: str,
+        what: str = "",
         kind: type[MethodSettings] = Recipe,
         without: tuple[str, ...] = (),
         values: Mapping[str, Any] = NONE,
     ) -> Self:
         method = str.__new__(cls, name)
-        method._value_, method.kind, method.without, method.values = name, kind, frozenset(without), values
+        method._value_, method.what, method.kind = name, what, kind
+        method.without, method.values = frozenset(without), values
         return method
 
-    SAU = "sau"
-    FT = "ft", FineTuning, ("rho",)
-    FT_SAM = "ft-sam", FineTuning, (), {"rho": 2.0, "label_smoothing": 0.1}
-    I_BAU = "i-bau", ImplicitUnlearning
-    D3 = "d3", Distancing
-    FST = "fst", FeatureShift
+    SAU = "sau", "Shared Adversarial Unlearning", Recipe
+    FT = "ft", "fine-tuning", FineTuning, ("rho",)
+    FT_SAM = (
+        "ft-sam",
+        "fine-tuning by sharpness-aware minimisation",
+        FineTuning,
+        (),
+        {"rho": 2.0, "label_smoothing": 0.1},
+    )
+    I_BAU = "i-bau", "unlearning of a universal perturbation by an implicit hypergradient", ImplicitUnlearning
+    D3 = "d3", "a new head, far from the received one", Distancing
+    FST = "fst", "a new head, turned away from the received one", FeatureShift
 
     @property
     def flags(self) -> dict[str, Setting]:

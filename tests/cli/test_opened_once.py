@@ -1,18 +1,22 @@
-"""Every command reads a model's files once: what was hashed and judged is what was run."""
+"""Every command reads models, images and triggers once: what was hashed and judged is what was run."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import sys
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from sau_adapters import files
+from sau_adapters.images.sources import open_images
 from sau_adapters.weights import content
 from tests.cli.conftest import one_sentence
 from tests.support.openings import counted_openings
@@ -114,3 +118,39 @@ def test_a_file_too_large_for_memory_that_is_swapped_is_refused(call, model, mon
     whole[len(whole) // 2] ^= 1
     swapped(model, monkeypatch, other=bytes(whole))
     one_sentence(call(*words), 3, f"{model} was changed while it was read; run the same command again")
+
+
+@pytest.fixture
+def images(bad) -> Path:
+    """Clean images in a file."""
+    digits = open_images("digits").train
+    np.savez("clean.npz", images=digits.images[:300].numpy(), labels=digits.labels[:300].numpy())
+    return Path("clean.npz")
+
+
+TRIGGERS = ("-t", "bad.trigger.safetensors", "-t", "patch:corner.png", "-t", "add:haze.npy", "--target", "0")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel counts, by inotify")
+@pytest.mark.parametrize("command", ["evaluate", "purify", "export"])
+def test_a_command_opens_and_hashes_images_and_triggers_once(call, bad, images, hashed, command):
+    Image.new("L", (2, 2), 255).save("corner.png")
+    np.save("haze.npy", np.full((8, 8), 0.1, np.float32))
+    files = [images, *map(Path, ("bad.trigger.safetensors", "corner.png", "haze.npy"))]
+    words = {"purify": (*QUICK[2:], "-o", "out.safetensors"), "export": ("-o", "out.onnx"), "evaluate": ()}[command]
+    with counted_openings(*files) as opened:
+        done = call(command, bad, "--data", images, *TRIGGERS, *words, "--json", "r.json", "-q")
+    assert done.code in {0, 6}, done.err
+    assert opened == {file.name: 1 for file in files}
+    assert all(hashed[file.stat().st_size] == 1 for file in files)
+    told = {file["path"]: file["sha256"] for file in json.loads(Path("r.json").read_text())["inputs"]}
+    assert {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}.items() <= told.items()
+
+
+def test_images_that_are_swapped_after_they_were_hashed_change_nothing(call, bad, images, monkeypatch):
+    words = ("evaluate", bad, "--data", images, "--json", "-", "-q")
+    before = call(*words)
+    swapped(images, monkeypatch, other=b"something else, which is no archive\n" * 100)
+    after = call(*words)
+    assert after.code == before.code == 0
+    assert after.out == before.out

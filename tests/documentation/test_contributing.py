@@ -79,10 +79,11 @@ def test_a_new_attack(source):
 
 def test_a_new_method(source, model):
     importing = "from sau_cli.unlearning.norm_tuning import NormTuning"
-    follow("method", source, behind='    SAU = "sau"\n', importing=importing)
+    follow("method", source, behind='    SAU = "sau", "Shared Adversarial Unlearning", Recipe\n', importing=importing)
     words = ("--method", "bn", "--clean-frac", "0.05", "--epochs", "1", "-o", "p.safetensors")
     done = sau(source, "purify", model, *words)
     assert done.code in {0, 6}, done.err
+    assert "bn: fine-tuning of batch norms alone" in " ".join(sau(source, "purify", "--help").out.split())
     before, after = load_file(source / model), load_file(source / "p.safetensors")
     changed = {name for name in before if not np.array_equal(before[name], after[name])}
     assert changed

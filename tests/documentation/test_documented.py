@@ -7,11 +7,14 @@ import tomllib
 
 import pytest
 
+from sau_adapters.weights.formats import FORMATS
 from sau_cli.attacks.table import ATTACKS
 from sau_cli.errors import ExitCode
 from sau_cli.inspection.behaviour_tests import TESTS
 from sau_cli.inspection.calibration import CHANNEL_BOUNDS
 from sau_cli.inspection.effort import EASIEST_CHANGE
+from sau_cli.reporting.formats import ReportFormat
+from sau_cli.unlearning.methods import MethodName
 from tests.conftest import ROOT
 
 COMMANDS = ("inspect", "attack", "purify", "evaluate", "export", "demo")
@@ -56,6 +59,26 @@ def test_every_attack_is_in_its_guide():
     guide = (ROOT / "docs" / "guides" / "attack.md").read_text(encoding="utf-8")
     for name in ATTACKS:
         assert f"`{name}`" in guide, name
+
+
+def test_every_method_is_in_its_guide_and_told_by_the_help(help_of):
+    guide = (ROOT / "docs" / "guides" / "purify.md").read_text(encoding="utf-8")
+    told = "".join(help_of["purify"].split())
+    for method in MethodName:
+        assert f"`{method}`" in guide or f"`--method {method}`" in guide, method
+        assert method.what.replace(" ", "") in told, method
+
+
+def test_every_format_is_a_value_of_a_policy():
+    page = (ROOT / "docs" / "reference" / "settings.md").read_text(encoding="utf-8")
+    (row,) = re.findall(r"^\| `allowed-formats` .*$", page, re.MULTILINE)
+    assert [name for name in FORMATS if f'"{name}"' not in row] == []
+
+
+def test_every_form_of_a_report_is_in_the_reference():
+    page = (ROOT / "docs" / "reference" / "report.md").read_text(encoding="utf-8")
+    for form in ReportFormat:
+        assert f"`{form}`" in page, form
 
 
 def test_every_test_of_behaviour_is_explained():

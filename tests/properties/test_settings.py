@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from sau_cli.errors import UsageError
 from sau_cli.settings import Range, Share, check_settings, kinds_of, setting, settings_of, values_of
 from sau_cli.unlearning.compared_methods import Distancing, FeatureShift, FineTuning, ImplicitUnlearning
+from sau_cli.unlearning.methods import MethodName, settings_for
 from sau_cli.unlearning.recipes import DEFAULT, PAPER, Recipe
 
 KINDS = {kind: kinds_of(kind) for kind in (Recipe, FineTuning, ImplicitUnlearning, Distancing, FeatureShift)}
@@ -94,3 +95,11 @@ def test_one_declaration_is_field_flag_help_limits_and_history():
 def test_what_it_may_be_is_told(wrong, told):
     with pytest.raises(UsageError, match=f"^{told}$"):
         Fog(**wrong)
+
+
+def test_a_bad_value_is_told_of_the_setting_that_was_given():
+    """Another one follows it, and is looked at first."""
+    with pytest.raises(UsageError, match=r"^epsilon -3 is impossible"):
+        settings_for(MethodName.SAU, epsilon=-3)
+    with pytest.raises(UsageError, match=r"^step -3 is impossible"):
+        settings_for(MethodName.SAU, step=-3)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from sau_adapters.files import check_unpacked_size
 from sau_adapters.images.arrays import MOST_CLASSES, labelled_images
+from sau_adapters.weights.content import Content
 from sau_cli.errors import NotEvaluable, UnsafeFile, reading
 from sau_cli.images import ImageData
 
@@ -26,39 +27,54 @@ SPLITS = (
 def open_npz(path: Path, *, image_size: tuple[int, int] | None = None) -> ImageData:
     """Images (N, H, W[, C]) uint8 and labels, with a split or without; optional ``class_names``.
 
+    The file is opened once, and its SHA-256 is of the bytes that the images are made of.
+
     Raises:
         NotEvaluable: no such archive, or arrays that are missing or of the wrong kind.
         UnsafeFile: an array of pickled objects.
     """
+    content = Content(path, what="an .npz of images and labels")
     try:
-        if not zipfile.is_zipfile(path):
+        if not zipfile.is_zipfile(content.stream()):
             raise NotEvaluable(f"{path} is no .npz archive; give one with images and labels")
-        with zipfile.ZipFile(path) as members:
-            check_unpacked_size(path, members, size=path.stat().st_size)
-        with (
-            reading(path, "an .npz of images and labels"),
-            path.open("rb") as file,
-            np.load(file, allow_pickle=False) as archive,
-        ):
-            names = tuple(map(str, archive["class_names"].ravel())) if "class_names" in archive.files else None
-            held = set(archive.files)
-            split = next((one for one in SPLITS if {name for part in one for name in part} <= held), None)
-            if split is None and not {"images", "labels"} <= held:
-                raise NotEvaluable(
-                    f"{path} holds {', '.join(archive.files) or 'nothing'}; images and labels are needed, "
-                    "or train_images, train_labels, test_images and test_labels"
-                )
-            parts = split or (("images", "labels"),)
-            labels, names, notes = _numbered([archive[part[1]] for part in parts], names, path)
-            train, *test = (
-                labelled_images(archive[part[0]], numbers, source=str(path), class_names=names, image_size=image_size)
-                for part, numbers in zip(parts, labels, strict=True)
-            )
-            return ImageData(name=path.stem, train=train, test=test[0] if test else None, notes=notes)
+        with zipfile.ZipFile(content.stream()) as members:
+            check_unpacked_size(path, members, size=content.size)
+        content.take_in()
+        images = _images_in(content, image_size)
+        if not content.held:
+            content.check_unchanged()
+        return images
     except NotEvaluable as error:
         if "object arrays" in str(error).lower():
             raise UnsafeFile(f"{path} holds pickled objects, which can run code; store plain arrays") from error
         raise
+    finally:
+        content.forget()
+
+
+def _images_in(content: Content, image_size: tuple[int, int] | None) -> ImageData:
+    path = content.path
+    with (
+        reading(path, "an .npz of images and labels"),
+        np.load(content.stream(), allow_pickle=False) as archive,
+    ):
+        names = tuple(map(str, archive["class_names"].ravel())) if "class_names" in archive.files else None
+        held = set(archive.files)
+        split = next((one for one in SPLITS if {name for part in one for name in part} <= held), None)
+        if split is None and not {"images", "labels"} <= held:
+            raise NotEvaluable(
+                f"{path} holds {', '.join(archive.files) or 'nothing'}; images and labels are needed, "
+                "or train_images, train_labels, test_images and test_labels"
+            )
+        parts = split or (("images", "labels"),)
+        labels, names, notes = _numbered([archive[part[1]] for part in parts], names, path)
+        train, *test = (
+            labelled_images(archive[part[0]], numbers, source=str(path), class_names=names, image_size=image_size)
+            for part, numbers in zip(parts, labels, strict=True)
+        )
+        return ImageData(
+            name=path.stem, train=train, test=test[0] if test else None, notes=notes, sha256=content.sha256
+        )
 
 
 def _numbered(

@@ -292,6 +292,12 @@ def read_described(path: Path, key: str, *, what: str, advice: str) -> tuple[dic
     """
     content = Content(path, what=f"a {what}")
     content.take_in(most=content.size)  # a file that is mapped could not be replaced on Windows
+    return described_in(content, key, what=what, advice=advice)
+
+
+def described_in(content: Content, key: str, *, what: str, advice: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The same of a file that was taken in. Raises as :func:`read_described`."""
+    path = content.path
     reader = SafetensorsReader.of(content)
     loaded = LoadedWeights(state={}) if reader is None else reader.loaded()
     tensors, metadata = loaded.state, loaded.metadata
