@@ -37,12 +37,19 @@ class PlannedAttack:
     Attributes:
         name: for reports and the trigger's file.
         rate: share of the training images to poison; None for the attack's own.
+
+    Raises:
+        UsageError: a rule that is only text.
     """
 
     name: str
     attack: Attack
     rule: TargetRule
     rate: float | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.rule, TargetRule):
+            raise UsageError(f"the rule {self.rule!r} is no TargetRule; give parse_target({self.rule!r})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -429,6 +429,7 @@ def _proven(staged: Path, plan: Plan, subject: Subject, exporter: OnnxExporter) 
             triggers=subject.triggers,
             sizes=_sizes(subject.classifier, form.largest_size) if form.dynamic_size else (),
             real=subject.real,
+            keep_rejected=rejected is not None,
         )
     except ExportRejected:
         if rejected is not None and staged.is_file():

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Protocol
 
 from sau_cli.classifier import Classifier, check_finite_weights
 from sau_cli.description import Description
-from sau_cli.errors import NotEvaluable, VerificationFailed
+from sau_cli.errors import NotEvaluable, UsageError, VerificationFailed
 from sau_cli.exporting.verification import (
     ExpectedAnswers,
     ExportedModel,
@@ -54,7 +55,7 @@ class ProvenExport:
 
 
 class ExportRejected(VerificationFailed):
-    """A file that failed its verification, with the figures; the last such file is still at its path."""
+    """A file that failed its verification, with the figures."""
 
     def __init__(self, sentence: str, verification: Verification, attempts: tuple[Attempt, ...] = ()) -> None:
         super().__init__(sentence)
@@ -107,26 +108,55 @@ def export(
     triggers: Sequence[Trigger] = (),
     sizes: Sequence[tuple[int, int]] = (),
     real: bool = True,
+    keep_rejected: bool = False,
 ) -> ProvenExport:
-    """Write ``path``, run it on real images beside the classifier, and record the figures in it.
+    """Write ``path``, run it on real images beside the classifier, and record the figures in it; or no file.
 
-    Where one way of exporting fails, or what it wrote is rejected, the next is tried. The caller gives a temporary
-    ``path`` and keeps the file only when this returns.
+    Where one way of exporting fails, or what it wrote is rejected, the next is tried.
 
     Args:
         classifier: on the CPU.
-        path: where the exporter writes.
+        path: where the file goes, with what the exporter puts beside it. There is none yet.
         data: clean images with their labels; all of them are compared.
         triggers: stamped on the images; the ASR must be the classifier's.
         sizes: heights and widths that the file must take beside the classifier's.
         real: False where the images are random, for want of data.
+        keep_rejected: leave the last file that was rejected at ``path``, to look into.
 
     Raises:
+        UsageError: there is a file.
         NotEvaluable: the network cannot be exported or run in any way, or the data does not fit.
         ExportRejected: the file computes something else.
     """
+    if path.exists():
+        raise UsageError(f"{path} exists; give another name, or remove it")
     check_finite_weights(classifier)
     expected = expected_answers(classifier, data, triggers=triggers, sizes=sizes, real=real)
+    with TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        staged = Path(folder) / path.name
+        try:
+            proven = _proven(classifier, staged, exporter, expected, limits)
+        except ExportRejected:
+            if keep_rejected:
+                _moved(staged.parent, path.parent)
+            raise
+        _moved(staged.parent, path.parent)
+    return proven
+
+
+def _moved(folder: Path, to: Path) -> None:
+    for file in folder.iterdir():
+        file.replace(to / file.name)
+
+
+def _proven(
+    classifier: Classifier,
+    path: Path,
+    exporter: Exporter,
+    expected: ExpectedAnswers,
+    limits: VerificationLimits | None,
+) -> ProvenExport:
+    """The file at ``path``, proven and stamped. See :func:`export` for what is raised if none is."""
     attempts: list[Attempt] = []
 
     def write(way: str) -> None:

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sau_cli.errors import NotEvaluable
+from sau_cli.errors import NotEvaluable, UsageError
 from sau_cli.exporting.exporter import ExportRejected, export
 from sau_cli.exporting.verification import (
     ExportedModel,
@@ -101,6 +101,12 @@ def test_a_failed_export_carries_its_figures(tmp_path):
         export(CLASSIFIER, tmp_path / "x", exporter=Broken(), data=DATA)
     assert caught.value.verification.largest_difference == pytest.approx(1)
     assert [(one.way, one.outcome) for one in caught.value.attempts] == [("one", "rejected"), ("other", "rejected")]
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ExportRejected):
+        export(CLASSIFIER, tmp_path / "x", exporter=Broken(), data=DATA, keep_rejected=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+    with pytest.raises(UsageError, match="exists"):
+        export(CLASSIFIER, tmp_path / "x", exporter=Broken(), data=DATA)
 
 
 def test_a_smaller_form_gives_its_own_classes_again_in_every_batch_and_on_every_provider():
