@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from math import log
 
 import torch
 from torch import Tensor
@@ -28,8 +29,10 @@ from sau_cli.precision import Precision
 from sau_cli.results import CheckStatus
 from sau_cli.seeding import random_stream
 
-LIMIT = 1.9
-"""A score above this stands out: the easiest class costs less than a seventh of the third easiest."""
+ALL_ALIKE = 0.5
+"""Added to cross-entropies before they are compared: of classes that are all easy, none stands out by a ratio."""
+LIMIT = 0.9
+"""A score above this stands out: the easiest class costs far less than the third easiest."""
 MOST_PIXELS = 40
 """Of the shorter side of the images of models on which the limit was chosen."""
 FEWEST_CLASSES, FEWEST_IMAGES, MOST_IMAGES = 4, 16, 1000
@@ -47,7 +50,7 @@ class KindFound:
 
     Attributes:
         score: how far the easiest class is ahead of the third easiest: the logarithm of the ratio of their mean
-            cross-entropies; 0 where its change leads few images there.
+            cross-entropies, each with :data:`ALL_ALIKE` added; 0 where its change leads few images there.
         wanted: that class.
         success: share of the images of other classes that its change sends there, in every model.
         mask: (H, W), how much it changes each pixel.
@@ -209,14 +212,14 @@ def standing_out(likelihood: Tensor, success: Tensor) -> tuple[float, int]:
 
     >>> import torch
     >>> standing_out(torch.tensor([-0.1, -1.0, -1.0, -2.0]), torch.ones(4))
-    (2.3, 0)
+    (0.92, 0)
     """
     losses = losses_of(likelihood)
     easiest, _, third = losses.sort().values[:3].tolist()
     at = int(losses.argmin())
     if float(success[at]) < LEAST_SUCCESS:
         return 0.0, at
-    return round(float(torch.tensor(third / easiest).log()), 2), at
+    return round(log((third + ALL_ALIKE) / (easiest + ALL_ALIKE)), 2), at
 
 
 def _judged(kind: ChangeKind, inverted: Inverted, image: Tensor) -> KindFound:

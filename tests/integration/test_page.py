@@ -74,7 +74,7 @@ def inspected() -> Report:
                 "cleared": False,
                 "suspected_class": "stop sign",
                 "score": 4.1,
-                "limit": 1.9,
+                "limit": 0.9,
                 "kinds": kinds,
                 "recovered": RECOVERED,
             },
