@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTEST = $(BIN)/python -m pytest -n 2 --dist worksteal
 READY := $(VENV)/.ready
 
-.PHONY: help install demo test test-unit test-long test-slow lint format types docs bench clean
+.PHONY: help install demo test test-unit test-long test-slow coverage lint format types docs bench clean
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -25,13 +25,16 @@ demo: $(READY) ## plant a backdoor, remove it, measure, export: under 2 minutes
 	$(BIN)/sau demo --out demo --force
 
 test: $(READY) lint ## lint and all fast tests, in under five minutes
-	$(PYTEST) -m 'not long and not slow and not gpu' --cov --cov-report=term -q
+	$(PYTEST) -m 'not long and not slow and not gpu' --cov --cov-report= --cov-fail-under=91 -q
 
 test-unit: $(READY) ## the fast tests of single parts alone, in under a minute
 	$(PYTEST) -m 'not long and not slow and not gpu' -q tests/unit
 
 test-long: $(READY) ## the other tests that CI runs: whole commands, stopped, resumed and gone wrong
-	$(PYTEST) -m 'long and not slow and not gpu' -q
+	$(PYTEST) -m 'long and not slow and not gpu' --cov --cov-append --cov-report= --cov-fail-under=0 -q
+
+coverage: $(READY) ## what the last test and test-long covered, and whether that is enough
+	$(BIN)/coverage report
 
 test-slow: $(READY) ## the long sweeps
 	$(BIN)/python -m pytest -m slow -q

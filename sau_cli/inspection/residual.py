@@ -5,7 +5,7 @@ whether it has one. The easiest change of all images is inverted for every class
 budget. Without a backdoor several classes are about as easy as the easiest; a backdoor makes one, or two, far easier.
 
 Source: Wang et al., "Neural Cleanse", S&P 2019 (a class that stands out); Wei et al., "Shared Adversarial Unlearning",
-NeurIPS 2023 (what two models share). ``docs/research/residual-score.md`` has what the limit was chosen on.
+NeurIPS 2023 (what two models share). ``docs/research/all-alike.md`` has what the limit was chosen on.
 """
 
 from __future__ import annotations

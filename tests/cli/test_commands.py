@@ -76,7 +76,7 @@ def test_the_asr_recomputed_by_hand_from_the_files(planted):
 def test_purify_is_a_whole_command(call, bad):
     before = bad.read_bytes()
     done = call("purify", bad, "--clean-frac", "0.05", "--epochs", "2", "--json", "r.json")
-    assert done.code == 0, done.err
+    assert done.code in DONE, done.err
     assert bad.read_bytes() == before
     report = json.loads(Path("r.json").read_text())
     details = report["details"]
