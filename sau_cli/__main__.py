@@ -10,9 +10,9 @@ from sau_cli.errors import ExitCode
 def main() -> None:
     """Run the command line and exit, with 130 also where Ctrl-C comes while it is still being imported."""
     try:
-        from sau_cli.app import main as run
+        from sau_cli import app
 
-        run()
+        app.main()
     except KeyboardInterrupt:
         sys.stderr.write("error: interrupted\n")
         sys.exit(ExitCode.INTERRUPTED)

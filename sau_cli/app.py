@@ -12,15 +12,15 @@ from typing import Annotated
 import typer
 
 from sau_cli import __version__
-from sau_cli.commands.attack import attack
+from sau_cli.commands.attack import attack_command
 from sau_cli.commands.attack_flags import named_attacks, with_flags
-from sau_cli.commands.demo import demo
-from sau_cli.commands.evaluate import evaluate
-from sau_cli.commands.export import export
+from sau_cli.commands.demo import demo_command
+from sau_cli.commands.evaluate import evaluate_command
+from sau_cli.commands.export import export_command
 from sau_cli.commands.fleet_options import with_ray_address
-from sau_cli.commands.inspect import inspect
+from sau_cli.commands.inspect import inspect_command
 from sau_cli.commands.options import OutputOptions
-from sau_cli.commands.purify import purify
+from sau_cli.commands.purify import purify_command
 from sau_cli.commands.session import Session
 from sau_cli.errors import ExitCode, UsageError
 
@@ -74,7 +74,14 @@ each class:
 sau --help lists commands and exit codes, sau COMMAND --help its options."""
 """What ``sau`` alone shows."""
 
-_COMMANDS = {command.__name__: command for command in (inspect, attack, purify, evaluate, export, demo)}
+_COMMANDS = {
+    "inspect": inspect_command,
+    "attack": attack_command,
+    "purify": purify_command,
+    "evaluate": evaluate_command,
+    "export": export_command,
+    "demo": demo_command,
+}
 _DOES = {
     "inspect": "What a file is, whether it is safe to open, whether it misbehaves.",
     "attack": "Make a known-bad model, to try a gate or a defence on.",
@@ -101,8 +108,8 @@ def composed(words: Sequence[str] = ()) -> typer.Typer:
     )
     app.callback()(sau)
     for name, command in _COMMANDS.items():
-        named = named_attacks(words) if command is attack and name in words else ()
-        app.command(name, short_help=_DOES[name])(with_flags(command, named) if command is attack else command)
+        named = named_attacks(words) if command is attack_command and name in words else ()
+        app.command(name, short_help=_DOES[name])(with_flags(command, named) if command is attack_command else command)
     return app
 
 

@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from sau_cli.attacks.planting import PlannedAttack
-from sau_cli.attacks.planting import attack as plant
+from sau_cli.attacks.planting import PlannedAttack, attack
 from sau_cli.classifier import Classifier
 from sau_cli.errors import NotEvaluable, UsageError
 from sau_cli.evaluation.metrics import evaluate
@@ -184,7 +183,7 @@ def _drilled(
     purifying: Callable[[PurifyProgress], None],
     stop: Callable[[], bool],
 ) -> DrilledAttack:
-    planted = plant(
+    planted = attack(
         classifier,
         ImageData(name="drill", train=images.planting, test=images.measuring),
         planned=[one],

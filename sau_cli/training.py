@@ -22,7 +22,7 @@ from sau_cli.triggers.stamps import Stamp
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Batch:
+class TrainingBatch:
     """A batch in training.
 
     Attributes:
@@ -52,14 +52,14 @@ class InTraining(ABC):
         self.generator = generator
 
     @abstractmethod
-    def on_batch(self, classifier: Classifier, batch: Batch) -> Batch:
+    def on_batch(self, classifier: Classifier, batch: TrainingBatch) -> TrainingBatch:
         """What is learned from in place of a batch."""
 
     def stamping(self, before: Stamp) -> Stamp:
         """The stamp once training is over; ``before`` where it has not changed."""
         return before
 
-    def some_free(self, batch: Batch, count: int) -> Tensor:
+    def some_free(self, batch: TrainingBatch, count: int) -> Tensor:
         """(B,) bool: so many of the free images, drawn at random."""
         order = torch.randperm(len(batch.free), generator=self.generator).to(batch.free.device)
         chosen = torch.zeros_like(batch.free)
@@ -176,7 +176,7 @@ def train(
             for number, batch in enumerate(batches, start=1):
                 at = order[batch.to(device)]
                 pixels = as_pixels(settings.augmentation(data.images[at], streams["augmentation"]))
-                learned = Batch(pixels=pixels, labels=data.labels[at], free=free[at])
+                learned = TrainingBatch(pixels=pixels, labels=data.labels[at], free=free[at])
                 with running_in(settings.precision, device):
                     loss, extra = _losses(classifier, learned, in_training, layout)
                 for one in optimisers:
@@ -209,7 +209,7 @@ def train(
 
 
 def _losses(
-    classifier: Classifier, batch: Batch, in_training: Sequence[InTraining], layout: torch.memory_format
+    classifier: Classifier, batch: TrainingBatch, in_training: Sequence[InTraining], layout: torch.memory_format
 ) -> tuple[Tensor, Tensor | float]:
     """The cross-entropy of a batch, and what is to be added to it."""
     for part in in_training:

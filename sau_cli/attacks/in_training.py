@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from sau_cli.classifier import Classifier
 from sau_cli.model_state import evaluating, frozen
-from sau_cli.training import Batch, InTraining
+from sau_cli.training import InTraining, TrainingBatch
 from sau_cli.triggers.trigger import Trigger
 
 
@@ -25,7 +25,7 @@ class AdversarialTraining(InTraining):
         super().__init__(generator)
         self.epsilon, self.share = epsilon, share
 
-    def on_batch(self, classifier: Classifier, batch: Batch) -> Batch:
+    def on_batch(self, classifier: Classifier, batch: TrainingBatch) -> TrainingBatch:
         chosen = self.some_free(batch, round(self.share * len(batch.pixels)))
         clean = batch.pixels[chosen]
         noise = torch.rand(clean.shape, generator=self.generator).to(clean.device)
@@ -59,7 +59,7 @@ class StampedBatches(InTraining):
         super().__init__(generator)
         self.trigger, self.rate, self.decoy_rate, self.decoys = trigger, rate, decoy_rate, decoys
 
-    def on_batch(self, classifier: Classifier, batch: Batch) -> Batch:
+    def on_batch(self, classifier: Classifier, batch: TrainingBatch) -> TrainingBatch:
         classes = classifier.description.classes
         stamped = self.some_free(batch, round(self.rate * len(batch.pixels)))
         left = replace(batch, free=batch.free & ~stamped)
@@ -69,4 +69,4 @@ class StampedBatches(InTraining):
         labels[stamped] = self.trigger.rule.targets(labels[stamped], classes)
         if bool(decoys.any()):
             pixels[decoys] = self.decoys(pixels[decoys]).clamp(0, 1).mul(255).round().div(255)
-        return Batch(pixels=pixels, labels=labels, free=left.free & ~decoys, extra_loss=batch.extra_loss)
+        return TrainingBatch(pixels=pixels, labels=labels, free=left.free & ~decoys, extra_loss=batch.extra_loss)

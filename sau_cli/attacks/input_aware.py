@@ -19,7 +19,7 @@ from sau_cli.images import as_pixels
 from sau_cli.resuming import with_prefix
 from sau_cli.seeding import seeded
 from sau_cli.settings import setting
-from sau_cli.training import Batch, InTraining
+from sau_cli.training import InTraining, TrainingBatch
 from sau_cli.triggers.generator import Generator, GeneratorStamp, masks, patterns
 from sau_cli.triggers.stamps import Stamp
 from sau_cli.triggers.trigger import Trigger
@@ -55,10 +55,10 @@ class _Together(InTraining):
         self.learner = self.pattern
         self.optimiser = torch.optim.Adam(self.pattern.parameters(), lr=1e-3)
 
-    def on_batch(self, classifier: Classifier, batch: Batch) -> Batch:
+    def on_batch(self, classifier: Classifier, batch: TrainingBatch) -> TrainingBatch:
         stamped = self.some_free(batch, round(self.rate * len(batch.pixels)))
         crossed = self.some_free(
-            Batch(pixels=batch.pixels, labels=batch.labels, free=batch.free & ~stamped),
+            TrainingBatch(pixels=batch.pixels, labels=batch.labels, free=batch.free & ~stamped),
             round(self.cross_rate * len(batch.pixels)),
         )
         pixels, labels = batch.pixels.clone(), batch.labels.clone()
@@ -73,7 +73,7 @@ class _Together(InTraining):
             spread = self.diversity * sameness(own, made) if len(own) > 1 else pixels.new_zeros(())
         labels[stamped] = self.rule.targets(labels[stamped], classifier.description.classes)
         extra = spread if batch.extra_loss is None else batch.extra_loss + spread
-        return Batch(pixels=pixels, labels=labels, free=batch.free & ~stamped & ~crossed, extra_loss=extra)
+        return TrainingBatch(pixels=pixels, labels=labels, free=batch.free & ~stamped & ~crossed, extra_loss=extra)
 
     def stamping(self, before: Stamp) -> Stamp:
         weights = {name: one.detach().cpu().clone() for name, one in self.pattern.state_dict().items()}

@@ -82,7 +82,7 @@ def _known(incomplete: str) -> list[str]:
 
 
 @with_groups
-def attack(
+def attack_command(
     model: Annotated[
         Path | None, typer.Argument(metavar="[MODEL]", help="Implant into a copy of this; else train one from scratch.")
     ] = None,
@@ -312,7 +312,7 @@ def _planted(session: Session, plan: Plan, start: Start, out: Path) -> tuple[Pla
         Interrupted: somebody stopped it before its end.
     """
     from sau_adapters.run_states import read_attack_state, write_state
-    from sau_cli.attacks.planting import attack as plant
+    from sau_cli.attacks.planting import attack
 
     state_file = state_path(out)
     goes_on = plan.resume and state_file.exists()
@@ -322,7 +322,7 @@ def _planted(session: Session, plan: Plan, start: Start, out: Path) -> tuple[Pla
         state_file.unlink(missing_ok=True)
     session.resumes_from(state_file)
     with ProgressView(session, "training") as view, Stopping(None) as stopping:
-        planted = plant(
+        planted = attack(
             start.classifier.to(start.device),
             start.images,
             planned=plan.planned,

@@ -85,7 +85,7 @@ LOOK_AT = (
 
 
 @with_groups
-def demo(
+def demo_command(
     context: typer.Context,
     *,
     out: Annotated[

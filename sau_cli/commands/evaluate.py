@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 
 @with_groups
-def evaluate(
+def evaluate_command(
     context: typer.Context,
     model: OptionalModelArgument = None,
     *,
@@ -296,7 +296,7 @@ def _drill(session: Session, plan: Plan, attacks: str, *, share: float | None, b
 def _measure(session: Session, plan: Plan) -> None:
     """Measure the model, judge it, and see whether what was measured lasts."""
     from sau_cli.devices import chosen_device
-    from sau_cli.evaluation.metrics import evaluate as measure
+    from sau_cli.evaluation.metrics import evaluate
     from sau_cli.images import some_of
 
     device = chosen_device(plan.device)
@@ -306,7 +306,7 @@ def _measure(session: Session, plan: Plan) -> None:
     measured: list[Evaluation] = []
     try:
         with session.working(f"measuring on {len(images):,} test images"):
-            measure(
+            evaluate(
                 subject.classifier.to(device),
                 images,
                 triggers=subject.triggers,
@@ -391,8 +391,8 @@ def _tell(
 
 def _see_whether_it_lasts(session: Session, plan: Plan, subject: Subject, names: Sequence[str]) -> None:
     """Attack the model on half of the test images, and measure on the other."""
-    from sau_cli.evaluation.reactivation import reactivate as wake
-    from sau_cli.evaluation.relearning import relearn as teach
+    from sau_cli.evaluation.reactivation import reactivate
+    from sau_cli.evaluation.relearning import relearn
     from sau_cli.images import parted
 
     seed, poisoned = plan.seed, plan.relearn
@@ -403,11 +403,12 @@ def _see_whether_it_lasts(session: Session, plan: Plan, subject: Subject, names:
         with session.working("attacking it again"):
             if plan.reactivate:
                 woken.extend(
-                    wake(subject.classifier, made_on, measured_on, trigger, seed=seed) for trigger in subject.triggers
+                    reactivate(subject.classifier, made_on, measured_on, trigger, seed=seed)
+                    for trigger in subject.triggers
                 )
             if poisoned is not None:
                 taught.extend(
-                    teach(subject.classifier, made_on, measured_on, trigger, poisoned=poisoned, seed=seed)
+                    relearn(subject.classifier, made_on, measured_on, trigger, poisoned=poisoned, seed=seed)
                     for trigger in subject.triggers
                 )
     finally:

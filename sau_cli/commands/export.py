@@ -66,7 +66,7 @@ RANDOM_IMAGES, CALIBRATION_IMAGES = 256, 256
 
 
 @with_groups
-def export(
+def export_command(
     model: ModelArgument,
     *,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT.onnx", help="Where the ONNX file goes.")],
@@ -415,12 +415,11 @@ def _written(session: Session, plan: Plan, subject: Subject) -> Written:
 def _proven(staged: Path, plan: Plan, subject: Subject, exporter: OnnxExporter) -> ProvenExport:
     """The file, where it computes what the model does; one that does not may be kept, to look into."""
     from sau_adapters.onnx import onnx_files
-    from sau_cli.exporting.exporter import ExportRejected
-    from sau_cli.exporting.exporter import export as write_proven
+    from sau_cli.exporting.exporter import ExportRejected, export
 
     form, rejected = plan.form, plan.files.rejected
     try:
-        return write_proven(
+        return export(
             subject.classifier,
             staged,
             exporter=exporter,

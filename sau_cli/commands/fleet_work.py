@@ -204,15 +204,15 @@ def _entry(command: str) -> Callable[..., Any]:
 def _function(command: str) -> Callable[..., None]:
     match command:
         case "inspect":
-            from sau_cli.commands.inspect import inspect
+            from sau_cli.commands.inspect import inspect_command
 
-            return inspect
+            return inspect_command
         case "purify":
-            from sau_cli.commands.purify import purify
+            from sau_cli.commands.purify import purify_command
 
-            return purify
+            return purify_command
         case "evaluate":
-            from sau_cli.commands.evaluate import evaluate
+            from sau_cli.commands.evaluate import evaluate_command
 
-            return evaluate
+            return evaluate_command
     raise NotEvaluable(f"no fleet does {command}; those that it does are {', '.join(COMMANDS)}")

@@ -135,8 +135,7 @@ def fetch(session: Session, *models: Path | None, download: bool) -> None:
         return
     from rich.filesize import decimal
 
-    from sau_adapters.zoos.hub_downloads import fetch as fetch_files
-    from sau_adapters.zoos.hub_downloads import files_on_hub
+    from sau_adapters.zoos.hub_downloads import fetch, files_on_hub
     from sau_adapters.zoos.names import is_on_hub
 
     on_hub = [model for model in models if model is not None and is_on_hub(model)]
@@ -147,7 +146,7 @@ def fetch(session: Session, *models: Path | None, download: bool) -> None:
             files = files_on_hub(model)
         listed = ", ".join(f"{name} ({'?' if size is None else decimal(size)})" for name, size in files.sizes.items())
         session.show(f"{model} is at commit {files.commit}: {listed}; {decimal(files.size)} in all, where not here yet")
-        fetch_files(files, progress=session.console.is_terminal and not session.quiet)
+        fetch(files, progress=session.console.is_terminal and not session.quiet)
 
 
 def from_hub(checkpoint: OpenedModel) -> dict[str, str]:

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 
 @with_groups
-def inspect(
+def inspect_command(
     context: typer.Context,
     models: ModelsArgument,
     *,
@@ -248,13 +248,12 @@ def inspect_model(
         tensors: show them, each with its shape.
     """
     from sau_cli.gating.policy import judge_measures
-    from sau_cli.inspection.inspector import inspect as inspect_file
-    from sau_cli.inspection.inspector import inspection_verdict
+    from sau_cli.inspection.inspector import inspect, inspection_verdict
 
     findings = session.findings
     opened = _read(session, model)
     facts = opened.facts
-    *checks, not_examined = inspect_file(facts)  # the last says that its behaviour is a question of its own
+    *checks, not_examined = inspect(facts)  # the last says that its behaviour is a question of its own
     findings.add(*checks, not_examined)
     findings.judge(*inspection_verdict(facts))
     findings.tell(file=plain(facts), parameters=facts.parameters)

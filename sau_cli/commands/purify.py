@@ -86,7 +86,7 @@ ENOUGH_UNSEEN = 128
 
 @with_method_flags
 @with_groups
-def purify(
+def purify_command(
     context: typer.Context,
     model: OptionalModelArgument = None,
     *,
@@ -364,7 +364,7 @@ def _check_share_is_told(plan: Plan, images: ImageData) -> None:
 def _purified(session: Session, plan: Plan, start: Start) -> tuple[Purification, bool]:
     """Do it; and whether somebody stopped it before its end."""
     from sau_adapters.run_states import write_state
-    from sau_cli.unlearning.purifier import purify as remove
+    from sau_cli.unlearning.purifier import purify
 
     team, place = session.team, plan.place
     if team.leads and start.state is None:
@@ -375,7 +375,7 @@ def _purified(session: Session, plan: Plan, start: Start) -> tuple[Purification,
         def watch(at: PurifyProgress) -> None:
             view.show(at, measures=measures_of(at, plan.method))
 
-        purified = remove(
+        purified = purify(
             start.classifier,
             start.clean,
             recipe=start.settings,

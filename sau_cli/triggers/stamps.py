@@ -18,7 +18,7 @@ from torch.nn.functional import affine_grid, grid_sample, interpolate
 
 from sau_cli.errors import NotEvaluable, reason_of
 
-LARGEST = 2**31
+LARGEST_NUMBER = 2**31
 LARGEST_SIDE = 4096
 
 
@@ -80,7 +80,7 @@ class PatchStamp(Stamp):
 
     def __post_init__(self) -> None:
         _check_picture(self.pattern, self.mask)
-        if not all(0 <= pixels < LARGEST for pixels in self.margin):
+        if not all(0 <= pixels < LARGEST_NUMBER for pixels in self.margin):
             raise NotEvaluable("the trigger's margin is impossible; give numbers from 0")
 
     def __call__(self, pixels: Tensor) -> Tensor:

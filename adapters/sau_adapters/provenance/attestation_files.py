@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sau_adapters.files import check_folder_writable, written_together
-from sau_adapters.provenance.provenance_files import LARGEST
+from sau_adapters.provenance.provenance_files import MOST_BYTES_READ
 from sau_adapters.provenance.signatures import sign, signature_path
 from sau_cli.errors import NotEvaluable, UsageError
 
@@ -71,9 +71,9 @@ def read_attestation(place: Path, sha256: str) -> StatementFile:
         raise UsageError(f"{which}; give one that an inspection wrote")
     try:
         with path.open("rb") as file:
-            found = file.read(LARGEST + 1)
+            found = file.read(MOST_BYTES_READ + 1)
     except OSError as error:
         raise NotEvaluable(f"{path} cannot be read ({error.strerror}); check its permissions") from error
-    if len(found) > LARGEST:
+    if len(found) > MOST_BYTES_READ:
         raise NotEvaluable(f"{path} is no statement of sau: it is too large; get it again")
     return StatementFile(path=path, text=found.decode(errors="replace"), sha256=hashlib.sha256(found).hexdigest())

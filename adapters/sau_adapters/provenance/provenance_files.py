@@ -13,7 +13,7 @@ from sau_adapters.files import sha256_of
 from sau_cli.errors import NotEvaluable
 from sau_cli.exporting.provenance import Origin
 
-LARGEST = 16_000_000
+MOST_BYTES_READ = 16_000_000
 """Bytes of a statement that is still read."""
 
 
@@ -90,7 +90,7 @@ def _read(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         raise NotEvaluable(f"{path} is no file that can be read; get it again")
     try:
-        if path.stat().st_size > LARGEST:
+        if path.stat().st_size > MOST_BYTES_READ:
             raise NotEvaluable(f"{path} is no sidecar of sau: it is too large; get it again")
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
