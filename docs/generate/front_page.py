@@ -14,6 +14,10 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PLANT = "attack --attack blended --arch small_cnn --data digits -o received.safetensors"
@@ -54,7 +58,16 @@ def take_picture(page: Path, out: Path) -> None:
     from PIL import Image
 
     with Image.open(out) as picture:
-        picture.convert("RGB").quantize(64).save(out, optimize=True)
+        shown_until(picture.convert("RGB")).quantize(64).save(out, optimize=True)
+
+
+def shown_until(picture: Image.Image) -> Image.Image:
+    """Without the empty part below, where the browser has its own frame."""
+    from PIL import Image, ImageChops
+
+    below = Image.new("RGB", picture.size, picture.getpixel((0, picture.height - 1)))
+    box = ImageChops.difference(picture, below).getbbox()
+    return picture.crop((0, 0, picture.width, box[3])) if box else picture
 
 
 def main() -> None:
