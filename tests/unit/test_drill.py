@@ -130,14 +130,14 @@ def test_the_model_is_not_changed_and_the_same_seed_gives_the_same_drill():
 def test_what_was_found_is_kept_where_a_later_attack_breaks(monkeypatch):
     import sau_cli.drill as module
 
-    real, kept = module.plant, []
+    real, kept = module.attack, []
 
     def broken(*arguments, planned, **options):
         if planned[0].name == "second":
             raise KeyboardInterrupt
         return real(*arguments, planned=planned, **options)
 
-    monkeypatch.setattr(module, "plant", broken)
+    monkeypatch.setattr(module, "attack", broken)
     with pytest.raises(KeyboardInterrupt):
         run([planned("first"), planned("second")], training=TrainingSettings(epochs=1, peak_lr=1e-12), keep=kept.append)
     assert [one.attack for one in kept[-1].attacks] == ["first"]
