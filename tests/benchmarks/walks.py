@@ -76,36 +76,13 @@ def followed_calls(followed: str, modules: list[str]) -> Callable[[FrameType, st
     return watch
 
 
-def counting_hashes(sizes: Counter[int]) -> None:
-    """From here on, how many bytes went into every SHA-256 that is asked for."""
-    real = hashlib.sha256
-
-    class Counted:
-        def __init__(self, start: bytes = b"", **_: Any) -> None:
-            self.real, self.size = real(start), len(start)
-
-        def update(self, block: bytes) -> None:
-            self.real.update(block)
-            self.size += len(block)
-
-        def hexdigest(self) -> str:
-            sizes[self.size] += 1
-            return self.real.hexdigest()
-
-        def digest(self) -> bytes:
-            sizes[self.size] += 1
-            return self.real.digest()
-
-    hashlib.sha256 = Counted  # type: ignore[assignment, misc]
-
-
 def count(followed: str, command: str) -> None:
     """One walk, in this process."""
     sys.path.append(str(SUPPORT))
-    from openings import counted_openings
+    from openings import counted_openings, counting_sha256
 
     sizes: Counter[int] = Counter()
-    counting_hashes(sizes)
+    hashlib.sha256 = counting_sha256(sizes)  # type: ignore[assignment, misc]
     from sau_cli.app import main as sau
 
     modules: list[str] = []

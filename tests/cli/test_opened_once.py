@@ -19,7 +19,7 @@ from sau_adapters import files
 from sau_adapters.images.sources import open_images
 from sau_adapters.weights import content
 from tests.cli.conftest import one_sentence
-from tests.support.openings import counted_openings
+from tests.support.openings import counted_openings, counting_sha256
 
 NONE = ("--normalisation", "none")
 DIGITS = ("--data", "digits", "-q")
@@ -50,20 +50,8 @@ def hashed(monkeypatch) -> Counter[int]:
     """How often as many bytes were hashed in one go, by their number: a file tells itself by its size."""
     found: Counter[int] = Counter()
 
-    class Counted:
-        def __init__(self, start: bytes = b"") -> None:
-            self.real, self.bytes = hashlib.sha256(start), len(start)
-
-        def update(self, block: bytes) -> None:
-            self.real.update(block)
-            self.bytes += len(block)
-
-        def hexdigest(self) -> str:
-            found[self.bytes] += 1
-            return self.real.hexdigest()
-
     for module in (content, files):
-        monkeypatch.setattr(module, "hashlib", SimpleNamespace(sha256=Counted))
+        monkeypatch.setattr(module, "hashlib", SimpleNamespace(sha256=counting_sha256(found)))
     return found
 
 
