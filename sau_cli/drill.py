@@ -151,22 +151,28 @@ def drill(
             accuracy=before,
         )
 
-    for number, one in enumerate(planned, start=1):
+    for number, planned_attack in enumerate(planned, start=1):
         if stop():
-            done.append(_without(one, Outcome.SKIPPED, "there was no time left for it"))
+            done.append(_without(planned_attack, Outcome.SKIPPED, "there was no time left for it"))
             keep(so_far())
             continue
 
-        def planting(at: TrainingProgress, one: PlannedAttack = one, number: int = number) -> None:
-            _tell(watch, one, number, len(planned), "planting", at)
+        def planting(
+            at: TrainingProgress, planned_attack: PlannedAttack = planned_attack, number: int = number
+        ) -> None:
+            _tell(watch, planned_attack, number, len(planned), "planting", at)
 
-        def purifying(at: PurifyProgress, one: PlannedAttack = one, number: int = number) -> None:
-            _tell(watch, one, number, len(planned), "purifying", at)
+        def purifying(at: PurifyProgress, planned_attack: PlannedAttack = planned_attack, number: int = number) -> None:
+            _tell(watch, planned_attack, number, len(planned), "purifying", at)
 
         try:
-            done.append(_drilled(classifier, images, one, training, recipe, precision, seed, planting, purifying, stop))
+            done.append(
+                _drilled(
+                    classifier, images, planned_attack, training, recipe, precision, seed, planting, purifying, stop
+                )
+            )
         except (NotEvaluable, UsageError) as error:
-            done.append(_without(one, Outcome.IMPOSSIBLE, str(error)))
+            done.append(_without(planned_attack, Outcome.IMPOSSIBLE, str(error)))
         keep(so_far())
     return so_far()
 
@@ -174,7 +180,7 @@ def drill(
 def _drilled(
     classifier: Classifier,
     images: DrillImages,
-    one: PlannedAttack,
+    planned_attack: PlannedAttack,
     training: TrainingSettings,
     recipe: MethodSettings,
     precision: Precision,
@@ -186,7 +192,7 @@ def _drilled(
     planted = attack(
         classifier,
         ImageData(name="drill", train=images.planting, test=images.measuring),
-        planned=[one],
+        planned=[planned_attack],
         training=training,
         seed=seed,
         received=classifier,
@@ -194,11 +200,11 @@ def _drilled(
         stop=stop,
     )
     if planted.evaluation is None:
-        return _without(one, Outcome.SKIPPED, "the time was spent while it was planted")
+        return _without(planned_attack, Outcome.SKIPPED, "the time was spent while it was planted")
     (row,) = planted.evaluation.triggers
     if row.asr.value < TOOK:
         return DrilledAttack(
-            attack=one.name,
+            attack=planned_attack.name,
             outcome=Outcome.DID_NOT_TAKE,
             reason=f"after {planted.rounds} rounds of training its trigger works on {row.asr.value:.1%} of images only",
             asr_before=row.asr,
@@ -214,10 +220,10 @@ def _drilled(
         stop=stop,
     )
     if not purified.finished:
-        return _without(one, Outcome.SKIPPED, "the time was spent while it was purified")
+        return _without(planned_attack, Outcome.SKIPPED, "the time was spent while it was purified")
     after = evaluate(purified.classifier, images.measuring, triggers=planted.triggers)
     return DrilledAttack(
-        attack=one.name,
+        attack=planned_attack.name,
         outcome=Outcome.MEASURED,
         asr_before=row.asr,
         asr=after.triggers[0].asr,
@@ -226,13 +232,13 @@ def _drilled(
     )
 
 
-def _without(one: PlannedAttack, outcome: Outcome, reason: str) -> DrilledAttack:
-    return DrilledAttack(attack=one.name, outcome=outcome, reason=reason)
+def _without(planned_attack: PlannedAttack, outcome: Outcome, reason: str) -> DrilledAttack:
+    return DrilledAttack(attack=planned_attack.name, outcome=outcome, reason=reason)
 
 
 def _tell(
     watch: Callable[[DrillProgress], None] | None,
-    one: PlannedAttack,
+    planned_attack: PlannedAttack,
     number: int,
     attacks: int,
     doing: str,
@@ -240,4 +246,8 @@ def _tell(
 ) -> None:
     if watch:
         step, steps = (at.epoch - 1) * at.batches + at.batch, at.epochs * at.batches
-        watch(DrillProgress(attack=one.name, number=number, attacks=attacks, doing=doing, step=step, steps=steps))
+        watch(
+            DrillProgress(
+                attack=planned_attack.name, number=number, attacks=attacks, doing=doing, step=step, steps=steps
+            )
+        )

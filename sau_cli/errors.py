@@ -104,9 +104,13 @@ LONGEST_REASON = 200
 
 def reason_of(error: BaseException) -> str:
     """What somebody else's error says, as part of a sentence: its first line, cut short, or else its kind."""
-    lines = "".join(one if one.isprintable() or one == "\n" else "?" for one in str(error)).strip().splitlines()
+    lines = (
+        "".join(character if character.isprintable() or character == "\n" else "?" for character in str(error))
+        .strip()
+        .splitlines()
+    )
     first = lines[0].strip().rstrip(".") if lines else ""
-    if not any(one.isalnum() for one in first):
+    if not any(character.isalnum() for character in first):
         return type(error).__name__
     return first if len(first) <= LONGEST_REASON else f"{first[:LONGEST_REASON]}..."
 

@@ -29,7 +29,9 @@ class SideBySide:
         self.networks = first, second
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        logits: tuple[Tensor, Tensor] = _Passes.apply(images, tuple((one, slice(None)) for one in self.networks))
+        logits: tuple[Tensor, Tensor] = _Passes.apply(
+            images, tuple((network, slice(None)) for network in self.networks)
+        )
         return logits
 
 
@@ -76,9 +78,9 @@ class _Passes(Function):
 def at_once(work: Callable[[One], Result], on: tuple[One, ...]) -> list[Result]:
     """The work on two things, each with half of this thread's threads."""
     pair = helpers(torch.get_num_threads(), os.getpid())
-    begun = [helper.submit(work, one) for helper, one in zip(pair, on, strict=True)]
+    begun = [helper.submit(work, half) for helper, half in zip(pair, on, strict=True)]
     wait(begun)  # for both, also where one fails
-    return [one.result() for one in begun]
+    return [future.result() for future in begun]
 
 
 @cache

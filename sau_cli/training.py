@@ -179,11 +179,11 @@ def train(
                 learned = TrainingBatch(pixels=pixels, labels=data.labels[at], free=free[at])
                 with running_in(settings.precision, device):
                     loss, extra = _losses(classifier, learned, in_training, layout)
-                for one in optimisers:
-                    one.zero_grad(set_to_none=True)
+                for each_optimiser in optimisers:
+                    each_optimiser.zero_grad(set_to_none=True)
                 (loss + extra).backward()
-                for one in optimisers:
-                    one.step()
+                for each_optimiser in optimisers:
+                    each_optimiser.step()
                 schedule.step()
                 total += loss.item()
                 if not torch.isfinite(loss):
@@ -227,18 +227,20 @@ def _state(
 ) -> TrainingState:
     tensors = {f"generator.{name}": stream.get_state() for name, stream in streams.items()}
     tensors["generator.dropout"] = torch.get_rng_state()
-    tensors |= {f"weights.{name}": one for name, one in classifier.network.state_dict().items()}
-    tensors |= {f"optimiser.{name}": one for name, one in optimiser_tensors(optimiser).items()}
+    tensors |= {f"weights.{name}": tensor for name, tensor in classifier.network.state_dict().items()}
+    tensors |= {f"optimiser.{name}": tensor for name, tensor in optimiser_tensors(optimiser).items()}
     for place, part in enumerate(in_training):
         tensors[f"part{place}.generator"] = part.generator.get_state()
         if part.learner:
-            tensors |= {f"part{place}.weights.{name}": one for name, one in part.learner.state_dict().items()}
+            tensors |= {f"part{place}.weights.{name}": tensor for name, tensor in part.learner.state_dict().items()}
         if part.optimiser:
-            tensors |= {f"part{place}.optimiser.{name}": one for name, one in optimiser_tensors(part.optimiser).items()}
+            tensors |= {
+                f"part{place}.optimiser.{name}": tensor for name, tensor in optimiser_tensors(part.optimiser).items()
+            }
     group = optimiser.param_groups[0]
     return TrainingState(
         epochs=epochs,
-        tensors={name: one.detach().clone() for name, one in tensors.items()},
+        tensors={name: tensor.detach().clone() for name, tensor in tensors.items()},
         rates={"lr": group["lr"], "momentum": group["momentum"]},
     )
 

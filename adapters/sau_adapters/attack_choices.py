@@ -50,7 +50,7 @@ def chosen_attack(choice: str, flags: Mapping[str, Any]) -> Attack:
         key, equals, text = part.partition("=")
         name = key.strip().replace("-", "_")
         if not equals or name not in known:
-            told = ", ".join(one.replace("_", "-") for one in known) or "no settings"
+            told = ", ".join(setting_name.replace("_", "-") for setting_name in known) or "no settings"
             raise UsageError(f"{argument('attack')} {choice!r}: {key!r} is no setting of it; it has {told}")
         given[name] = _value(text.strip(), known[name][0], f"{argument('attack')} {choice!r}: {key}")
     try:

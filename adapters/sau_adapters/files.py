@@ -206,7 +206,9 @@ def check_folder_writable(path: Path, *, force: bool, files: Collection[str], pl
         files: all that may lie in a folder that ``force`` replaces.
     """
     if path.is_dir() and not path.is_symlink():
-        other = next((one.name for one in sorted(path.iterdir()) if one.name not in files or not one.is_file()), None)
+        other = next(
+            (entry.name for entry in sorted(path.iterdir()) if entry.name not in files or not entry.is_file()), None
+        )
         if other is not None:
             raise UsageError(f"{path} is a folder with {other[:100]!r} in it; give another name with {argument(place)}")
         if not force:
@@ -274,7 +276,7 @@ def written_together(path: Path) -> Iterator[Path]:
         folder.mkdir()
         staged = folder / target.name
         yield staged
-        files = sorted((one for one in folder.iterdir() if one.is_file()), key=lambda one: one == staged)
+        files = sorted((file for file in folder.iterdir() if file.is_file()), key=lambda file: file == staged)
         for file in files:
             file.chmod(0o666 & ~_umask())
             with file.open("rb+") as opened:
@@ -284,8 +286,8 @@ def written_together(path: Path) -> Iterator[Path]:
             file.replace(target.parent / file.name)
             moved += [target.parent / file.name] if new else []
     except OSError as error:
-        for one in moved:
-            one.unlink(missing_ok=True)
+        for placed in moved:
+            placed.unlink(missing_ok=True)
         raise UsageError(
             f"{shortened(path)} could not be written ({error.strerror or error}); nothing was left there"
         ) from error

@@ -137,4 +137,4 @@ def _pages_in(folder: Path) -> set[str]:
     """The pages that another run left there, which a new one replaces."""
     if not folder.is_dir():
         return set()
-    return {one.name for one in folder.iterdir() if re.fullmatch(r"\d+\.html", one.name)}
+    return {page.name for page in folder.iterdir() if re.fullmatch(r"\d+\.html", page.name)}

@@ -194,7 +194,7 @@ class OpenedModel:
         except SauError:
             if not listed.findings:  # which no damage beside them hides
                 raise
-        shapes = {one.name: one.shape for one in listed.tensors or () if self.reader.names_tensors}
+        shapes = {tensor.name: tensor.shape for tensor in listed.tensors or () if self.reader.names_tensors}
         recognition = looked_into(self._chosen(shapes)) if shapes else None
         several = told_networks(self.path, shapes) if recognition and not recognition.fitting else ""
         self.check_unchanged()

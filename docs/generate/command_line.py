@@ -36,10 +36,12 @@ def page() -> str:
 
 def _command(name: str, command: Any) -> str:
     context = command.make_context(name, [], resilient_parsing=True)
-    records = [(one, one.get_help_record(context)) for one in command.params]
-    arguments = [record for one, record in records if one.param_type_name == "argument"]
-    many = ["..." if one.nargs == -1 else "" for one, _ in records if one.param_type_name == "argument"]
-    options = [record for one, record in records if one.param_type_name == "option"]
+    records = [(parameter, parameter.get_help_record(context)) for parameter in command.params]
+    arguments = [record for parameter, record in records if parameter.param_type_name == "argument"]
+    many = [
+        "..." if parameter.nargs == -1 else "" for parameter, _ in records if parameter.param_type_name == "argument"
+    ]
+    options = [record for parameter, record in records if parameter.param_type_name == "option"]
     usage = " ".join(
         ["sau", name, "[OPTIONS]", *(_bare(syntax) + more for (syntax, _), more in zip(arguments, many, strict=True))]
     )

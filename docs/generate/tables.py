@@ -173,7 +173,7 @@ def cells(scale: str) -> tuple[Cell, ...]:
 
 def such(scale: str, axes: Axes) -> list[Cell]:
     """The cells of these axes, of every seed."""
-    return [one for one in cells(scale) if all(one["axes"][axis] == value for axis, value in axes.items())]
+    return [cell for cell in cells(scale) if all(cell["axes"][axis] == value for axis, value in axes.items())]
 
 
 def grid(scale: str, rows: Mapping[str, Axes], columns: Mapping[str, Axes], *, head: str = "") -> Lines:
@@ -204,22 +204,22 @@ def after(those: list[Cell]) -> str:
         return "not run"
     if not _done(those):
         return "refused"
-    rates = [f"{one:.1f}" for one in sorted(_rates(those, "asr."))]
+    rates = [f"{share:.1f}" for share in sorted(_rates(those, "asr."))]
     span = f" ({rates[0]} to {rates[-1]})" if rates[0] != rates[-1] else ""
     return f"{_mean(those, 'acc')} / {_mean(those, 'asr.')}{span}"
 
 
 def _done(those: list[Cell]) -> list[Cell]:
-    return [one for one in those if one["status"] == "done"]
+    return [cell for cell in those if cell["status"] == "done"]
 
 
 def _rates(those: list[Cell], check: str) -> list[float]:
     """A measure of every cell, in percent; of several triggers that of the worst. ``asr.`` is any trigger's."""
     found = []
-    for one in _done(those):
+    for cell in _done(those):
         values = [
             value["value"]
-            for name, value in one["checks"].items()
+            for name, value in cell["checks"].items()
             if (name.startswith(check) if check.endswith(".") else name == check) and value["value"] is not None
         ]
         if values:
@@ -236,7 +236,7 @@ def means(scale: str, axes: Axes, columns: Mapping[str, Axes], attacks: list[str
     """Two rows below a grid: the mean fall of ACC and the mean ASR over attacks and seeds."""
     falls, rates = ["mean fall of ACC", ""], ["mean ASR", ""]
     for column in columns.values():
-        those = [one for attack in attacks for one in such(scale, {**axes, **column, "attack": attack})]
+        those = [cell for attack in attacks for cell in such(scale, {**axes, **column, "attack": attack})]
         drops = [a - b for a, b in zip(_rates(those, "reference.acc"), _rates(those, "acc"), strict=True)]
         falls.append(f"{mean(drops):.1f}")
         rates.append(_mean(those, "asr."))
@@ -311,7 +311,7 @@ def cpu_cifar10() -> Lines:
     columns = _defences(CUT)
     seconds = ["seconds to purify", ""]
     for column in columns.values():
-        took = [one["seconds"]["purify"] for one in such("cpu", {"data": "cifar10", **column})]
+        took = [cell["seconds"]["purify"] for cell in such("cpu", {"data": "cifar10", **column})]
         seconds.append(f"{min(took):,.0f} to {max(took):,.0f}")
     lines = grid("cpu", _attacks(*attacks, data="cifar10"), columns, head="attack")
     return [*lines, *map(_row, [*means("cpu", {"data": "cifar10"}, columns, attacks), seconds])]
@@ -333,7 +333,7 @@ def lasting() -> Lines:
             those = such("cpu", {**axes, "defence": defence})
             row += [_mean(those, check), _mean(those, control)]
         rows.append(row)
-    return _table(["attack", *(one for name in columns for one in (name, "control"))], rows)
+    return _table(["attack", *(heading for name in columns for heading in (name, "control"))], rows)
 
 
 def fashion_mnist() -> Lines:

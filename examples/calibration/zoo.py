@@ -205,7 +205,7 @@ def make(model: ZooModel, zoo: dict[str, Any], root: Path, out: Path) -> str:
         write_trigger(out / f"{model.name}.trigger.safetensors", trigger, force=True)
     with written_whole(out / f"{model.name}.safetensors") as part:
         save_classifier(part, classifier, classifier.description, force=True)
-    asr = "".join(f"  ASR {one.asr.value:.3f}" for one in found.triggers)
+    asr = "".join(f"  ASR {measured.asr.value:.3f}" for measured in found.triggers)
     return f"ACC {found.accuracy.value:.3f}{asr}"
 
 

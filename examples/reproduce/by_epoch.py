@@ -72,7 +72,11 @@ def plot(series: dict[str, list[dict[str, Any]]], path: Path) -> None:
     for place, name in zip(places, ("asr", "acc"), strict=True):
         for run, points in series.items():
             last = points[-1]["epoch"]
-            place.plot([one["epoch"] / last for one in points], [100 * one[name] for one in points], label=run)
+            place.plot(
+                [measured["epoch"] / last for measured in points],
+                [100 * measured[name] for measured in points],
+                label=run,
+            )
         place.set_xlabel("share of the epochs")
         place.set_ylabel(f"{name.upper()}, %")
         place.grid(alpha=0.3)

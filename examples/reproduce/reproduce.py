@@ -128,7 +128,10 @@ def read_settings(path: Path) -> dict[str, Any]:
     for name in ("data", "attacks", "defences", "grid"):
         if name not in settings:
             raise SettingsError(f"{path} has no {name}; README.md says what goes in")
-    for name, table in (("", settings), *((kind, one) for kind in KNOWN if kind for one in _tables(settings, kind))):
+    for name, table in (
+        ("", settings),
+        *((kind, table) for kind in KNOWN if kind for table in _tables(settings, kind)),
+    ):
         for key in table:
             if key not in KNOWN[name]:
                 raise SettingsError(
@@ -301,7 +304,12 @@ class Work:
         purify = (*purify, "--resume", "--force")
         seconds = {"purify": self.sau(purify, folder / "purify.json", device, lock)}
         evaluate = ("evaluate", str(purified), "-r", str(model), *self.data_words(cell.planted.images))
-        evaluate = (*evaluate, *(word for one in triggers for word in ("-t", str(one))), *cell.evaluate, "--force")
+        evaluate = (
+            *evaluate,
+            *(word for trigger in triggers for word in ("-t", str(trigger))),
+            *cell.evaluate,
+            "--force",
+        )
         seconds["evaluate"] = self.sau(evaluate, folder / "evaluate.json", device, lock)
         planted = json.loads((model.parent / "done").read_text(encoding="utf-8"))
         reports = {name: json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in seconds}
@@ -314,7 +322,7 @@ class Work:
             "learned_from": reports["purify"]["details"]["learned_from"],
             "epochs": reports["purify"]["details"]["epochs"],
             "checks": {
-                one["id"]: {"value": one["value"], "ci95": one["ci95"]} for one in reports["evaluate"]["checks"]
+                check["id"]: {"value": check["value"], "ci95": check["ci95"]} for check in reports["evaluate"]["checks"]
             },
         }
 
@@ -397,7 +405,9 @@ def shown(words: tuple[str, ...]) -> str:
 def brief(checks: dict[str, Any]) -> str:
     before, after = checks["reference.acc"]["value"], checks["acc"]["value"]
     rates = [
-        (checks[f"reference.{name}"]["value"], one["value"]) for name, one in checks.items() if name.startswith("asr.")
+        (checks[f"reference.{name}"]["value"], check["value"])
+        for name, check in checks.items()
+        if name.startswith("asr.")
     ]
     told = ", ".join(f"{100 * first:.1f} -> {100 * last:.1f}" for first, last in rates)
     return f"ACC {100 * before:.1f} -> {100 * after:.1f}, ASR {told}"
@@ -478,7 +488,9 @@ def main() -> int:
     documents = [found for cell in cells if (found := document_of(out, cell.key)) is not None]
     left = [cell for cell in cells if standing(out, cell) == "to do"]
     older = [found for cell in left if (found := older_result(out, cell)) is not None]
-    counts = {state: sum(one["status"] == state for one in documents) for state in ("done", "impossible", "crashed")}
+    counts = {
+        state: sum(document["status"] == state for document in documents) for state in ("done", "impossible", "crashed")
+    }
     counts["to do"] = len(cells) - len(documents)
     written = write_results(out, documents + older)
     told = ", ".join(f"{count} {state}" for state, count in counts.items() if count)

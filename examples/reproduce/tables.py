@@ -18,7 +18,9 @@ Document = dict[str, Any]
 
 def worst(checks: dict[str, Any], prefix: str, *, highest: bool = True) -> float | None:
     """Of a measure that every trigger has, that of the worst; in percent."""
-    found = [100 * one["value"] for name, one in checks.items() if name.startswith(prefix) and one["value"] is not None]
+    found = [
+        100 * check["value"] for name, check in checks.items() if name.startswith(prefix) and check["value"] is not None
+    ]
     return (max(found) if highest else min(found)) if found else None
 
 
@@ -50,39 +52,41 @@ def spread(values: list[float | None]) -> str:
 def interval(documents: list[Document], name: str) -> str:
     """The mean over seeds and their spread; of one seed its 95 % interval."""
     if len(documents) > 1:
-        return spread([measures(one)[name] for one in documents])
+        return spread([measures(document)[name] for document in documents])
     checks = documents[0]["checks"]
     prefix = {"ACC": "acc", "ASR": "asr."}[name]
-    found = [one for key, one in checks.items() if (key == prefix if name == "ACC" else key.startswith(prefix))]
-    highest = max(found, key=lambda one: one["value"])
+    found = [check for key, check in checks.items() if (key == prefix if name == "ACC" else key.startswith(prefix))]
+    highest = max(found, key=lambda check: check["value"])
     low, high = (100 * end for end in highest["ci95"])
     return f"{100 * highest['value']:.1f} [{low:.1f}, {high:.1f}]"
 
 
 def markdown(documents: list[Document]) -> str:
     """One row for each attack and defence, then means over the attacks, then what could not be."""
-    done = [one for one in documents if one["status"] == "done"]
+    done = [document for document in documents if document["status"] == "done"]
     groups: dict[tuple[Any, ...], list[Document]] = defaultdict(list)
-    for one in done:
-        groups[tuple(one["axes"][axis] for axis in GROUP)].append(one)
+    for document in done:
+        groups[tuple(document["axes"][axis] for axis in GROUP)].append(document)
     extra = [
         name
         for name in ("re-activated", "its control", "relearned", "control")
-        if any(measures(one)[name] is not None for one in done)
+        if any(measures(document)[name] is not None for document in done)
     ]
     head = [*GROUP, "seeds", "ACC before", "ASR before", "ACC", "ASR", "R-ACC", "DER", *extra, "seconds"]
     rows = []
     for key, members in groups.items():
-        told = [spread([measures(one)[name] for one in members]) for name in ("ACC before", "ASR before")]
+        told = [spread([measures(document)[name] for document in members]) for name in ("ACC before", "ASR before")]
         told += [interval(members, name) for name in ("ACC", "ASR")]
-        told += [spread([measures(one)[name] for one in members]) for name in ("R-ACC", "DER", *extra, "seconds")]
+        told += [
+            spread([measures(document)[name] for document in members]) for name in ("R-ACC", "DER", *extra, "seconds")
+        ]
         rows.append([*map(str, key), str(len(members)), *told])
     text = ["# Results", "", NOTE, "", *_table(head, rows), ""]
     text += ["## Means over attacks and seeds", "", *_table(*_means(done)), ""]
     for status, what in (("impossible", "Impossible"), ("crashed", "Crashed, and no result")):
-        those = [one for one in documents if one["status"] == status]
+        those = [document for document in documents if document["status"] == status]
         if those:
-            text += [f"## {what}", "", *(f"- {_named(one)}: {_cell(one['error'])}" for one in those), ""]
+            text += [f"## {what}", "", *(f"- {_named(document)}: {_cell(document['error'])}" for document in those), ""]
     return "\n".join(text)
 
 
@@ -94,16 +98,18 @@ NOTE = (
 
 def _means(done: list[Document]) -> tuple[list[str], list[list[str]]]:
     over: dict[tuple[Any, ...], list[Document]] = defaultdict(list)
-    for one in done:
-        over[tuple(one["axes"][axis] for axis in ("data", "network", "clean", "defence"))].append(one)
+    for document in done:
+        over[tuple(document["axes"][axis] for axis in ("data", "network", "clean", "defence"))].append(document)
     rows = []
     for key, members in over.items():
-        known = [measures(one) for one in members]
+        known = [measures(document) for document in members]
         drops = [
-            one["ACC before"] - one["ACC"] for one in known if one["ACC before"] is not None and one["ACC"] is not None
+            measured["ACC before"] - measured["ACC"]
+            for measured in known
+            if measured["ACC before"] is not None and measured["ACC"] is not None
         ]
-        rates = [one["ASR"] for one in known if one["ASR"] is not None]
-        attacks = len({one["axes"]["attack"] for one in members})
+        rates = [measured["ASR"] for measured in known if measured["ASR"] is not None]
+        attacks = len({document["axes"]["attack"] for document in members})
         low, high = (f"{edge(rates):.1f}" if rates else "" for edge in (mean, max))
         rows.append([*map(str, key), str(attacks), str(len(members)), f"{mean(drops):.1f}", low, high])
     return ["data", "network", "clean", "defence", "attacks", "cells", "fall of ACC", "mean ASR", "highest ASR"], rows
@@ -132,10 +138,10 @@ def plot(documents: list[Document], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     panels: dict[tuple[Any, ...], list[Document]] = defaultdict(list)
-    for one in documents:
-        panels[one["axes"]["data"], one["axes"]["network"], one["axes"]["clean"]].append(one)
-    defences = sorted({one["axes"]["defence"] for one in documents})
-    attacks = sorted({one["axes"]["attack"] for one in documents})
+    for document in documents:
+        panels[document["axes"]["data"], document["axes"]["network"], document["axes"]["clean"]].append(document)
+    defences = sorted({document["axes"]["defence"] for document in documents})
+    attacks = sorted({document["axes"]["attack"] for document in documents})
     colours = _colours(defences)
     marks = {name: "osD^vP*Xph<>"[place % 12] for place, name in enumerate(attacks)}
     columns = min(3, len(panels))
@@ -144,21 +150,21 @@ def plot(documents: list[Document], path: Path) -> None:
     for place in axes.flat[len(panels) :]:
         place.set_visible(False)
     for (key, members), place in zip(panels.items(), axes.flat, strict=False):
-        for one in members:
-            known, attack = measures(one), one["axes"]["attack"]
+        for document in members:
+            known, attack = measures(document), document["axes"]["attack"]
             if known["ASR"] is None or known["ASR before"] is None:
                 continue
             place.plot(
                 [known["ASR before"], known["ASR"]],
                 [known["ACC before"], known["ACC"]],
-                color=colours[one["axes"]["defence"]],
+                color=colours[document["axes"]["defence"]],
                 linewidth=0.5,
                 alpha=0.4,
             )
             place.scatter(
                 known["ASR before"], known["ACC before"], marker=marks[attack], facecolors="none", edgecolors="grey"
             )
-            place.scatter(known["ASR"], known["ACC"], marker=marks[attack], color=colours[one["axes"]["defence"]])
+            place.scatter(known["ASR"], known["ACC"], marker=marks[attack], color=colours[document["axes"]["defence"]])
         data, network, clean = key
         place.set_title(f"{data}, {network}, {100 * float(clean):g} % clean", fontsize=10)
         place.set_xlabel("ASR, %")
@@ -183,11 +189,11 @@ def plot_rows(documents: list[Document], path: Path) -> None:
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    varying = [axis for axis in GROUP if len({one["axes"][axis] for one in documents}) > 1] or ["defence"]
+    varying = [axis for axis in GROUP if len({document["axes"][axis] for document in documents}) > 1] or ["defence"]
     rows: dict[tuple[Any, ...], list[Document]] = defaultdict(list)
-    for one in documents:
-        rows[tuple(one["axes"][axis] for axis in GROUP)].append(one)
-    colours = _colours(sorted({one["axes"]["defence"] for one in documents}))
+    for document in documents:
+        rows[tuple(document["axes"][axis] for axis in GROUP)].append(document)
+    colours = _colours(sorted({document["axes"]["defence"] for document in documents}))
     names, heights, height, last = [], [], 0.0, None
     figure, (rate, fall) = plt.subplots(
         1, 2, sharey=True, figsize=(9, 1 + 0.2 * len(rows)), width_ratios=(3, 2), layout="constrained"
@@ -195,14 +201,17 @@ def plot_rows(documents: list[Document], path: Path) -> None:
     for key, members in rows.items():
         height += 1.0 if last in (None, key[:-1]) else 1.6  # a gap between attacks, none between defences
         last = key[:-1]
-        axes, known = dict(zip(GROUP, key, strict=True)), [measures(one) for one in members]
+        axes, known = dict(zip(GROUP, key, strict=True)), [measures(document) for document in members]
         names.append(", ".join(str(axes[axis]) for axis in varying))
         heights.append(height)
-        before = [one["ASR before"] for one in known if one["ASR before"] is not None]
+        before = [measured["ASR before"] for measured in known if measured["ASR before"] is not None]
         if before:
             rate.scatter(mean(before), height, s=16, color="none", edgecolor="grey")
-        falls = [(one["ACC before"] or 0) - (one["ACC"] or 0) for one in known]
-        for place, values in ((rate, [one["ASR"] for one in known if one["ASR"] is not None]), (fall, falls)):
+        falls = [(measured["ACC before"] or 0) - (measured["ACC"] or 0) for measured in known]
+        for place, values in (
+            (rate, [measured["ASR"] for measured in known if measured["ASR"] is not None]),
+            (fall, falls),
+        ):
             if values:
                 place.plot([min(values), max(values)], [height, height], color=colours[axes["defence"]], linewidth=1)
                 place.scatter(mean(values), height, s=16, color=colours[axes["defence"]])
@@ -227,10 +236,12 @@ def _colours(names: list[str]) -> dict[str, Any]:
 def write_results(out: Path, documents: list[Document]) -> list[Path]:
     """Write all cells but for their epochs as one file, the table, and the plots where something is done."""
     written = [out / "cells.json", out / "table.md"]
-    lines = ",\n".join(json.dumps({key: one[key] for key in one if key != "epochs"}) for one in documents)
+    lines = ",\n".join(
+        json.dumps({key: document[key] for key in document if key != "epochs"}) for document in documents
+    )
     written[0].write_text(f"[\n{lines}\n]\n", encoding="utf-8")
     written[1].write_text(markdown(documents), encoding="utf-8")
-    done = [one for one in documents if one["status"] == "done"]
+    done = [document for document in documents if document["status"] == "done"]
     if done:
         for name, draw in (("acc-asr.png", plot), ("rows.png", plot_rows)):
             written.append(out / name)

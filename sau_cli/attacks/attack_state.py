@@ -36,7 +36,7 @@ class AttackState:
         named = {f"learned.{place}.": tensors for place, tensors in enumerate(self.learned)}
         named["weights."] = self.weights or {}
         named["training."] = {} if self.training is None else self.training.tensors
-        return {prefix + name: one for prefix, tensors in named.items() for name, one in tensors.items()}
+        return {prefix + name: tensor for prefix, tensors in named.items() for name, tensor in tensors.items()}
 
     def description(self) -> dict[str, Any]:
         """What a file of the state says in JSON."""

@@ -49,7 +49,7 @@ class _Together(InTraining):
         stamp = trigger.stamping
         assert isinstance(stamp, GeneratorStamp)  # noqa: S101 (by InputAware.stamping)
         self.stamp, self.rule = stamp, trigger.rule
-        self.pattern, self.mask = (one.to(device) for one in stamp.networks())
+        self.pattern, self.mask = (network.to(device) for network in stamp.networks())
         self.pattern.requires_grad_(True)
         self.rate, self.cross_rate, self.diversity = rate, cross_rate, diversity
         self.learner = self.pattern
@@ -76,7 +76,7 @@ class _Together(InTraining):
         return TrainingBatch(pixels=pixels, labels=labels, free=batch.free & ~stamped & ~crossed, extra_loss=extra)
 
     def stamping(self, before: Stamp) -> Stamp:
-        weights = {name: one.detach().cpu().clone() for name, one in self.pattern.state_dict().items()}
+        weights = {name: tensor.detach().cpu().clone() for name, tensor in self.pattern.state_dict().items()}
         return GeneratorStamp(pattern=weights, mask=self.stamp.mask, size=self.stamp.size)
 
 
@@ -114,9 +114,9 @@ class InputAware(InBatchesAttack):
             optimiser.step()
         named = {"pattern": pattern, "mask": mask}
         return {
-            f"{which}.{name}": one.detach().cpu()
+            f"{which}.{name}": tensor.detach().cpu()
             for which, network in named.items()
-            for name, one in network.state_dict().items()
+            for name, tensor in network.state_dict().items()
         }
 
     def stamping(self, scene: Scene, learned: Mapping[str, Tensor]) -> Stamp:

@@ -135,32 +135,35 @@ def prepare(
     scenes: list[Scene] = []
     triggers: list[Trigger] = []
     counts: list[PoisonCount] = []
-    for place, one in enumerate(planned):
-        one.rule.check(images.classes)
+    for place, planned_attack in enumerate(planned):
+        planned_attack.rule.check(images.classes)
         scene = Scene(
             classifier=classifier,
             fresh=fresh,
             images=images,
             free=free.clone(),
-            rule=one.rule,
-            rate=one.rate,
+            rule=planned_attack.rule,
+            rate=planned_attack.rate,
             training=training,
             seed=seed,
             label="" if place == 0 else f"{place}/",
             say=say,
             stop=stop,
         )
-        one.attack.places(scene)  # a rate that makes no sense is said before anything is learned
+        planned_attack.attack.places(scene)  # a rate that makes no sense is said before anything is learned
         if place == len(done):
-            done.append(one.attack.learn(scene))
+            done.append(planned_attack.attack.learn(scene))
             if on_learned and done[-1]:
                 on_learned(tuple(done))
-        stamping = one.attack.stamping(scene, done[place])
+        stamping = planned_attack.attack.stamping(scene, done[place])
         trigger = Trigger(
-            name=one.name, stamping=stamping, rule=one.rule, class_names=classifier.description.class_names
+            name=planned_attack.name,
+            stamping=stamping,
+            rule=planned_attack.rule,
+            class_names=classifier.description.class_names,
         )
         _check_apart(trigger, triggers, images.images[:64])
-        poison = one.attack.poison(scene, done[place], trigger)
+        poison = planned_attack.attack.poison(scene, done[place], trigger)
         counts.append(_counted(poison, labels))
         pixels[poison.places], labels[poison.places] = poison.images, poison.labels
         free[poison.places] = False
@@ -253,8 +256,8 @@ def attack(
     finished = holds = False
     while not holds:
         parts = [
-            one.attack.in_training(scene, trigger)
-            for one, scene, trigger in zip(planned, ready.scenes, triggers, strict=True)
+            planned_attack.attack.in_training(scene, trigger)
+            for planned_attack, scene, trigger in zip(planned, ready.scenes, triggers, strict=True)
         ]
         finished = train(
             planted,
@@ -301,10 +304,10 @@ def _as_learned(triggers: Sequence[Trigger], parts: Sequence[InTraining | None])
 def _after_round(state: AttackState, planted: Classifier, triggers: Sequence[Trigger], rounds: int) -> AttackState:
     """The state between two rounds; what a stamp has learned in training is in the tensors of the attack."""
     learned = tuple(
-        {name: trigger.tensors().get(name, one) for name, one in before.items()}
+        {name: trigger.tensors().get(name, tensor) for name, tensor in before.items()}
         for before, trigger in zip(state.learned, triggers, strict=True)
     )
-    weights = {name: one.detach().cpu().clone() for name, one in planted.network.state_dict().items()}
+    weights = {name: tensor.detach().cpu().clone() for name, tensor in planted.network.state_dict().items()}
     return replace(state, learned=learned, rounds=rounds, training=None, weights=weights)
 
 
@@ -348,7 +351,16 @@ def _fingerprint(
 ) -> str:
     """A SHA-256 over all that decides the result of a run."""
     return digest_of(
-        [(one.name, type(one.attack).__qualname__, one.attack.settings(), str(one.rule), one.rate) for one in planned],
+        [
+            (
+                planned_attack.name,
+                type(planned_attack.attack).__qualname__,
+                planned_attack.attack.settings(),
+                str(planned_attack.rule),
+                planned_attack.rate,
+            )
+            for planned_attack in planned
+        ],
         (training, seed, classifier.description),
         data.train.images,
         data.train.labels,

@@ -79,7 +79,7 @@ class Ssba(Attack):
             right = float(((read > 0).float() == bits).float().mean())
         scene.say(f"the decoder reads {right:.1%} of the bits")
         secret = torch.randint(0, 2, (self.bits,), generator=scene.stream("bits")).float()
-        weights = {f"weights.{name}": one.detach().cpu() for name, one in encoder.state_dict().items()}
+        weights = {f"weights.{name}": tensor.detach().cpu() for name, tensor in encoder.state_dict().items()}
         return {"bits": secret, **weights}
 
     def stamping(self, scene: Scene, learned: Mapping[str, Tensor]) -> Stamp:

@@ -39,9 +39,9 @@ def triggers_named(
         raise UsageError("--target says where a trigger sends images, and there is none; add --trigger")
     rule = None if target is None else parse_target(target)
     opened = [read_trigger(source, rule) for source in sources or ()]
-    fitting = tuple(one.trigger.for_classes(class_names) for one in opened)
-    for one in opened:
-        session.took(one.path, one.sha256)
+    fitting = tuple(trigger_file.trigger.for_classes(class_names) for trigger_file in opened)
+    for trigger_file in opened:
+        session.took(trigger_file.path, trigger_file.sha256)
     return fitting
 
 

@@ -152,7 +152,7 @@ def _run(context: typer.Context, step: Step, shared: Sequence[str], folder: Path
     with chdir(folder):
         code = context.find_root().command.main(words, prog_name="sau", standalone_mode=False) or 0
         if code not in step.accepted:
-            kind = next((one for one in SauError.__subclasses__() if one.exit_code == code), SauError)
+            kind = next((kind for kind in SauError.__subclasses__() if kind.exit_code == code), SauError)
             raise kind(
                 f"the demo stopped, as sau {step.command} ended with exit code {int(code)}; its message is above, and "
                 "sau demo --force starts over"
@@ -185,7 +185,9 @@ def outcome(reports: dict[str, dict[str, Any]]) -> Group:
 def last_line(evaluated: dict[str, Any], seconds: float) -> str:
     """Whether the trigger still works, in a sentence."""
     asr, drop = _check(evaluated, "asr.badnets")["value"], _check(evaluated, "acc-drop")["value"]
-    held = all(one["status"] == CheckStatus.PASSED for one in evaluated["checks"] if one["id"].startswith("limit."))
+    held = all(
+        check["status"] == CheckStatus.PASSED for check in evaluated["checks"] if check["id"].startswith("limit.")
+    )
     told = f"ASR {percent(asr)}, ACC fell by {100 * drop:.1f} points, in {seconds:.0f} s."
     return f"{'The trigger fails' if held else 'A limit failed'}: {told}"
 

@@ -335,13 +335,13 @@ def _opened(session: Session, plan: Plan) -> tuple[Subject, tuple[Check, ...]]:
     session.findings.add(*file_rules)
     opened, images = open_model_and_data(session, plan.model, plan.asked, checkpoint=checkpoint, to_learn=plan.attacks)
     known = opened.classifier.description
-    triggers = tuple(one.trigger.for_classes(known.class_names) for one in given)
+    triggers = tuple(trigger_file.trigger.for_classes(known.class_names) for trigger_file in given)
     check_label_order(opened.classifier, some_of(images.for_testing, RECOGNISED_BY))
     before = None
     if plan.reference is not None:
         before, _ = open_model_and_data(session, plan.reference, plan.asked, data=images, like=known)
-    for one in given:
-        session.took(one.path, one.sha256)
+    for trigger_file in given:
+        session.took(trigger_file.path, trigger_file.sha256)
     return Subject(
         classifier=opened.classifier,
         reference=None if before is None else before.classifier,
@@ -361,7 +361,7 @@ def _triggers(plan: Plan) -> tuple[OpenedTrigger, ...]:
 
     rule = None if plan.target is None else parse_target(plan.target)
     given = tuple(read_trigger(source, rule) for source in plan.triggers)
-    if given and rule is not None and all(one.trigger.rule != rule for one in given):
+    if given and rule is not None and all(trigger_file.trigger.rule != rule for trigger_file in given):
         other = given[0].trigger
         raise UsageError(
             f"the trigger {other.name} is {other.rule}, and --target says {plan.target}; leave --target out"

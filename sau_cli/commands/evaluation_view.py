@@ -95,7 +95,7 @@ def trigger_ids(evaluation: Evaluation) -> tuple[str, ...]:
     for name in names:
         numbered = (f"{name}-{number}" for number in count(1))
         candidates = numbered if names.count(name) > 1 else chain([name], numbered)
-        given.append(next(one for one in candidates if one not in given))
+        given.append(next(candidate for candidate in candidates if candidate not in given))
     return tuple(given)
 
 

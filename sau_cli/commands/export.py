@@ -331,10 +331,10 @@ def _opened(session: Session, plan: Plan, checkpoint: OpenedModel) -> Subject:
     if not subject.real and (given or quantized):
         what = "--trigger" if given else "--quantize"
         raise UsageError(f"{what} needs clean images, and no data is named anywhere; add --data")
-    for one in given:
-        session.took(one.path, one.sha256)
+    for trigger_file in given:
+        session.took(trigger_file.path, trigger_file.sha256)
     names = subject.classifier.description.class_names
-    subject.triggers = tuple(one.trigger.for_classes(names) for one in given)
+    subject.triggers = tuple(trigger_file.trigger.for_classes(names) for trigger_file in given)
     return subject
 
 

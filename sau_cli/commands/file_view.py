@@ -100,7 +100,7 @@ def _file_rows(facts: FileFacts) -> list[tuple[str, str]]:
         ("SHA-256", facts.sha256),
     ]
     if facts.tensors is not None:
-        dtypes = sorted({one.dtype for one in facts.tensors})
+        dtypes = sorted({tensor.dtype for tensor in facts.tensors})
         rows.append(("parameters", f"{facts.parameters:,} (buffers included), {', '.join(dtypes)}"))
     rows.extend(("weights", note) for note in facts.notes)
     known = facts.description
@@ -123,13 +123,17 @@ def _recognised_rows(found: Recognition | None) -> list[tuple[str, str]]:
     if found is None or not (found.fitting or found.nearest):
         return [("architecture", "not named by the file")]
     if not found.fitting:
-        near = ", ".join(f"{one.name} ({one.share:.0%})" for one in found.nearest)
+        near = ", ".join(f"{architecture.name} ({architecture.share:.0%})" for architecture in found.nearest)
         unlike = found.nearest[0].unlike
         told = f"{near}{f'. Of the first, {unlike}' if unlike else ''}"
         return [("architecture", f"not named by the file, and none that is known; nearest by its tensors: {told}")]
     first = found.fitting[0]
     rows = [
-        ("architecture", " or ".join(one.name for one in found.fitting) + ", by the names and shapes of its tensors")
+        (
+            "architecture",
+            " or ".join(architecture.name for architecture in found.fitting)
+            + ", by the names and shapes of its tensors",
+        )
     ]
     if found.prefix:
         rows.append(("prefix", f"names begin with {' or '.join(found.prefix)}"))

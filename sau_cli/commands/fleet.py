@@ -202,7 +202,7 @@ class _Held:
             *skipped,
         )
         findings.tell(folder=None if self._asked.folder is None else name_of(self._asked.folder), from_cache=self.known)
-        unwritten = [(Verdict.ERROR, ExitCode.USAGE)] * any(one.id.startswith("report.") for one in findings.checks)
+        unwritten = [(Verdict.ERROR, ExitCode.USAGE)] * any(check.id.startswith("report.") for check in findings.checks)
         findings.judge(*worst([*((row.verdict, row.code) for row in self._rows.values()), *unwritten]))
 
     def _check(self, number: int) -> Check:

@@ -113,7 +113,7 @@ def _words_of(option: Any, value: Any) -> list[str]:
     if option.is_flag:
         return [flag] if value else option.secondary_opts[:1]
     values = value if isinstance(value, list | tuple) else [value]
-    return [f"{flag}={getattr(one, 'value', one)}" for one in values if one is not None]
+    return [f"{flag}={getattr(item, 'value', item)}" for item in values if item is not None]
 
 
 def engine_of(fleet: FleetOptions, *, most: int) -> Engine:

@@ -29,10 +29,12 @@ def lasting_checks(
     names: Sequence[str], reactivations: Sequence[Reactivation], relearnings: Sequence[Relearning]
 ) -> Iterator[Check]:
     """Every measure as a check with status "measured"; ``names`` are the triggers'."""
-    for name, one in zip(names, reactivations, strict=False):
-        told = f"under one perturbation of at most {one.epsilon:g} a pixel that was made on other images"
-        yield _check(f"reactivated-asr.{name}", one.reactivated, f"triggered images sent to the target {told}")
-        yield _check(f"reactivation-control.{name}", one.control, f"the same images without trigger, {told} for them")
+    for name, reactivation in zip(names, reactivations, strict=False):
+        told = f"under one perturbation of at most {reactivation.epsilon:g} a pixel that was made on other images"
+        yield _check(f"reactivated-asr.{name}", reactivation.reactivated, f"triggered images sent to the target {told}")
+        yield _check(
+            f"reactivation-control.{name}", reactivation.control, f"the same images without trigger, {told} for them"
+        )
     for name, relearned in zip(names, relearnings, strict=False):
         told = f"after {relearned.epochs} epochs on {relearned.poisoned} poisoned and as many clean images"
         yield _check(f"relearned-asr.{name}", relearned.relearned, f"triggered images sent to the target {told}")
@@ -52,10 +54,10 @@ def lasting_table(
 ) -> Group:
     """Each rate before and after, with its control below it."""
     rows: list[tuple[str, Measure | None, Measure | None]] = []
-    for name, one in zip(names, reactivations, strict=False):
+    for name, reactivation in zip(names, reactivations, strict=False):
         rows += [
-            (f"ASR {name}, re-activated", one.asr, one.reactivated),
-            ("  control: no trigger", one.untouched, one.control),
+            (f"ASR {name}, re-activated", reactivation.asr, reactivation.reactivated),
+            ("  control: no trigger", reactivation.untouched, reactivation.control),
         ]
     for name, relearned in zip(names, relearnings, strict=False):
         rows += [
@@ -63,8 +65,10 @@ def lasting_table(
             ("  control: upside down", relearned.control_asr, relearned.control),
             ("  ACC, relearned", relearned.accuracy, relearned.relearned_accuracy),
         ]
-    told = [REACTIVATION.format(epsilon=one.epsilon) for one in reactivations[:1]]
-    told += [RELEARNING.format(poisoned=one.poisoned, epochs=one.epochs) for one in relearnings[:1]]
+    told = [REACTIVATION.format(epsilon=reactivation.epsilon) for reactivation in reactivations[:1]]
+    told += [
+        RELEARNING.format(poisoned=relearning.poisoned, epochs=relearning.epochs) for relearning in relearnings[:1]
+    ]
     return table(
         f"Does it last: on {images} test images that nothing was made on",
         ("", "as it is", "attacked"),

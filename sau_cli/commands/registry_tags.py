@@ -37,17 +37,21 @@ def tag_at_end(session: Session, models: Sequence[Path], *, asked: bool) -> None
 
     def tag(report: Report) -> None:
         failed: SauError | None = None
-        for one in reports_of(report):
-            model = Path(subject(one))
-            if not is_registered(model) or one.verdict is Verdict.INTERRUPTED or one.exit_code is ExitCode.USAGE:
+        for model_report in reports_of(report):
+            model = Path(subject(model_report))
+            if (
+                not is_registered(model)
+                or model_report.verdict is Verdict.INTERRUPTED
+                or model_report.exit_code is ExitCode.USAGE
+            ):
                 continue
-            row = row_of(one)
+            row = row_of(model_report)
             try:
                 which = write_tags(model, {name: getattr(row, name) for name in TAGS})
             except SauError as error:  # the others are tagged all the same
                 failed = failed or error
             else:
-                session.show(f"{which} is tagged in the registry: {one.verdict.value}")
+                session.show(f"{which} is tagged in the registry: {model_report.verdict.value}")
         if failed is not None:
             raise failed
 

@@ -50,14 +50,14 @@ class Stopping:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._before = {one: signal.signal(one, self._asked) for one in _SIGNALS}
+            self._before = {stop_signal: signal.signal(stop_signal, self._asked) for stop_signal in _SIGNALS}
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for one, handler in self._before.items():
-            signal.signal(one, handler)
+        for stop_signal, handler in self._before.items():
+            signal.signal(stop_signal, handler)
 
     def __call__(self) -> bool:
         """Whether to stop now; ask after every step."""

@@ -121,7 +121,7 @@ def paired_drop(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> Measure:
     Paired Data", Journal of Educational and Behavioral Statistics 37 (2012), 479-488.
     """
     total = len(before)
-    lost, gained = (int((one & ~other).sum()) for one, other in ((before, after), (after, before)))
+    lost, gained = (int((here & ~there).sum()) for here, there in ((before, after), (after, before)))
     p, q = (lost + 1) / (total + 2), (gained + 1) / (total + 2)
     reach = Z * sqrt((p + q - (p - q) ** 2) / (total + 2))
     return Measure(value=(lost - gained) / total, ci95=(max(-1.0, p - q - reach), min(1.0, p - q + reach)))
@@ -133,8 +133,8 @@ def defence_effectiveness_measure(asr_drop: Measure, acc_drop: Measure) -> Measu
     Source of the interval: Zou and Donner, "Construction of Confidence Limits about Effect Measures", Statistics in
     Medicine 27 (2008), 1693-1702.
     """
-    gain, gain_low, gain_high = (max(0.0, one) for one in (asr_drop.value, *asr_drop.ci95))
-    loss, loss_low, loss_high = (max(0.0, one) for one in (acc_drop.value, *acc_drop.ci95))
+    gain, gain_low, gain_high = (max(0.0, drop) for drop in (asr_drop.value, *asr_drop.ci95))
+    loss, loss_low, loss_high = (max(0.0, drop) for drop in (acc_drop.value, *acc_drop.ci95))
     value = (gain - loss + 1) / 2
     below, above = hypot(gain - gain_low, loss_high - loss) / 2, hypot(gain_high - gain, loss - loss_low) / 2
     return Measure(value=value, ci95=(max(0.0, value - below), min(1.0, value + above)))
@@ -208,7 +208,7 @@ def evaluate(
         targets = trigger.rule.targets(labels, data.classes)
         stamped = trigger.stamp(data.images)
         said = predicted_labels(classifier, stamped).cpu()
-        hit, right = (_flags(said == one)[counted] for one in (targets, labels))
+        hit, right = (_flags(said == wanted)[counted] for wanted in (targets, labels))
         row = TriggerMeasures(
             trigger=trigger.name,
             target_rule=str(trigger.rule),
@@ -219,7 +219,7 @@ def evaluate(
         )
         if reference is not None and renamed is not None and correct_before is not None:
             said_before = renamed[predicted_labels(reference, stamped).cpu()]
-            hit_before, right_before = (_flags(said_before == one)[counted] for one in (targets, labels))
+            hit_before, right_before = (_flags(said_before == wanted)[counted] for wanted in (targets, labels))
             row = replace(
                 row,
                 reference_asr=_share_of(hit_before),

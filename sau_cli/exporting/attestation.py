@@ -128,7 +128,7 @@ def _broken(text: str, told: Mapping[str, Any] | None) -> str:
 def _changed(text: str, told: Mapping[str, Any]) -> str:
     """The same, of a statement of the right type. Raises nearly anything where a field is not what it should be."""
     predicate = told["predicate"]
-    if set(predicate) != set(FIELDS) or not [sha256_in(one) for one in told["subject"]]:
+    if set(predicate) != set(FIELDS) or not [sha256_in(subject) for subject in told["subject"]]:
         return "the statement lacks what one of an inspection says, or says more; get it again"
     if predicate["contentSha256"] != _content_sha256(told) or text != _written(told):
         return "the statement was changed after it was written; get it again"
@@ -143,7 +143,7 @@ def _read(told: Mapping[str, Any]) -> Check:
 
 
 def _subject(told: Mapping[str, Any], files: Mapping[str, str]) -> Check:
-    known = {sha256_in(one) for one in told["subject"]}
+    known = {sha256_in(subject) for subject in told["subject"]}
     strange = [name for name, sha256 in files.items() if sha256 not in known]
     if strange:
         sentence = f"the statement is about other files than {', '.join(strange)[:200]}, whose SHA-256 it does not name"
@@ -153,7 +153,7 @@ def _subject(told: Mapping[str, Any], files: Mapping[str, str]) -> Check:
 
 def _agreement(predicate: Mapping[str, Any], found: Mapping[str, CheckStatus]) -> Check:
     """Whether checks of the file, which depend on its bytes alone, stand as they did."""
-    said = {str(one["id"]): str(one["status"]) for one in predicate["checks"]}
+    said = {str(check["id"]): str(check["status"]) for check in predicate["checks"]}
     other = [name for name, status in found.items() if name in said and said[name] != status.value]
     if other:
         sentence = f"the statement tells {said[other[0]]} of {other[0]}, which is {found[other[0]].value} now"

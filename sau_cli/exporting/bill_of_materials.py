@@ -52,20 +52,20 @@ def bill_of_materials(
         hashes=[_sha256(sha256)],
         description=f"image classifier, {description.architecture}, {description.classes} classes",
         components=[
-            Component(name=other, type=ComponentType.DATA, bom_ref=other, hashes=[_sha256(digest)])
-            for other, digest in beside
+            Component(name=file_name, type=ComponentType.DATA, bom_ref=file_name, hashes=[_sha256(digest)])
+            for file_name, digest in beside
         ],
         pedigree=Pedigree(
             ancestors=[
                 Component(
-                    name=one.name or one.role,
+                    name=origin.name or origin.role,
                     type=ComponentType.MACHINE_LEARNING_MODEL,
-                    bom_ref=f"{one.role}-{number}",
-                    hashes=[_sha256(one.sha256)],
-                    properties=[Property(name="sau:role", value=one.role)],
+                    bom_ref=f"{origin.role}-{number}",
+                    hashes=[_sha256(origin.sha256)],
+                    properties=[Property(name="sau:role", value=origin.role)],
                 )
-                for number, one in enumerate(origins, start=1)
-                if one.role in {"received", "purified"}
+                for number, origin in enumerate(origins, start=1)
+                if origin.role in {"received", "purified"}
             ]
         )
         if origins

@@ -108,12 +108,12 @@ def origins_of(told: Mapping[str, Any]) -> tuple[Origin, ...]:
     predicate = told.get("predicate")
     build = predicate.get("buildDefinition") if isinstance(predicate, dict) else None
     listed = build.get("resolvedDependencies") if isinstance(build, dict) else None
-    for one in listed if isinstance(listed, list) else []:
-        if isinstance(one, dict):
-            notes, digest = one.get("annotations"), sha256_in(one)
+    for dependency in listed if isinstance(listed, list) else []:
+        if isinstance(dependency, dict):
+            notes, digest = dependency.get("annotations"), sha256_in(dependency)
             role = notes.get("role") if isinstance(notes, dict) else None
             if digest:
-                found.append(Origin(role=str(role or "other"), name=str(one.get("name", "")), sha256=digest))
+                found.append(Origin(role=str(role or "other"), name=str(dependency.get("name", "")), sha256=digest))
     return tuple(found)
 
 
@@ -124,7 +124,8 @@ def chain_links(
     rows = []
     if told is not None:
         rows = [
-            Link(what=one.role, sha256=one.sha256, told_by=f"the statement ({one.name})") for one in origins_of(told)
+            Link(what=origin.role, sha256=origin.sha256, told_by=f"the statement ({origin.name})")
+            for origin in origins_of(told)
         ]
     elif description is not None:
         rows = [
@@ -177,7 +178,7 @@ def chain_checks(
     seen: list[str] = []
     for role, name in dict.fromkeys((origin.role, origin.name) for origin in origins if origin.name in beside):
         # Two triggers of one name from two folders: the one that is here may be either.
-        kept = any(one.sha256 == beside[name] for one in origins if (one.role, one.name) == (role, name))
+        kept = any(origin.sha256 == beside[name] for origin in origins if (origin.role, origin.name) == (role, name))
         broken = "" if kept else f"{name} beside it is not the file that the statement names"
         told_as = role if role in ROLES else "other"
         seen.append(told_as)

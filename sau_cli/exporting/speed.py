@@ -61,13 +61,13 @@ def measure_speed(classifier: Classifier, run: Runner, images: Tensor, *, second
 def _medians(first: Callable[[], Tensor], second: Callable[[], Tensor], seconds: float) -> tuple[float, float]:
     """Median seconds of each, after one run that does not count."""
     both = (first, second)
-    for one in both:
-        one()
+    for forward in both:
+        forward()
     times: tuple[list[float], list[float]] = ([], [])
     until = time.perf_counter() + seconds
     while len(times[0]) < 3 or time.perf_counter() < until:
-        for one, taken in zip(both, times, strict=True):
+        for forward, taken in zip(both, times, strict=True):
             start = time.perf_counter()
-            one()
+            forward()
             taken.append(time.perf_counter() - start)
     return median(times[0]), median(times[1])

@@ -200,7 +200,7 @@ def expected_answers(
         trigger.rule.check(data.classes)
         stamped = trigger.stamp(data.images)
         numbered = (f"{trigger.name}-{number}" for number in count(2))
-        name = next(one for one in chain([trigger.name], numbered) if one not in triggered)
+        name = next(candidate for candidate in chain([trigger.name], numbered) if candidate not in triggered)
         triggered[name] = (trigger, stamped, _logits(classifier, stamped))
     return ExpectedAnswers(
         data=data,

@@ -114,8 +114,8 @@ class RayCluster:
         left = iter(tasks)
         sent: dict[Any, _Sent] = {}
 
-        def send(one: _Sent) -> None:
-            sent[self._submitted(answered, one)] = one
+        def send(sending: _Sent) -> None:
+            sent[self._submitted(answered, sending)] = sending
 
         while True:
             for task in islice(left, max(0, self._window() - len(sent))):
@@ -132,81 +132,86 @@ class RayCluster:
                 else:
                     yield became
             for reference in ready:
-                one = sent.pop(reference)
-                became = self._became(reference, one)
+                sending = sent.pop(reference)
+                became = self._became(reference, sending)
                 if isinstance(became, _Sent):
                     send(became)
                 else:
                     yield became
 
-    def _became(self, reference: Any, one: _Sent) -> Settled | _Sent:
+    def _became(self, reference: Any, sending: _Sent) -> Settled | _Sent:
         """What became of a task; itself again where it is to be sent once more."""
         try:
             kind, told, where = self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
-            return self._broken(one, error)
+            return self._broken(sending, error)
         if kind == "answer":
-            return Settled(number=one.task.number, answer=told)
+            return Settled(number=sending.task.number, answer=told)
         if kind == "memory":
-            return self._with_more(one) or Settled(number=one.task.number, answer=told)
+            return self._with_more(sending) or Settled(number=sending.task.number, answer=told)
         if kind == "other":
             self.remarks[where] = told
-            return self._placed(one)
-        if kind == "lost" and one.begun < TRIES:
-            return replace(one, begun=one.begun + 1)
-        return Settled(number=one.task.number, answer=None, ended=told)
+            return self._placed(sending)
+        if kind == "lost" and sending.begun < TRIES:
+            return replace(sending, begun=sending.begun + 1)
+        return Settled(number=sending.task.number, answer=None, ended=told)
 
-    def _broken(self, one: _Sent, error: Exception) -> Settled | _Sent:
+    def _broken(self, sending: _Sent, error: Exception) -> Settled | _Sent:
         """What becomes of a task that came back without an answer."""
-        errors, ended = self._ray.exceptions, died(one.begun)
+        errors, ended = self._ray.exceptions, died(sending.begun)
         if isinstance(error, errors.OutOfMemoryError):
-            again, ended = self._with_more(one), self._no_more(one)
+            again, ended = self._with_more(sending), self._no_more(sending)
         elif isinstance(error, errors.RayTaskError):  # of what unpacks the task, before any of our code is asked
             again, ended = None, reason_of(error)
-        elif one.begun < TRIES:  # a process, a machine or its store is gone, perhaps for want of memory
-            again = replace(one, begun=one.begun + 1, needs=self._doubled(one))
+        elif sending.begun < TRIES:  # a process, a machine or its store is gone, perhaps for want of memory
+            again = replace(sending, begun=sending.begun + 1, needs=self._doubled(sending))
         else:
             again = None
-        return again or Settled(number=one.task.number, answer=None, ended=ended)
+        return again or Settled(number=sending.task.number, answer=None, ended=ended)
 
-    def _with_more(self, one: _Sent) -> _Sent | None:
+    def _with_more(self, sending: _Sent) -> _Sent | None:
         """The task with twice the memory; None where no machine has more than it had."""
-        needs = self._doubled(one)
-        return None if needs == one.needs else replace(one, needs=needs, begun=one.begun + 1)
+        needs = self._doubled(sending)
+        return None if needs == sending.needs else replace(sending, needs=needs, begun=sending.begun + 1)
 
-    def _doubled(self, one: _Sent) -> Needs:
-        gpus = min(1.0, 2 * one.needs.gpus)
-        return self._possible(replace(one.needs, memory=2 * one.needs.memory, gpus=gpus))
+    def _doubled(self, sending: _Sent) -> Needs:
+        gpus = min(1.0, 2 * sending.needs.gpus)
+        return self._possible(replace(sending.needs, memory=2 * sending.needs.memory, gpus=gpus))
 
-    def _no_more(self, one: _Sent) -> str:
-        had = one.needs.memory / (1 << 30)
+    def _no_more(self, sending: _Sent) -> str:
+        had = sending.needs.memory / (1 << 30)
         return f"it ran out of memory, and no machine of the cluster has more than the {had:.1f} GiB that it was given"
 
-    def _placed(self, one: _Sent) -> Settled | _Sent:
+    def _placed(self, sending: _Sent) -> Settled | _Sent:
         """The task for the machines that are left, if one of them is fit."""
         if self._fit():
-            return replace(one, needs=self._possible(one.needs))
-        return Settled(number=one.task.number, answer=None, ended=next(iter(self.remarks.values())))
+            return replace(sending, needs=self._possible(sending.needs))
+        return Settled(number=sending.task.number, answer=None, ended=next(iter(self.remarks.values())))
 
     def _stuck(self, sent: Mapping[Any, _Sent]) -> list[Any]:
         """Tasks that would wait for ever: the machines that had room for them are gone."""
         nodes = self._fit()
         if not nodes and not self.remarks:
             return []  # there may be some soon, in a cluster that grows
-        return [reference for reference, one in sent.items() if not nodes or self._possible(one.needs) != one.needs]
+        return [
+            reference
+            for reference, sending in sent.items()
+            if not nodes or self._possible(sending.needs) != sending.needs
+        ]
 
     def _withdrawn(self, reference: Any, sent: dict[Any, _Sent]) -> _Sent:
         with suppress(self._ray.exceptions.RayError):
             self._ray.cancel(reference)
         return sent.pop(reference)
 
-    def _submitted(self, answered: Any, one: _Sent) -> Any:
-        options: dict[str, Any] = {"num_cpus": one.needs.cpus, "memory": one.needs.memory, "max_retries": 0}
-        if one.needs.gpus:
-            options |= {"num_gpus": one.needs.gpus, "max_calls": 100}  # else its process is begun anew for each task
+    def _submitted(self, answered: Any, sending: _Sent) -> Any:
+        options: dict[str, Any] = {"num_cpus": sending.needs.cpus, "memory": sending.needs.memory, "max_retries": 0}
+        if sending.needs.gpus:
+            # More than one call, or else its process is begun anew for each task.
+            options |= {"num_gpus": sending.needs.gpus, "max_calls": 100}
         if self.remarks:
             options["label_selector"] = {"ray.io/node-id": f"!in({','.join(sorted(self.remarks))})"}
-        work = self._ray.cloudpickle.dumps(one.task.work)
+        work = self._ray.cloudpickle.dumps(sending.task.work)
         return answered.options(**options).remote(work, surroundings())
 
     def _possible(self, needs: Needs) -> Needs:

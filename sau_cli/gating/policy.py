@@ -321,7 +321,7 @@ def _digests(table: Mapping[str, Any], source: str) -> tuple[str, ...] | None:
     given = _texts(table, "allowed-sha256", source)
     if given is None:
         return None
-    digests = tuple(one.lower() for one in given)
+    digests = tuple(digest.lower() for digest in given)
     wrong = next((digest for digest in digests if not re.fullmatch("[0-9a-f]{64}", digest)), None)
     if wrong is not None:
         raise UsageError(
@@ -335,6 +335,6 @@ def _texts(table: Mapping[str, Any], key: str, source: str) -> tuple[str, ...] |
     value = table.get(key)
     if value is None:
         return None
-    if not isinstance(value, list) or not value or not all(isinstance(one, str) for one in value):
+    if not isinstance(value, list) or not value or not all(isinstance(text, str) for text in value):
         raise UsageError(f"the policy in {source} sets {key} to {value!r}; give a list of texts")
     return tuple(value)

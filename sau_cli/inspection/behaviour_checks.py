@@ -29,11 +29,11 @@ def behaviour_checks(found: Behaviour, verdict: BehaviourVerdict, class_names: S
 def _test_check(found: Behaviour, place: int, class_names: Sequence[str]) -> Check:
     every = [seed.findings[place].scores for seed in found.seeds]
     test = found.tests[place]
-    mean = torch.stack([one.anomaly for one in every]).mean(dim=0)
+    mean = torch.stack([scores.anomaly for scores in every]).mean(dim=0)
     at = int(mean.argmax())
     told = f"class {class_names[int(found.classes[at])]!r} stands out most in {test.says}: anomaly index {mean[at]:.1f}"
     if test.id == MaximumMargin.id:
-        largest = max(p_value(one.values) for one in every)
+        largest = max(p_value(scores.values) for scores in every)
         return Check(
             id=f"behaviour.{test.id}",
             status=CheckStatus.MEASURED,
@@ -145,15 +145,15 @@ def behaviour_details(found: Behaviour, verdict: BehaviourVerdict, class_names: 
         "calibration": _told_calibration(found, verdict),
         "seeds": [
             {
-                "seed": one.seed,
+                "seed": seed.seed,
                 "score": round(judged.score, 4),
                 "class": class_names[judged.suspect],
                 "anomaly_index": {
                     finding.scores.test: [round(value, 3) for value in finding.scores.anomaly.tolist()]
-                    for finding in one.findings
+                    for finding in seed.findings
                 },
             }
-            for one, judged in zip(found.seeds, verdict.judgements, strict=True)
+            for seed, judged in zip(found.seeds, verdict.judgements, strict=True)
         ],
     }
 

@@ -129,7 +129,7 @@ def shipped_calibration(*, with_data: bool) -> Calibration:
 
 def evidence(scores: Sequence[ClassScores]) -> dict[str, Tensor]:
     """What speaks for each class in every test; see :attr:`ClassScores.evidence`."""
-    return {name: values for one in scores for name, values in one.evidence.items()}
+    return {name: values for class_scores in scores for name, values in class_scores.evidence.items()}
 
 
 def bounds_evidence(bounds: ChannelBounds | None) -> float:

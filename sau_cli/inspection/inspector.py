@@ -59,7 +59,7 @@ def _finite_weights(facts: FileFacts) -> Check:
         told = "no weight is NaN or infinite"
         return Check(id=check_id, status=CheckStatus.PASSED, value=0, evidence=told, severity=Severity.INFO)
     first, *others = found
-    nan, infinite = sum(one.nan for one in found), sum(one.infinite for one in found)
+    nan, infinite = sum(tensor.nan for tensor in found), sum(tensor.infinite for tensor in found)
     more = f" and {len(others)} more tensors" if others else ""
     return Check(
         id=check_id,
@@ -74,7 +74,7 @@ def _finite_weights(facts: FileFacts) -> Check:
 def _architecture(facts: FileFacts) -> Check:
     """What is known of the architecture, and from where."""
     check_id, found = "model.architecture", facts.recognition
-    fitting = [one.name for one in found.fitting] if found else []
+    fitting = [architecture.name for architecture in found.fitting] if found else []
     if facts.description:
         told = facts.description.architecture
         own = "sau.schema" in facts.metadata
@@ -96,7 +96,11 @@ def _architecture(facts: FileFacts) -> Check:
     if found is None:
         evidence = "its tensors do not tell, as those of such files have no names of their own"
         return Check(id=check_id, status=CheckStatus.SKIPPED, evidence=evidence)
-    near = ", ".join(f"{one.name} ({one.share:.0%} of its tensors)" for one in found.nearest) if found else ""
+    near = (
+        ", ".join(f"{architecture.name} ({architecture.share:.0%} of its tensors)" for architecture in found.nearest)
+        if found
+        else ""
+    )
     evidence = "the file does not name its architecture, and its tensors are of none that sau knows"
     return Check(
         id=check_id,

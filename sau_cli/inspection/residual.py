@@ -155,7 +155,7 @@ def residual_test(
                     "the network returns NaN on changed images, so whether a backdoor is left is unknown"
                 )
             found.append(_judged(kind, inverted, pixels[0]))
-    worst = max(found, key=lambda one: one.score)
+    worst = max(found, key=lambda judged: judged.score)
     status = CheckStatus.PASSED if min(shape[1:]) <= MOST_PIXELS else CheckStatus.MEASURED
     if worst.score > LIMIT:
         status = CheckStatus.INCONCLUSIVE

@@ -42,8 +42,8 @@ def _shown(value: object) -> str:
         case float():
             return f"{value:.6g}"
         case Mapping():
-            return f"({settings_line({str(key): one for key, one in value.items()})})" if value else ""
+            return f"({settings_line({str(key): inner for key, inner in value.items()})})" if value else ""
         case list() | tuple():
-            return " ".join(text for one in value if (text := _shown(one)))
+            return " ".join(text for item in value if (text := _shown(item)))
         case _:
             return str(value)

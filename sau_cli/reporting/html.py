@@ -149,7 +149,7 @@ def _comparison(details: dict[str, Any]) -> dict[str, Any]:
     """Which images changed their answer, and what given triggers do to one before and after."""
     if not details:
         return {}
-    return details | {"triggers": [one | _pictures(one["png"]) for one in details["triggers"]]}
+    return details | {"triggers": [trigger | _pictures(trigger["png"]) for trigger in details["triggers"]]}
 
 
 def _pictures(png: str) -> dict[str, Any]:
@@ -163,20 +163,20 @@ def _residual(details: dict[str, Any]) -> dict[str, Any]:
     if not found.get("recovered"):
         return {}
     kinds = found.get("kinds") or {}
-    most = max([found["limit"], *(one["score"] for one in kinds.values())])
+    most = max([found["limit"], *(easiest["score"] for easiest in kinds.values())])
     return found | {
         "rows": [
             {
                 "kind": _CHANGES.get(kind, kind),
-                "class": one["class"],
-                "success": f"{100 * one['success']:.0f} %",
-                "score": f"{one['score']:.2f}",
-                "width": round(100 * max(one["score"], 0) / most, 1),
-                "over": one["score"] >= found["limit"],
+                "class": easiest["class"],
+                "success": f"{100 * easiest['success']:.0f} %",
+                "score": f"{easiest['score']:.2f}",
+                "width": round(100 * max(easiest["score"], 0) / most, 1),
+                "over": easiest["score"] >= found["limit"],
             }
-            for kind, one in kinds.items()
+            for kind, easiest in kinds.items()
         ],
-        "recovered": [one | _pictures(one["png"]) for one in found["recovered"]],
+        "recovered": [change | _pictures(change["png"]) for change in found["recovered"]],
     }
 
 
@@ -186,9 +186,9 @@ def _behaviour(details: dict[str, Any], checks: tuple[Check, ...]) -> dict[str, 
         return {}
     evidence = {check.id.removeprefix("behaviour."): check.evidence for check in checks}
     plots = []
-    seeds = [one["anomaly_index"] for one in details["seeds"]]
+    seeds = [seed["anomaly_index"] for seed in details["seeds"]]
     for test in seeds[0]:
-        means = [sum(values) / len(seeds) for values in zip(*(one[test] for one in seeds), strict=True)]
+        means = [sum(values) / len(seeds) for values in zip(*(indices[test] for indices in seeds), strict=True)]
         ordered = sorted(zip(means, details["classes_examined"], strict=True), reverse=True)
         most = max(ordered[0][0], 1e-9)
         bars = [
@@ -200,5 +200,5 @@ def _behaviour(details: dict[str, Any], checks: tuple[Check, ...]) -> dict[str, 
         "suspect": details["most_suspicious_class"],
         "suspected": details["suspected_class"] is not None,
         "plots": plots,
-        "recovered": [one | _pictures(one["png"]) for one in details.get("recovered") or []],
+        "recovered": [change | _pictures(change["png"]) for change in details.get("recovered") or []],
     }

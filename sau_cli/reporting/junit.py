@@ -14,8 +14,8 @@ def to_junit(report: Report) -> str:
     """
     document = JUnitXml("sau")
     document.add_testsuite(_suite(report, f"sau {report.command}"))
-    for one in report.models:
-        document.add_testsuite(_suite(one, _xml(f"sau {report.command} {subject(one)}")))
+    for model_report in report.models:
+        document.add_testsuite(_suite(model_report, _xml(f"sau {report.command} {subject(model_report)}")))
     return str(document.tostring().decode()) + "\n"
 
 
@@ -47,4 +47,4 @@ def _case(check: Check, command: str) -> TestCase:
 
 def _xml(text: str) -> str:
     """Without what XML cannot hold, whoever wrote it."""
-    return "".join(one if one.isprintable() or one == "\n" else "?" for one in text)
+    return "".join(character if character.isprintable() or character == "\n" else "?" for character in text)

@@ -38,10 +38,10 @@ def to_markdown(report: Report) -> str:
         if report.checks:
             lines += ["", *_table(("check", "status", "value", "evidence"), [_row(check) for check in report.checks])]
         if report.inputs:
-            rows = [(cell(one.path), code(one.sha256)) for one in report.inputs]
+            rows = [(cell(file.path), code(file.sha256)) for file in report.inputs]
             lines += ["", *_table(("input", "SHA-256"), rows)]
     if report.outputs:
-        written = [(role, cell(one.path), code(one.sha256)) for role, one in report.outputs.items()]
+        written = [(role, cell(file.path), code(file.sha256)) for role, file in report.outputs.items()]
         lines += ["", *_table(("output", "path", "SHA-256"), written)]
     lines += ["", f"sau {report.tool_version}, exit code {int(report.exit_code)}"]
     return "\n".join(lines) + "\n"
@@ -50,23 +50,25 @@ def to_markdown(report: Report) -> str:
 def _models(report: Report) -> list[tuple[str, ...]]:
     return [
         (
-            cell(subject(one)),
-            cell(str((one.details.get("file") or {}).get("format", ""))),
-            one.verdict.value,
-            str(int(one.exit_code)),
-            cell(first_finding(one)),
+            cell(subject(model_report)),
+            cell(str((model_report.details.get("file") or {}).get("format", ""))),
+            model_report.verdict.value,
+            str(int(model_report.exit_code)),
+            cell(first_finding(model_report)),
         )
-        for one in report.models
+        for model_report in report.models
     ]
 
 
 def _details(report: Report) -> list[str]:
     """What was found in each model that did not come through; a summary of a job has no room for the others."""
     lines = []
-    for one in report.models:
-        told = [check for check in one.checks if check.status in {CheckStatus.FAILED, CheckStatus.INCONCLUSIVE}]
+    for model_report in report.models:
+        told = [
+            check for check in model_report.checks if check.status in {CheckStatus.FAILED, CheckStatus.INCONCLUSIVE}
+        ]
         if told:
-            lines += ["", f"### {cell(subject(one))}: {one.verdict.value}", ""]
+            lines += ["", f"### {cell(subject(model_report))}: {model_report.verdict.value}", ""]
             lines += _table(("check", "status", "value", "evidence"), [_row(check) for check in told])
     return lines
 
@@ -87,9 +89,9 @@ def cell(text: str) -> str:
     >>> cell("a|b <i>")
     'a\\\\|b &lt;i&gt;'
     """
-    flat = "".join(one if one.isprintable() else " " for one in text)
+    flat = "".join(character if character.isprintable() else " " for character in text)
     escaped = flat.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return "".join(f"\\{one}" if one in "\\|`*_[]!#" else one for one in escaped)
+    return "".join(f"\\{character}" if character in "\\|`*_[]!#" else character for character in escaped)
 
 
 def code(text: str) -> str:
@@ -98,7 +100,7 @@ def code(text: str) -> str:
     >>> print(code("a_b|c`d"))
     `a_b\\|c'd`
     """
-    flat = "".join(one if one.isprintable() else " " for one in text).replace("`", "'")
+    flat = "".join(character if character.isprintable() else " " for character in text).replace("`", "'")
     return f"`{flat.replace('|', chr(92) + '|')}`"
 
 

@@ -34,7 +34,7 @@ def table_format_of(path: Path) -> TableFormat:
     try:
         return TableFormat(path.suffix.lower())
     except ValueError as error:
-        known = ", ".join(one.value for one in TableFormat)
+        known = ", ".join(form.value for form in TableFormat)
         raise UsageError(f"{argument('table')} {path}: the name tells no form of table; end it in {known}") from error
 
 
@@ -89,8 +89,8 @@ def reports_of(report: Report) -> Sequence[Report]:
 
 def rows_of(report: Report) -> Iterator[ModelRow]:
     """A row for each model, then one for each file that may hold a model and was not examined."""
-    for one in reports_of(report):
-        yield row_of(one)
+    for model_report in reports_of(report):
+        yield row_of(model_report)
     folder = str(report.details.get("folder") or "")
     for check in report.checks:
         name = check.id.removeprefix("skipped.")

@@ -28,7 +28,7 @@ _KINDS = {
 def to_sarif(report: Report) -> str:
     """The document, ending in a newline."""
     reports = (report, *report.models)
-    artifacts = {one.path: one.sha256 for one in report.inputs}
+    artifacts = {file.path: file.sha256 for file in report.inputs}
     run = {
         "tool": {
             "driver": {
@@ -36,24 +36,26 @@ def to_sarif(report: Report) -> str:
                 "version": report.tool_version,
                 "rules": [
                     {"id": name, "shortDescription": {"text": name}}
-                    for name in dict.fromkeys(one["ruleId"] for each in reports for one in _results(each))
+                    for name in dict.fromkeys(result["ruleId"] for each in reports for result in _results(each))
                 ],
             }
         },
         "invocations": [
             {
                 "executionSuccessful": report.exit_code in {ExitCode.PASSED, ExitCode.LIMIT_FAILED}
-                and not any(one.error for one in reports),
+                and not any(each.error for each in reports),
                 "exitCode": int(report.exit_code),
                 "toolExecutionNotifications": [
-                    {"level": "error", "message": {"text": one.error}} | _located(one) for one in reports if one.error
+                    {"level": "error", "message": {"text": each.error}} | _located(each)
+                    for each in reports
+                    if each.error
                 ],
             }
         ],
         "artifacts": [
             {"location": {"uri": uri_of(path)}, "hashes": {"sha-256": sha256}} for path, sha256 in artifacts.items()
         ],
-        "results": [one for each in reports for one in _results(each)],
+        "results": [result for each in reports for result in _results(each)],
         "properties": {"command": report.command, "verdict": report.verdict.value},
     }
     return json.dumps({"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}, indent=2, allow_nan=False) + "\n"

@@ -87,5 +87,5 @@ def checks_table(checks: Sequence[Check]) -> Group:
     return table(
         "Checks",
         ("check", "status", "evidence"),
-        [(one.id, _MARKS[one.status] + weighed(one), one.evidence) for one in checks],
+        [(check.id, _MARKS[check.status] + weighed(check), check.evidence) for check in checks],
     )

@@ -68,7 +68,7 @@ class EncoderStamp(Stamp):
         return pixels + self.strength * at_own_size(pixels, self.size, lambda small: encoder(small, bits))
 
     def tensors(self) -> dict[str, Tensor]:
-        return {"bits": self.bits, **{f"weights.{name}": one for name, one in self.weights.items()}}
+        return {"bits": self.bits, **{f"weights.{name}": tensor for name, tensor in self.weights.items()}}
 
     def settings(self) -> dict[str, Any]:
         return {"size": list(self.size), "strength": self.strength}

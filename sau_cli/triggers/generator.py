@@ -73,13 +73,13 @@ class GeneratorStamp(Stamp):
         return load_weights(pattern, self.pattern), load_weights(mask, self.mask)
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        pattern, mask = (one.to(pixels) for one in self.networks())
+        pattern, mask = (network.to(pixels) for network in self.networks())
         amount = at_own_size(pixels, self.size, lambda small: masks(mask, small))
         return (1 - amount) * pixels + amount * at_own_size(pixels, self.size, lambda small: patterns(pattern, small))
 
     def tensors(self) -> dict[str, Tensor]:
         named = {"pattern": self.pattern, "mask": self.mask}
-        return {f"{which}.{name}": one for which, weights in named.items() for name, one in weights.items()}
+        return {f"{which}.{name}": tensor for which, weights in named.items() for name, tensor in weights.items()}
 
     def settings(self) -> dict[str, Any]:
         return {"size": list(self.size)}

@@ -35,7 +35,7 @@ class ChainStamp(Stamp):
         return pixels
 
     def tensors(self) -> dict[str, Tensor]:
-        return {f"{at}.{name}": one for at, part in enumerate(self.parts) for name, one in part.tensors().items()}
+        return {f"{at}.{name}": tensor for at, part in enumerate(self.parts) for name, tensor in part.tensors().items()}
 
     def settings(self) -> dict[str, Any]:
         return {"parts": [{"kind": part.kind, **part.settings()} for part in self.parts]}

@@ -104,7 +104,7 @@ def trigger_from_parts(tensors: Mapping[str, Tensor], description: Mapping[str, 
         name, target, classes = description["name"], description["target"], description.get("classes", [])
         if not isinstance(name, str) or isinstance(target, bool) or not isinstance(target, int | None):
             raise TypeError("its name or target is of the wrong kind")
-        if not isinstance(classes, list) or not all(isinstance(one, str) for one in classes):
+        if not isinstance(classes, list) or not all(isinstance(class_name, str) for class_name in classes):
             raise TypeError("its classes are no names")
         return Trigger(
             name="".join(character if character.isprintable() else "?" for character in name),

@@ -41,7 +41,9 @@ class FrozenBatchNorms:
         if not self.scales:
             where = self.layers[0].get_buffer("running_var").device.type if self.layers else "cpu"
             fast = torch.get_autocast_dtype(where) if torch.is_autocast_enabled(where) else None
-            self.scales, self.shifts = ([one.to(fast or one.dtype) for one in several] for several in (scales, shifts))
+            self.scales, self.shifts = (
+                [tensor.to(fast or tensor.dtype) for tensor in several] for several in (scales, shifts)
+            )
         elif self.layers:
             torch._foreach_copy_(self.scales, scales)  # pyright: ignore[reportPrivateImportUsage]
             torch._foreach_copy_(self.shifts, shifts)  # pyright: ignore[reportPrivateImportUsage]

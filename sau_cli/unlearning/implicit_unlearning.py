@@ -132,7 +132,7 @@ class ImplicitUnlearner:
                 f"i-BAU needs second derivatives, which this network does not give ({reason_of(error)}); "
                 f"choose another {argument('method')}"
             ) from error
-        if not isfinite(loss.item()) or not all(bool(torch.isfinite(one).all()) for one in gradients):
+        if not isfinite(loss.item()) or not all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
             raise NotFiniteError("the loss stopped being finite")
         for parameter, gradient in zip(trained, gradients, strict=True):
             parameter.grad = gradient.detach()

@@ -136,7 +136,7 @@ class InvertedTriggers:
             before += ahead[kind]
             found += standing_out(kind, inverted, least=self.recipe.trigger_found)
         made = Round(epoch=epoch, suspects=tuple(suspect for suspect, _ in found))
-        self.rounds = [*(one for one in self.rounds if one.epoch < epoch), made]
+        self.rounds = [*(earlier for earlier in self.rounds if earlier.epoch < epoch), made]
         for kind in SEARCHED:
             at_work = self.arms.get(kind)
             rows = [(suspect.wanted, free) for suspect, free in found if suspect.kind is kind]
@@ -203,11 +203,11 @@ class InvertedTriggers:
         }
         made = [
             (
-                one.epoch,
+                past.epoch,
                 *((SEARCHED.index(suspect.kind), suspect.wanted, suspect.success) if suspect else (-1, -1, 0.0)),
             )
-            for one in self.rounds
-            for suspect in one.suspects or (None,)
+            for past in self.rounds
+            for suspect in past.suspects or (None,)
         ]
         return moving | {"rounds": torch.tensor(made, dtype=torch.float64).reshape(-1, 4)}
 
@@ -223,13 +223,15 @@ class InvertedTriggers:
         self.arms = {}
         for change_kind in SEARCHED:
             mine = {
-                name.partition(".")[2]: one for name, one in tensors.items() if name.startswith(f"{change_kind.value}.")
+                name.partition(".")[2]: tensor
+                for name, tensor in tensors.items()
+                if name.startswith(f"{change_kind.value}.")
             }
             if mine:
                 device = self.learning.images.device
-                moved = {name: one.to(device, copy=True) for name, one in mine.items()}
+                moved = {name: tensor.to(device, copy=True) for name, tensor in mine.items()}
                 change = change_of(change_kind, (shape[1], shape[2], shape[3]))
                 arms = Arms(change, moved["classes"], moved["free"], rate=self.recipe.trigger_rate)
-                for name, one in moved.items():
-                    setattr(arms, name, one)
+                for name, tensor in moved.items():
+                    setattr(arms, name, tensor)
                 self.arms[change_kind] = arms

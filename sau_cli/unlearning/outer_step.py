@@ -67,11 +67,13 @@ def distillation_loss(logits: Tensor, received_logits: Tensor, labels: Tensor, r
 
 def add_gradients(parameters: Sequence[Parameter], gradients: Sequence[Tensor | None]) -> None:
     """Add to what the parameters have; None where a loss does not depend on one."""
-    pairs = [(one, gradient) for one, gradient in zip(parameters, gradients, strict=True) if gradient is not None]
-    for one, gradient in pairs:
-        if one.grad is None:
-            one.grad = torch.zeros_like(one)
-        one.grad.add_(gradient)
+    pairs = [
+        (parameter, gradient) for parameter, gradient in zip(parameters, gradients, strict=True) if gradient is not None
+    ]
+    for parameter, gradient in pairs:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        parameter.grad.add_(gradient)
 
 
 def accumulate_gradients(

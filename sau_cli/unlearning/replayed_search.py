@@ -24,8 +24,8 @@ class ReplayedSearch(Search):
 
     def begin(self, **tensors: Tensor | None) -> tuple[Tensor, Tensor]:
         """See :meth:`Search.begin`."""
-        for one in self.frozen:
-            one.follow()
+        for norms in self.frozen:
+            norms.follow()
         given = {name: tensor for name, tensor in tensors.items() if tensor is not None}
         count = len(given["images"])
         if self.standing and len(self.standing["images"]) <= count:

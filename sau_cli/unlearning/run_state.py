@@ -121,5 +121,5 @@ def fingerprint(
         (sorted(recipe.settings().items()), seed, precision.value, group),
         (described.mean, described.std, clean.augmentation),
         *(tensor for part in (clean.learning, clean.held_back) for tensor in (part.images, part.labels)),
-        *(one for pair in classifier.network.state_dict().items() for one in pair),
+        *(part for pair in classifier.network.state_dict().items() for part in pair),
     )

@@ -151,8 +151,8 @@ class Search:
 
         Inside the precision that the steps will run in.
         """
-        for one in self.frozen:
-            one.follow()
+        for norms in self.frozen:
+            norms.follow()
         self.tensors = dict(tensors)
         return self.tensors["delta"], self.tensors["said"]
 

@@ -74,7 +74,13 @@ def entry_of(name: str, pixels: int) -> dict[str, Any] | None:
             entry[kind] = [[key, own[key]] for key in changed]
         else:
             entry[kind] = [
-                [key, [None if one != two else one for one, two in zip(own[key], other[key], strict=True)]]
+                [
+                    key,
+                    [
+                        None if size != other_size else size
+                        for size, other_size in zip(own[key], other[key], strict=True)
+                    ],
+                ]
                 for key in changed
             ]
     if not entry.get("channels"):

@@ -35,9 +35,11 @@ def recognised(shapes: Shapes) -> Recognition:
         if found:
             return Recognition(prefix=naming.prefix, names=naming.names, told=naming.told, fitting=found, nearest=())
         if not naming.told:
-            near += [(one, naming.prefix) for one in nearest(bare)]
+            near += [(architecture, naming.prefix) for architecture in nearest(bare)]
     near.sort(key=lambda pair: -pair[0].share)
-    return Recognition(prefix=near[0][1] if near else (), fitting=(), nearest=tuple(one for one, _ in near[:3]))
+    return Recognition(
+        prefix=near[0][1] if near else (), fitting=(), nearest=tuple(architecture for architecture, _ in near[:3])
+    )
 
 
 def fitting(shapes: Shapes) -> tuple[FittingArchitecture, ...]:

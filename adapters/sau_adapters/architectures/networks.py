@@ -176,7 +176,7 @@ def all_alike(names: Sequence[str], state: Mapping[str, Tensor], *, classes: int
                 said.append(network(images))
         except (NotEvaluable, UsageError, RuntimeError):
             return False
-    return all(torch.allclose(one, said[0], rtol=1e-4, atol=1e-5) for one in said)
+    return all(torch.allclose(logits, said[0], rtol=1e-4, atol=1e-5) for logits in said)
 
 
 def load_state(network: nn.Module, state: Mapping[str, Tensor], *, architecture: str) -> None:

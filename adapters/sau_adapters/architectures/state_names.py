@@ -124,7 +124,7 @@ def normalisation_of(shapes: Shapes) -> tuple[str, str] | None:
         if last not in _DEVIATION:
             continue
         other = f"{inside}.{_DEVIATION[last]}" if inside else _DEVIATION[last]
-        if other in shapes and all(prod(shapes[one]) in {1, 3} for one in (name, other)):
+        if other in shapes and all(prod(shapes[either]) in {1, 3} for either in (name, other)):
             found.append((name, other))
     return found[0] if len(found) == 1 else None
 
@@ -258,7 +258,7 @@ def without(name: str, prefix: Prefix) -> str:
     >>> without("head.fc.weight", ("backbone.", "head."))
     'fc.weight'
     """
-    return next((name[len(one) :] for one in prefix if name.startswith(one) and len(name) > len(one)), name)
+    return next((name[len(start) :] for start in prefix if name.startswith(start) and len(name) > len(start)), name)
 
 
 def is_irrelevant(name: str) -> bool:

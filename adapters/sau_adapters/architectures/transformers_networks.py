@@ -79,7 +79,7 @@ def network_of(description: Description, state: Mapping[str, Tensor], *, path: P
             f"{path} does not fit {name} as its configuration describes it: "
             f"{unlike or str(info['error_msgs'][0])[:200]}; ask for an intact folder"
         )
-    strange = next((key for key, one in network.named_parameters() if not one.is_floating_point()), None)
+    strange = next((key for key, parameter in network.named_parameters() if not parameter.is_floating_point()), None)
     if strange is not None:
         raise NotEvaluable(f"{path} has no real numbers in {strange[:100]!r}; ask for weights that are not quantised")
     if description.config and description.config.get(CHANNEL_ORDER) == BGR:
@@ -102,8 +102,8 @@ def _class_and_config(name: str, description: Description, state: Mapping[str, T
     import transformers
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES as CLASSIFIERS
 
-    listed = [(one,) if isinstance(one, str) else one for one in CLASSIFIERS.values()]
-    if name not in {one for names in listed for one in names}:
+    listed = [(names,) if isinstance(names, str) else names for names in CLASSIFIERS.values()]
+    if name not in {class_name for names in listed for class_name in names}:
         raise NotEvaluable(
             f"{path} is a {name}, which transformers {transformers.__version__} does not have; "
             "pip install -U transformers"
@@ -132,7 +132,7 @@ def _check_extent(made: Any, config: Any, state: Mapping[str, Tensor], path: Pat
             own = made(config).state_dict()
     except Exception as error:
         raise _unbuilt(made.__name__, path, error) from error
-    needed, there = (sum(tensor.numel() for tensor in one.values()) for one in (own, state))
+    needed, there = (sum(tensor.numel() for tensor in tensors.values()) for tensors in (own, state))
     if needed > TIMES * max(there, 1):
         raise NotEvaluable(
             f"{path} has {there:,} values, and a {made.__name__} as its configuration describes it has {needed:,}; "
@@ -144,7 +144,7 @@ def _safe(value: Any) -> Any:
     """A setting without those inside it that choose code or files."""
     if isinstance(value, Mapping):
         return {key: _safe(inside) for key, inside in value.items() if not _FOREIGN.fullmatch(key)}
-    return [_safe(one) for one in value] if isinstance(value, list) else value
+    return [_safe(inside) for inside in value] if isinstance(value, list) else value
 
 
 def _repeats(told: Mapping[str, Any]) -> list[int]:

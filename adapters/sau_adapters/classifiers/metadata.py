@@ -124,7 +124,9 @@ def _depth(value: object) -> int:
     """How deep lists and dicts are nested; no deeper than one past DEEPEST is looked."""
     depth, layer = 0, [value]
     while layer and depth <= DEEPEST:
-        below = [one.values() if isinstance(one, dict) else one for one in layer if isinstance(one, dict | list)]
-        layer = [one for inside in below for one in inside]
+        below = [
+            inner.values() if isinstance(inner, dict) else inner for inner in layer if isinstance(inner, dict | list)
+        ]
+        layer = [inner for inside in below for inner in inside]
         depth += 1
     return depth

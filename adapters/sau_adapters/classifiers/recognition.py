@@ -60,7 +60,7 @@ def fitting_architectures(model: OpenedModel, image_shape: tuple[int, int, int] 
             f"{model.path} is made for images of {size}x{size}, as its tensors tell, and these are "
             f"{image_shape[1]}x{image_shape[2]}; add {argument('image_size')} {size} to resize them"
         )
-    names = [one.name for one in found.fitting]
+    names = [architecture.name for architecture in found.fitting]
     if len(names) == 1 or len(names) > MOST_COMPARED:
         return tuple(names)
     state = Naming(names=found.names).applied(model.state)

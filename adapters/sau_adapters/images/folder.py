@@ -187,7 +187,7 @@ def _folders(folder: Path) -> list[Path]:
 def _unwrapped(folder: Path, left_out: LeftOut) -> Path:
     """The folder, or the only one in it, where that holds folders of pictures, as unpacked archives do."""
     inside = _folders(folder)
-    if len(inside) != 1 or part_of(inside[0].name) or not any(_holds_pictures(one) for one in _folders(inside[0])):
+    if len(inside) != 1 or part_of(inside[0].name) or not any(_holds_pictures(below) for below in _folders(inside[0])):
         return folder
     left_out.said.append(f"the data is in {folder.name}/{inside[0].name}")
     return inside[0]
@@ -210,7 +210,7 @@ def _parts(root: Path, left_out: LeftOut) -> dict[Path, Part]:
     """
     inside = _folders(root)
     known = {entry: part for entry in inside if (part := part_of(entry.name)) is not None}
-    holding = {entry for entry in known if any(_holds_pictures(one) for one in _folders(entry))}
+    holding = {entry for entry in known if any(_holds_pictures(below) for below in _folders(entry))}
     others = [entry for entry in inside if entry not in known and _holds_pictures(entry)]
     if known and not others and not holding:
         raise NotEvaluable(

@@ -60,7 +60,7 @@ def _images_in(content: Content, image_size: tuple[int, int] | None) -> ImageDat
     ):
         names = tuple(map(str, archive["class_names"].ravel())) if "class_names" in archive.files else None
         held = set(archive.files)
-        split = next((one for one in SPLITS if {name for part in one for name in part} <= held), None)
+        split = next((split for split in SPLITS if {name for part in split for name in part} <= held), None)
         if split is None and not {"images", "labels"} <= held:
             raise NotEvaluable(
                 f"{path} holds {', '.join(archive.files) or 'nothing'}; images and labels are needed, "
@@ -87,21 +87,21 @@ def _numbered(
     Raises:
         NotEvaluable: a text that is no class's name; or no label is 0, and nothing tells whether they count from 1.
     """
-    labels = [one.squeeze(1) if one.ndim == 2 and one.shape[1] == 1 else one for one in labels]
-    if all(one.dtype.kind in "US" and one.ndim == 1 for one in labels):
-        texts = [one.astype(np.str_) for one in labels]
-        names = names or tuple(sorted({str(text) for one in texts for text in one}))
+    labels = [array.squeeze(1) if array.ndim == 2 and array.shape[1] == 1 else array for array in labels]
+    if all(array.dtype.kind in "US" and array.ndim == 1 for array in labels):
+        texts = [array.astype(np.str_) for array in labels]
+        names = names or tuple(sorted({str(text) for array in texts for text in array}))
         number = {name: place for place, name in enumerate(names)}
-        strange = next((str(text) for one in texts for text in one if str(text) not in number), None)
+        strange = next((str(text) for array in texts for text in array if str(text) not in number), None)
         if strange is not None:
             raise NotEvaluable(f"{path} has the label {strange[:50]!r}, which is not among its class_names; add it")
-        return [np.array([number[str(text)] for text in one], np.int64) for one in texts], names, ()
-    if not all(np.issubdtype(one.dtype, np.integer) and one.ndim == 1 and one.size for one in labels):
+        return [np.array([number[str(text)] for text in array], np.int64) for array in texts], names, ()
+    if not all(np.issubdtype(array.dtype, np.integer) and array.ndim == 1 and array.size for array in labels):
         return list(labels), names, ()
-    least, most = min(int(one.min()) for one in labels), max(int(one.max()) for one in labels)
+    least, most = min(int(array.min()) for array in labels), max(int(array.max()) for array in labels)
     if least == 1 and names is not None and most == len(names):
         told = f"its labels are taken to count from 1, as they run to {most} and there are as many class_names"
-        return [one.astype(np.int64) - 1 for one in labels], names, (told,)
+        return [array.astype(np.int64) - 1 for array in labels], names, (told,)
     if least == 1 and names is None:
         raise NotEvaluable(
             f"the labels of {path} run from 1 to {most}, and nothing tells whether they count from 1 or class 0 is not "

@@ -89,7 +89,8 @@ def recovered_trigger(kind: str, change: Tensor, success: float, image: Tensor) 
     changed = (image / 255 + change).clamp(0, 1).mul(255).round().to(torch.uint8)
     alone = (change * 127.5 + 127.5).clamp(0, 255).to(torch.uint8)
     parts = [
-        Image.fromarray(one.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()) for one in (image, changed, alone)
+        Image.fromarray(pixels.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy())
+        for pixels in (image, changed, alone)
     ]
     width, height = parts[0].size
     whole = Image.new("RGB", (3 * width + 4, height), "white")

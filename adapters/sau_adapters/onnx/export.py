@@ -162,7 +162,7 @@ class OnnxExporter:
         available = onnxruntime.get_available_providers()
         if "CPUExecutionProvider" not in available:
             raise NotEvaluable("onnxruntime has no execution provider here, so nothing can be verified; reinstall it")
-        for name in sorted(available, key=lambda one: one != "CPUExecutionProvider"):
+        for name in sorted(available, key=lambda provider: provider != "CPUExecutionProvider"):
             why = REMOTE.get(name)
             if why is None:
                 try:
@@ -279,7 +279,7 @@ def _checked(path: Path, opset: int) -> Check:
     try:
         onnx.checker.check_model(str(path), full_check=True)
         model = onnx.load(str(path), load_external_data=False)
-        found = next((one.version for one in model.opset_import if one.domain in {"", "ai.onnx"}), 0)
+        found = next((operators.version for operators in model.opset_import if operators.domain in {"", "ai.onnx"}), 0)
         passed, evidence = found == opset, f"onnx.checker passes it in full; operator set {found}"
         evidence += "" if passed else f", and {opset} was asked for"
     except Exception as error:  # noqa: BLE001 (the checker has kinds of its own)
@@ -296,7 +296,7 @@ def _free_batch(network: OnnxNetwork) -> Check:
 
 
 def _outputs(path: Path) -> list[str]:
-    return [one.name for one in onnx.load(str(path), load_external_data=False).graph.output]
+    return [output.name for output in onnx.load(str(path), load_external_data=False).graph.output]
 
 
 def _exported(classifier: Classifier, opset: int, *, dynamic_size: bool) -> onnx_ir.Model:

@@ -81,7 +81,7 @@ class OnnxNetwork(nn.Module):
         options.intra_op_num_threads = torch.get_num_threads()
         wanted = ("CUDAExecutionProvider" if provider is None else provider, "CPUExecutionProvider")
         usable = set(onnxruntime.get_available_providers())
-        providers = [(one, _OPTIONS.get(one, {})) for one in dict.fromkeys(wanted) if one in usable]
+        providers = [(name, _OPTIONS.get(name, {})) for name in dict.fromkeys(wanted) if name in usable]
         try:
             self._session = onnxruntime.InferenceSession(graph, options, providers=providers, enable_fallback=0)
         except Exception as error:  # onnxruntime raises its own kinds
@@ -233,7 +233,7 @@ def _input_of(path: Path, session: onnxruntime.InferenceSession) -> GraphInput:
     inputs, outputs = session.get_inputs(), session.get_outputs()
     for what, found in (("inputs", inputs), ("outputs", outputs)):
         if len(found) != 1:
-            names = ", ".join(repr(one.name) for one in found[:5])
+            names = ", ".join(repr(value.name) for value in found[:5])
             raise NotEvaluable(
                 f"{path} has {len(found)} {what} ({names}), of which an image classifier has one; export it alone"
             )
@@ -271,7 +271,7 @@ def _plain(model: onnx.ModelProto) -> onnx.ModelProto:
         plain = onnx_ir.to_proto(read)
     for node in plain.graph.node:
         if node.op_type == "BatchNormalization":  # onnx2pytorch does not know the default when it is written out
-            kept = [one for one in node.attribute if one.name != "training_mode" or one.i != 0]
+            kept = [attribute for attribute in node.attribute if attribute.name != "training_mode" or attribute.i != 0]
             del node.attribute[:]
             node.attribute.extend(kept)
     _part_shared(plain.graph)
@@ -280,7 +280,7 @@ def _plain(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _part_shared(graph: onnx.GraphProto) -> None:
     """Give every layer weights of its own: exporters keep equal ones once, and layers that learn become unequal."""
-    weights = {one.name: one for one in graph.initializer if len(one.dims) > 0}
+    weights = {tensor.name: tensor for tensor in graph.initializer if len(tensor.dims) > 0}
     used: set[str] = set()
     for node in graph.node:
         for place, name in enumerate(node.input):

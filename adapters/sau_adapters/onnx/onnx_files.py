@@ -66,7 +66,7 @@ def files_of(path: Path) -> tuple[Path, ...]:
 
 def hashes_of(path: Path, *, known: Mapping[str, str]) -> dict[str, str]:
     """The SHA-256 of each of :func:`files_of`, by name; those that are known already are not read again."""
-    return {one.name: known.get(one.name) or sha256_of(one) for one in files_of(path)}
+    return {file.name: known.get(file.name) or sha256_of(file) for file in files_of(path)}
 
 
 def move(path: Path, to: Path) -> None:

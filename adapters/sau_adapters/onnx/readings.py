@@ -170,7 +170,7 @@ def _first_steps(graph: onnx.GraphProto, values: dict[str, onnx.TensorProto]) ->
     """Whether the first steps scale pixels from 0 to 255, and whether they normalise at all."""
     if len(graph.input) < 1:
         return False, False
-    names = {one.name for one in graph.input} - {one.name for one in graph.initializer}
+    names = {value.name for value in graph.input} - {tensor.name for tensor in graph.initializer}
     at = next(iter(sorted(names))) if len(names) == 1 else ""
     rescales = normalises = False
     for node in graph.node:

@@ -35,7 +35,7 @@ def check_folder(place: Path, *, force: bool) -> None:
     Raises:
         UsageError: it has statements and ``force`` is off, it has something else, or it cannot be written to.
     """
-    known = {one.name for one in place.iterdir() if _NAME.fullmatch(one.name)} if place.is_dir() else set()
+    known = {entry.name for entry in place.iterdir() if _NAME.fullmatch(entry.name)} if place.is_dir() else set()
     check_folder_writable(place, force=force or not known, files=known or {"0"}, place="attest")
 
 

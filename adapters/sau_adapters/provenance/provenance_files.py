@@ -60,8 +60,8 @@ def bill_hashes(path: Path) -> set[str] | None:
     metadata = document.get("metadata")
     component = metadata.get("component") if isinstance(metadata, dict) else None
     inside = component.get("components") if isinstance(component, dict) else None
-    for one in [component, *(inside if isinstance(inside, list) else [])]:
-        hashes = one.get("hashes") if isinstance(one, dict) else None
+    for part in [component, *(inside if isinstance(inside, list) else [])]:
+        hashes = part.get("hashes") if isinstance(part, dict) else None
         listed = hashes if isinstance(hashes, list) else []
         found |= {str(entry.get("content")) for entry in listed if isinstance(entry, dict)}
     return found

@@ -106,7 +106,10 @@ def broken_signature(path: Path, *, files: Mapping[str, str], public_key: Path, 
             return f"{bundle.name} does not hold with this key ({reason_of(error)})"
     try:
         payload = json.loads(base64.b64decode(json.loads(bundle.read_text())["dsseEnvelope"]["payload"]))
-        signed = {one["name"]: (one["algorithm"], one["digest"]) for one in payload["predicate"]["resources"]}
+        signed = {
+            resource["name"]: (resource["algorithm"], resource["digest"])
+            for resource in payload["predicate"]["resources"]
+        }
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise NotEvaluable(f"{bundle} cannot be read ({reason_of(error)}); get it again") from error
     left_out = [name for name, sha256 in files.items() if signed.get(name) != ("sha256", sha256)]

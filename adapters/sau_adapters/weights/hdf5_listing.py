@@ -91,8 +91,8 @@ def listed(path: Path, member: str | None = None) -> Listing:
     if "damage" in told:
         raise NotEvaluable(f"{path} is a damaged HDF5 file ({told['damage']}); get it again")
     return Listing(
-        tensors=tuple(TensorFacts(**one | {"shape": tuple(one["shape"])}) for one in told["tensors"]),
-        non_finite=tuple(NonFinite(**one) for one in told["non_finite"]),
+        tensors=tuple(TensorFacts(**tensor | {"shape": tuple(tensor["shape"])}) for tensor in told["tensors"]),
+        non_finite=tuple(NonFinite(**tensor) for tensor in told["non_finite"]),
         texts=told["texts"],
         outside=tuple(told["outside"]),
         lies=tuple(told["lies"]),
@@ -126,12 +126,12 @@ def _listing(file: h5py.File, size: int) -> Listing:
         elif (form := number_format(_dtype(dataset))) is None:
             unread.append(name)
         else:
-            blocks = (one.tobytes() for one in _parts(dataset))
+            blocks = (part.tobytes() for part in _parts(dataset))
             found.append(non_finite(name, blocks, form, elements=bytes_ // dataset.dtype.itemsize))
     texts = {} if lies else {name: _text(file, name) for name in TEXTS if _is_short(file, name)}
     return Listing(
         tensors=tuple(tensors),
-        non_finite=tuple(one for one in found if one is not None),
+        non_finite=tuple(counted for counted in found if counted is not None),
         texts={name: text for name, text in texts.items() if text},
         outside=tuple(outside),
         lies=tuple(lies),

@@ -135,7 +135,7 @@ class SavedModelReader(OneFile):
 
 
 def _check_safe(path: Path, facts: ListedWeights) -> None:
-    worst = next((one for one in facts.findings if one.severity.rank >= Severity.HIGH.rank), None)
+    worst = next((finding for finding in facts.findings if finding.severity.rank >= Severity.HIGH.rank), None)
     if worst is not None:
         raise UnsafeFile(f"{path} is refused: {worst.sentence}", finding=worst.id)
 
@@ -154,7 +154,7 @@ def _is_archive(content: Content) -> bool:
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
         # Cut short before the directory at the end: Keras writes these two first, so their names are in the head.
         return METADATA.encode() in head and CONFIG.encode() in head
-    return CONFIG in names and (METADATA in names or any(one.endswith(WEIGHTS_SUFFIX) for one in names))
+    return CONFIG in names and (METADATA in names or any(name.endswith(WEIGHTS_SUFFIX) for name in names))
 
 
 def to_onnx(path: Path) -> str:
@@ -180,7 +180,7 @@ def _archive(content: Content) -> ListedWeights:
         told = parsed(archive.read(METADATA).decode()) if METADATA in members else {}
     weights = sorted(name for name in members if name.endswith(WEIGHTS_SUFFIX))
     version = told.get("keras_version") if isinstance(told, dict) else None
-    return _told(path, [listed_member(path, one) for one in weights], config, version=version)
+    return _told(path, [listed_member(path, name) for name in weights], config, version=version)
 
 
 def listed_member(path: Path, member: str) -> Listing | None:
@@ -198,7 +198,7 @@ def _hdf5(path: Path) -> ListedWeights:
         if "model_config" not in texts:
             configs += _config_beside(path)
     facts = _told(path, [listing], *configs, version=texts.get("keras_version"))
-    by_keras = "keras_version" in texts or any("vars" in one.name.split("/") for one in listing.tensors)
+    by_keras = "keras_version" in texts or any("vars" in tensor.name.split("/") for tensor in listing.tensors)
     note = WHOLE if "model_config" in texts else WEIGHTS_ALONE if by_keras else FOREIGN
     return replace(facts, notes=(note, *facts.notes))
 
@@ -235,16 +235,16 @@ def _saved_model(content: Content) -> ListedWeights:
 
 def _told(path: Path, listings: Sequence[Listing | None], *configs: object, version: object = None) -> ListedWeights:
     """What the parts of a model tell together."""
-    known = [one for one in listings if one is not None]
-    outside = tuple(dict.fromkeys(text for one in known for text in one.outside))
-    lies = tuple(text for one in known for text in one.lies)
+    known = [listing for listing in listings if listing is not None]
+    outside = tuple(dict.fromkeys(text for listing in known for text in listing.outside))
+    lies = tuple(text for listing in known for text in listing.lies)
     if lies:
         raise UnsafeFile(f"{path} announces {lies[0]}; do not use it")
     findings = config_findings(*configs)
     if outside:
         sentence = f"its weights are {', '.join(outside[:3])}, outside of it; do not use it"
         findings = (Finding(id=ESCAPE, severity=Severity.HIGH, sentence=sentence), *findings)
-    unknown = [name for one in known for name in one.unread]
+    unknown = [name for listing in known for name in listing.unread]
     unread = ""
     if len(known) < len(listings):
         unread = f"its weights were not looked at, as {hdf5_listing.MISSING}"
@@ -254,10 +254,10 @@ def _told(path: Path, listings: Sequence[Listing | None], *configs: object, vers
         unread = f"the values of {unknown[0][:100]!r} are in a number format that sau does not know"
     whole = len(known) == len(listings) and not outside
     return ListedWeights(
-        tensors=tuple(tensor for one in known for tensor in one.tensors) if known else None,
+        tensors=tuple(tensor for listing in known for tensor in listing.tensors) if known else None,
         metadata=_metadata(configs[0] if configs else None, version),
         findings=findings,
-        non_finite=tuple(value for one in known for value in one.non_finite) if whole and not unread else None,
+        non_finite=tuple(value for listing in known for value in listing.non_finite) if whole and not unread else None,
         unread=unread,
     )
 

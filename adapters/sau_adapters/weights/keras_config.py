@@ -67,11 +67,11 @@ class ConfiguredNetwork:
 
 def network_of(config: object) -> ConfiguredNetwork:
     """Read off the layers; a configuration that makes no sense tells nothing."""
-    layers = [one for one in _objects(config) if _is_layer(one)]
-    dense = next((_config(one) for one in reversed(layers) if one["class_name"] == "Dense"), {})
+    layers = [entry for entry in _objects(config) if _is_layer(entry)]
+    dense = next((_config(layer) for layer in reversed(layers) if layer["class_name"] == "Dense"), {})
     units, activation = dense.get("units"), dense.get("activation")
     return ConfiguredNetwork(
-        layers=dict(Counter(_short(one["class_name"]) for one in layers if one["class_name"] not in _CONTAINERS)),
+        layers=dict(Counter(_short(layer["class_name"]) for layer in layers if layer["class_name"] not in _CONTAINERS)),
         input=_input_of(layers),
         classes=units if isinstance(units, int) else None,
         activation=_short(activation) if isinstance(activation, str) else None,
@@ -87,13 +87,13 @@ def config_findings(*configs: object) -> tuple[Finding, ...]:
         for text in _texts(config):
             if _is_code(text):
                 code[BYTECODE] = None
-        for one in _objects(config):
-            told = _code_in(one)
+        for entry in _objects(config):
+            told = _code_in(entry)
             if told:
                 code[told] = None
-            elif _is_custom(one):
-                custom[_called(one)] = None
-            outside |= {f"{_short(one['class_name'])} reads {_short(path)!r}": None for path in _files_of(one)}
+            elif _is_custom(entry):
+                custom[_called(entry)] = None
+            outside |= {f"{_short(entry['class_name'])} reads {_short(path)!r}": None for path in _files_of(entry)}
     findings = []
     if code:
         findings.append(
@@ -139,48 +139,48 @@ def _inside(config: object) -> Iterator[object]:
     """Everything in a configuration, outer before inner and in its order, without recursion."""
     left = [config]
     while left:
-        one = left.pop()
-        yield one
-        if isinstance(one, dict):
-            left.extend(reversed(one.values()))
-        elif isinstance(one, list):
-            left.extend(reversed(one))
+        entry = left.pop()
+        yield entry
+        if isinstance(entry, dict):
+            left.extend(reversed(entry.values()))
+        elif isinstance(entry, list):
+            left.extend(reversed(entry))
 
 
 def _objects(config: object) -> Iterator[dict[str, Any]]:
     """What Keras would build."""
-    return (one for one in _inside(config) if isinstance(one, dict) and isinstance(one.get("class_name"), str))
+    return (entry for entry in _inside(config) if isinstance(entry, dict) and isinstance(entry.get("class_name"), str))
 
 
 def _texts(config: object) -> Iterator[str]:
-    return (one for one in _inside(config) if isinstance(one, str))
+    return (text for text in _inside(config) if isinstance(text, str))
 
 
-def _config(one: Mapping[str, Any]) -> Mapping[str, Any]:
-    inner = one.get("config")
+def _config(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    inner = entry.get("config")
     return inner if isinstance(inner, dict) else {}
 
 
-def _is_layer(one: Mapping[str, Any]) -> bool:
+def _is_layer(entry: Mapping[str, Any]) -> bool:
     """Whether it stands in a network: an object with a name, as initialisers, types and optimisers are not built."""
-    module = str(one.get("module"))
+    module = str(entry.get("module"))
     helper = _is_own(module) and not {"layers", "models"}.intersection(module.split(".")) and module != "keras"
-    return "name" in _config(one) and not helper and one["class_name"] != "DTypePolicy"
+    return "name" in _config(entry) and not helper and entry["class_name"] != "DTypePolicy"
 
 
-def _code_in(one: Mapping[str, Any]) -> str:
+def _code_in(entry: Mapping[str, Any]) -> str:
     """What an object would run, for a sentence; nothing for one that only computes."""
-    match one["class_name"]:
+    match entry["class_name"]:
         case kind if kind in _PROGRAMS:
             return _PROGRAMS[kind]
         case "Lambda":
-            return _in_lambda(_config(one).get("function"))
+            return _in_lambda(_config(entry).get("function"))
         case "TFOpLambda":
-            return _of_tensorflow(str(_config(one).get("function")).removeprefix("compat.v1."))
+            return _of_tensorflow(str(_config(entry).get("function")).removeprefix("compat.v1."))
         case "function":
-            return _named(one.get("module"), str(one.get("config")))
+            return _named(entry.get("module"), str(entry.get("config")))
         case kind:
-            module = str(one.get("module"))
+            module = str(entry.get("module"))
             foreign = module.partition(".")[0] in sys.stdlib_module_names | _TOOLS
             return f"{_short(module)}.{_short(kind)}" if foreign else ""
 
@@ -221,42 +221,42 @@ def _is_code(text: str) -> bool:
 
 def _is_computing(module: object) -> bool:
     """Whether it is a module of Keras whose functions only compute."""
-    parts = [one for one in str(module).split(".") if one not in {"src", "api", "_tf_keras", "_v2"}]
-    return _is_own(str(module)) and any(one in _COMPUTING for one in parts[:3])
+    parts = [part for part in str(module).split(".") if part not in {"src", "api", "_tf_keras", "_v2"}]
+    return _is_own(str(module)) and any(part in _COMPUTING for part in parts[:3])
 
 
 def _is_own(module: str) -> bool:
-    return any(module == one or module.startswith(f"{one}.") for one in _OWN)
+    return any(module == package or module.startswith(f"{package}.") for package in _OWN)
 
 
-def _is_custom(one: Mapping[str, Any]) -> bool:
+def _is_custom(entry: Mapping[str, Any]) -> bool:
     """Whether an object is of somebody's own class or function, so that Keras alone cannot build it."""
-    kind = one["class_name"]
+    kind = entry["class_name"]
     if kind.startswith("__"):
         return False
-    if ">" in kind or (kind == "function" and one.get("module") in {None, "builtins"}):
+    if ">" in kind or (kind == "function" and entry.get("module") in {None, "builtins"}):
         return True
-    return "module" in one and not _is_own(str(one["module"]))
+    return "module" in entry and not _is_own(str(entry["module"]))
 
 
-def _called(one: Mapping[str, Any]) -> str:
+def _called(entry: Mapping[str, Any]) -> str:
     """An object of somebody's own, for a sentence: with its module, or the name that it is registered by."""
-    if one["class_name"] == "function":
-        return f"the function {_short(one.get('config'))}"
-    module, registered = one.get("module"), one.get("registered_name")
+    if entry["class_name"] == "function":
+        return f"the function {_short(entry.get('config'))}"
+    module, registered = entry.get("module"), entry.get("registered_name")
     where = f" of {_short(module)}" if module else ""
-    return f"{_short(registered if isinstance(registered, str) and '>' in registered else one['class_name'])}{where}"
+    return f"{_short(registered if isinstance(registered, str) and '>' in registered else entry['class_name'])}{where}"
 
 
-def _files_of(one: Mapping[str, Any]) -> Iterator[str]:
+def _files_of(entry: Mapping[str, Any]) -> Iterator[str]:
     """Paths and addresses that a layer would read when it is built."""
-    settings = _config(one)
+    settings = _config(entry)
     return (value for name in _NAMES_A_FILE if isinstance(value := settings.get(name), str) and value)
 
 
 def _input_of(layers: list[dict[str, Any]]) -> tuple[int | None, ...] | None:
-    for one in layers:
-        config = _config(one)
+    for layer in layers:
+        config = _config(layer)
         shape = config.get("batch_shape") or config.get("batch_input_shape")
         if isinstance(shape, list) and len(shape) > 1:
             return tuple(size if isinstance(size, int) else None for size in shape[1:])

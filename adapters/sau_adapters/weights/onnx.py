@@ -92,11 +92,13 @@ class OnnxReader:
         import onnx
 
         with reading(self.path, "an ONNX file"):
-            for one in _tensors(self._model):
-                _check_tensor(self.content, one)
+            for tensor in _tensors(self._model):
+                _check_tensor(self.content, tensor)
             return tuple(
-                TensorFacts(name=one.name, dtype=onnx.TensorProto.DataType.Name(one.data_type), shape=tuple(one.dims))
-                for one in (*self._model.graph.initializer, *_named_constants(self._model.graph))
+                TensorFacts(
+                    name=tensor.name, dtype=onnx.TensorProto.DataType.Name(tensor.data_type), shape=tuple(tensor.dims)
+                )
+                for tensor in (*self._model.graph.initializer, *_named_constants(self._model.graph))
             )
 
     @property
@@ -111,7 +113,7 @@ class OnnxReader:
 
         _ = self.tensors
         outside = onnx.TensorProto.EXTERNAL
-        names = (_external(one)["location"] for one in _tensors(self._model) if one.data_location == outside)
+        names = (_external(tensor)["location"] for tensor in _tensors(self._model) if tensor.data_location == outside)
         return tuple(dict.fromkeys(Path(name).as_posix() for name in names))
 
     @property
@@ -180,13 +182,15 @@ class OnnxReader:
 
         found = []
         with reading(self.path, "an ONNX file"):
-            for one in _tensors(self._model):
-                form = number_format(onnx.TensorProto.DataType.Name(one.data_type))
-                if form is None or not prod(one.dims):
+            for tensor in _tensors(self._model):
+                form = number_format(onnx.TensorProto.DataType.Name(tensor.data_type))
+                if form is None or not prod(tensor.dims):
                     continue
                 # A graph's constants have no telling names, and may be masks.
-                found.append(non_finite(one.name, self._bytes_of(one, form), form, elements=prod(one.dims), mask=True))
-        return tuple(one for one in found if one is not None)
+                found.append(
+                    non_finite(tensor.name, self._bytes_of(tensor, form), form, elements=prod(tensor.dims), mask=True)
+                )
+        return tuple(counted for counted in found if counted is not None)
 
     def _bytes_of(self, tensor: onnx.TensorProto, form: NumberFormat) -> Iterator[bytes | memoryview | np.ndarray]:
         """The values of a tensor as a file keeps them, wherever the graph keeps them, block by block."""

@@ -392,7 +392,7 @@ def non_finite_in(state: Mapping[str, Tensor]) -> tuple[NonFinite, ...]:
         if form is not None and tensor.numel():
             flat = tensor.detach().resolve_conj().resolve_neg().contiguous().view(-1).view(torch.uint8)
             found.append(non_finite(name, in_blocks(flat.numpy()), form, elements=tensor.numel()))
-    return tuple(one for one in found if one is not None)
+    return tuple(counted for counted in found if counted is not None)
 
 
 def _dtype(tensor: Tensor) -> str:
@@ -404,7 +404,7 @@ def _is_plain(content: Content) -> bool:
     if not zipfile.is_zipfile(content.stream()):
         return False
     with zipfile.ZipFile(content.stream()) as archive:
-        return all(one.compress_type == zipfile.ZIP_STORED for one in archive.infolist())
+        return all(member.compress_type == zipfile.ZIP_STORED for member in archive.infolist())
 
 
 def _globals_of(file: IO[bytes], path: Path) -> Iterator[str]:

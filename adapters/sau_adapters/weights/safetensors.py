@@ -125,7 +125,7 @@ class SafetensorsReader(OneFile):
             if form is not None:
                 blocks = self.content.blocks(place.start, place.end - place.start)
                 found.append(non_finite(name, blocks, form, elements=prod(place.shape)))
-        return tuple(one for one in found if one is not None)
+        return tuple(counted for counted in found if counted is not None)
 
     def listed(self) -> ListedWeights:
         """All of it.

@@ -73,7 +73,7 @@ def hashes_beside(path: Path, known: Mapping[str, str]) -> dict[str, str | None]
     Args:
         known: those of files that were read already.
     """
-    variables = sorted(one.relative_to(path.parent).as_posix() for one in path.parent.glob("variables/variables.*"))
+    variables = sorted(file.relative_to(path.parent).as_posix() for file in path.parent.glob("variables/variables.*"))
     names = dict.fromkeys((*BESIDE, *variables))
     there = {name for name in names if name in known or (path.parent / name).is_file()}
     kept = (name for name in names if name.startswith("variables/") or name in there)

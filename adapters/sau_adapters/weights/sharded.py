@@ -113,9 +113,9 @@ class ShardedReader:
         """
         shards = self.complete()
         return ListedWeights(
-            tensors=tuple(one for shard in shards for one in shard.tensors),
+            tensors=tuple(tensor for shard in shards for tensor in shard.tensors),
             metadata=next((shard.header.metadata for shard in shards if shard.header.metadata), {}),
-            non_finite=tuple(one for shard in shards for one in shard.non_finite),
+            non_finite=tuple(counted for shard in shards for counted in shard.non_finite),
         )
 
     def loaded(self) -> LoadedWeights:

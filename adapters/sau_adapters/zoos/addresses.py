@@ -208,7 +208,7 @@ def _explained(address: str, error: Exception) -> SauError:
     causes: list[BaseException] = [error]
     while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and cause not in causes:
         causes.append(cause)
-    names = {type(one).__name__ for one in causes}
+    names = {type(cause).__name__ for cause in causes}
     if isinstance(error, ImportError):
         library = _LIBRARIES.get(address.partition(":")[0], "aiohttp")
         return UsageError(
@@ -216,7 +216,7 @@ def _explained(address: str, error: Exception) -> SauError:
         )
     if "FileExpired" in names:
         return changed(address)
-    if any(isinstance(one, OSError) and one.errno in {errno.ENOSPC, errno.EDQUOT} for one in causes):
+    if any(isinstance(cause, OSError) and cause.errno in {errno.ENOSPC, errno.EDQUOT} for cause in causes):
         return UsageError(
             f"{address} cannot be fetched, as the disk is full; make room, or set SAU_CACHE_DIR elsewhere"
         )
@@ -225,8 +225,8 @@ def _explained(address: str, error: Exception) -> SauError:
 
 def _refused(address: str, causes: list[BaseException], names: set[str]) -> SauError:
     """What a host says, or that it says nothing."""
-    status = next((status for one in causes if (status := _status(one)) is not None), None)
-    if names & _NO_CREDENTIALS or any(_SAYS_NO_CREDENTIALS in str(one) for one in causes):
+    status = next((status for cause in causes if (status := _status(cause)) is not None), None)
+    if names & _NO_CREDENTIALS or any(_SAYS_NO_CREDENTIALS in str(cause) for cause in causes):
         return NotReadable(f"{address} needs credentials, and there are none; set those of its store's own tools")
     if status in {401, 403} or "PermissionError" in names:
         return NotReadable(f"{address} may not be read with these credentials; ask for the right to read it")

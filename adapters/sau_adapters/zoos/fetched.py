@@ -111,7 +111,7 @@ def fetched_with(key: str, source: str, fill: Callable[[Path], Path]) -> Fetched
         told = json.loads((entry / _TOLD).read_text(encoding="utf-8"))
         os.utime(entry / _TOLD)
         hold = Hold(entry)
-    size, many = sum(one["size"] for one in told["files"].values()), len(told["files"])
+    size, many = sum(file["size"] for file in told["files"].values()), len(told["files"])
     sentence = f"{source} is in the cache, {decimal(size)} in {many} file{'s' if many > 1 else ''}"
     return Fetched(path=entry / told["main"], source=source, told=sentence, hold=hold)
 
@@ -287,7 +287,7 @@ def _new_entry(entry: Path) -> Iterator[Path]:
 
 
 def _write_told(folder: Path, about: Mapping[str, str], files: Mapping[str, _Kept]) -> None:
-    listed = {name: {"size": one.size, "sha256": one.sha256, "version": one.version} for name, one in files.items()}
+    listed = {name: {"size": file.size, "sha256": file.sha256, "version": file.version} for name, file in files.items()}
     (folder / _TOLD).write_text(json.dumps({**about, "files": listed}, indent=2) + "\n", encoding="utf-8")
 
 
@@ -371,7 +371,7 @@ def _key(address: str, version: str) -> str:
 
 
 def _size(kept: Mapping[str, _Kept] | None) -> str:
-    return decimal(sum(one.size for one in (kept or {}).values()))
+    return decimal(sum(file.size for file in (kept or {}).values()))
 
 
 def _files(kept: Mapping[str, _Kept] | None) -> str:

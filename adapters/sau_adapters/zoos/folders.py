@@ -53,12 +53,12 @@ def _file_in(path: Path) -> Path:
     for name in WEIGHTS:
         if (path / name).is_file():
             return path / name
-    files = sorted(one for one in path.iterdir() if one.suffix in SUFFIXES and one.is_file())
-    files = [one for one in files if not one.name.endswith((".trigger.safetensors", ".resume.safetensors"))]
-    others = [one for one in files if one.suffix == ".safetensors"] or files
+    files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES and file.is_file())
+    files = [file for file in files if not file.name.endswith((".trigger.safetensors", ".resume.safetensors"))]
+    others = [file for file in files if file.suffix == ".safetensors"] or files
     if len(others) == 1:
         return others[0]
-    found = f"several ({', '.join(one.name for one in others[:3])})" if others else "none"
+    found = f"several ({', '.join(file.name for file in others[:3])})" if others else "none"
     raise UsageError(f"{path} is a folder, and of model files it has {found}; give the file itself")
 
 

@@ -59,7 +59,7 @@ def files_on_hub(model: Path) -> HubFiles:
         from huggingface_hub import HfApi
 
         info = HfApi().model_info(repository, revision=revision, files_metadata=True)
-    sizes = {one.rfilename: one.size for one in info.siblings or ()}
+    sizes = {sibling.rfilename: sibling.size for sibling in info.siblings or ()}
     chosen = _chosen(model, repository, tuple(sizes))
     return HubFiles(
         model=model,
@@ -167,25 +167,27 @@ def _explained(model: Path, error: Exception) -> UsageError | NotEvaluable:
     causes: list[BaseException] = [error]
     while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and cause not in causes:
         causes.append(cause)
-    if any(isinstance(one, errors.OfflineModeIsEnabled) for one in causes):
+    if any(isinstance(cause, errors.OfflineModeIsEnabled) for cause in causes):
         return UsageError(
             f"{model} cannot be fetched, as HF_HUB_OFFLINE forbids it; "
             f"unset that, or leave {argument('download')} out to take "
             "what this machine's cache has"
         )
-    full = next((one for one in causes if isinstance(one, OSError) and one.errno in {errno.ENOSPC, errno.EDQUOT}), None)
+    full = next(
+        (cause for cause in causes if isinstance(cause, OSError) and cause.errno in {errno.ENOSPC, errno.EDQUOT}), None
+    )
     if full is not None:
         return UsageError(
             f"{model} cannot be fetched, as the disk is full; make room, or set HF_HOME to another place, and run the "
             "same command again: files that are whole are kept"
         )
-    status = next((one.response.status_code for one in causes if isinstance(one, errors.HfHubHTTPError)), None)
+    status = next((cause.response.status_code for cause in causes if isinstance(cause, errors.HfHubHTTPError)), None)
     if status in {401, 403}:
         return NotEvaluable(f"the hub refuses {model} ({status}); set HF_TOKEN to a token that may read it")
     if status is not None:
         return NotEvaluable(f"the hub answers {status} for {model}; try again later")
     unwritable = (PermissionError, FileExistsError, NotADirectoryError)
-    denied = next((one for one in causes if isinstance(one, unwritable)), None)
+    denied = next((cause for cause in causes if isinstance(cause, unwritable)), None)
     if denied is not None:
         return UsageError(
             f"{model} cannot be kept ({reason_of(denied)}); set HF_HOME to a place that can be written to"

@@ -106,12 +106,12 @@ def _sizes(uri: str) -> dict[str, int]:
     from mlflow.artifacts import list_artifacts  # pyright: ignore[reportMissingImports]
 
     sizes: dict[str, int] = {}
-    for one in list_artifacts(artifact_uri=uri):
-        if one.is_dir:
-            name = one.path.rpartition("/")[2]
+    for artifact in list_artifacts(artifact_uri=uri):
+        if artifact.is_dir:
+            name = artifact.path.rpartition("/")[2]
             sizes |= {f"{name}/{path}": size for path, size in _sizes(f"{uri.rstrip('/')}/{name}").items()}
         else:
-            sizes[one.path] = int(one.file_size or 0)
+            sizes[artifact.path] = int(artifact.file_size or 0)
     return sizes
 
 

@@ -141,7 +141,9 @@ def _in_hub_cache(model: Path, repository: str, revision: str | None, files: tup
         found = [try_to_load_from_cache(repository, file, revision=revision) for file in files]
     except HFValidationError as error:
         raise UsageError(f"{model} is no name of a model on the hub; give hf-hub:ORG/NAME") from error
-    path = next((Path(one) for one in found if isinstance(one, str)), None) or _only_one_in(repository, revision)
+    path = next((Path(cached) for cached in found if isinstance(cached, str)), None) or _only_one_in(
+        repository, revision
+    )
     if path is None:
         at = f" --revision {revision}" if revision else ""
         raise UsageError(

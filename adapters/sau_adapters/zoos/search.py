@@ -67,7 +67,7 @@ class FoundModels:
 
     @property
     def open_questions(self) -> tuple[PassedBy, ...]:
-        return tuple(one for one in self.passed_by if one.open_question)
+        return tuple(left for left in self.passed_by if left.open_question)
 
 
 def models_at(paths: Sequence[Path]) -> FoundModels:
@@ -78,17 +78,17 @@ def models_at(paths: Sequence[Path]) -> FoundModels:
         UnsafeFile: the only one is a link out of it.
     """
     found = [_models_at(path, alone=len(paths) == 1) for path in paths]
-    for path, one in zip(paths, found, strict=True):
-        if not one.models:
+    for path, under in zip(paths, found, strict=True):
+        if not under.models:
             with suppress(UsageError):
                 weights_in(path)  # which refuses a model that is a link out of its folder, here as for one model
-            told = "; ".join(f"{left.path}: {left.reason}" for left in one.open_questions[:3])
+            told = "; ".join(f"{left.path}: {left.reason}" for left in under.open_questions[:3])
             raise UsageError(
                 f"{path} is a folder without models{f' (not examined: {told})' if told else ''}; give a model, or a "
                 "folder that has some"
             )
-    models = dict.fromkeys(path for one in found for path in one.models)
-    passed_by = dict.fromkeys(left for one in found for left in one.passed_by)
+    models = dict.fromkeys(path for under in found for path in under.models)
+    passed_by = dict.fromkeys(left for under in found for left in under.passed_by)
     return FoundModels(models=tuple(models), passed_by=tuple(passed_by))
 
 
@@ -136,12 +136,12 @@ def models_under(folder: Path) -> FoundModels:
         else:
             models.append(path)
     outside = {beside for path in models for beside in candidates[path].tensors_in}
-    kept = [one for one in passed_by if one.path not in outside]
+    kept = [left for left in passed_by if left.path not in outside]
     kept += [
         PassedBy(path=path, reason="tensors of an ONNX file beside it", open_question=False)
-        for path in sorted(outside & {one.path for one in passed_by})
+        for path in sorted(outside & {left.path for left in passed_by})
     ]
-    return FoundModels(models=tuple(sorted(models)), passed_by=tuple(sorted(kept, key=lambda one: one.path)))
+    return FoundModels(models=tuple(sorted(models)), passed_by=tuple(sorted(kept, key=lambda left: left.path)))
 
 
 def _files_under(folder: Path, root: Path, passed_by: list[PassedBy]) -> list[Path]:
@@ -224,5 +224,5 @@ def _candidate(reader: WeightsReader) -> Candidate:
     if isinstance(reader, OnnxReader):
         with suppress(SauError):
             files = (reader.path.parent / name for name in reader.external_files)
-            return Candidate(tensors_in=tuple(one for one in files if one.suffix.lower() not in MODEL_SUFFIXES))
+            return Candidate(tensors_in=tuple(file for file in files if file.suffix.lower() not in MODEL_SUFFIXES))
     return Candidate()

@@ -208,10 +208,10 @@ def _class_of(path: Path, told: Mapping[str, Any]) -> str:
     Raises:
         NotEvaluable: it is no image classifier, or none that images alone are enough for.
     """
-    named = [str(one)[:200] for one in told.get("architectures") or ()]
+    named = [str(class_name)[:200] for class_name in told.get("architectures") or ()]
     if not named:
         named = [f"{_BY_TYPE[told['model_type']]}ForImageClassification"]
-    name = next((one for one in named if _CLASSIFIER.fullmatch(one)), None)
+    name = next((class_name for class_name in named if _CLASSIFIER.fullmatch(class_name)), None)
     if name is None:
         what = " or ".join(named)
         code = ", and the code that it brings (auto_map) is never run" if told.get("auto_map") else ""
