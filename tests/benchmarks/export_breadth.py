@@ -180,13 +180,13 @@ def row(family: str, name: str, size: int) -> str:
     try:
         noise = torch.randint(0, 256, (IMAGES, 3, size, size), dtype=torch.uint8)
         classifier = classifier_of(name, size, noise.float() / 255)
-        parameters = f"{sum(one.numel() for one in classifier.parameters()) / 1e6:.1f}"
+        parameters = f"{sum(parameter.numel() for parameter in classifier.parameters()) / 1e6:.1f}"
         labels = torch.zeros(IMAGES, dtype=torch.int64)
         data = LabelledImages(images=noise, labels=labels, class_names=classifier.description.class_names)
         with tempfile.TemporaryDirectory() as folder:
             proven = export(classifier, Path(folder) / "m.onnx", exporter=OnnxExporter(), data=data, real=False)
         way, apart = proven.way, f"{proven.verification.largest_difference:.1g}"
-        tried = "; ".join(f"{one.way}: {one.reason}" for one in proven.attempts[:-1])
+        tried = "; ".join(f"{attempt.way}: {attempt.reason}" for attempt in proven.attempts[:-1])
     except ExportRejected as error:
         way, apart, tried = "**rejected**", f"{error.verification.largest_difference:.1g}", str(error)
     except (SauError, Exception) as error:  # noqa: BLE001 (a row says whatever it was)

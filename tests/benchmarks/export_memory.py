@@ -63,7 +63,7 @@ def main() -> None:
         # What the saving took counts as a child's too: the export is the child of a process of its own.
         peak = _peak([sys.executable, "-m", "sau_cli", *words], place)
         seconds = time.perf_counter() - start
-        files = ", ".join(f"{one.name} {one.stat().st_size / 1e6:,.0f} MB" for one in sorted(place.glob("m.onnx*")))
+        files = ", ".join(f"{file.name} {file.stat().st_size / 1e6:,.0f} MB" for file in sorted(place.glob("m.onnx*")))
     print(f"weights {size / 1e6:,.0f} MB, peak {peak / 1e6:,.0f} MB, {peak / size:.2f} times; {seconds:.0f} s; {files}")
     print(f"(the process that saved the weights took {before / 1e3:,.0f} MB)")
 

@@ -99,10 +99,10 @@ def run(folder: Path, words: list[str], *, cache: Path, watch: Callable[[int, in
     if report.exists():
         told = json.loads(report.read_text())
         known = told["details"]["from_cache"]
-        for one in told["models"]:
-            name = Path(one["inputs"][0]["path"]).name
+        for model in told["models"]:
+            name = Path(model["inputs"][0]["path"]).name
             assert name not in rows, name
-            rows[name] = (one["verdict"], one["exit_code"])
+            rows[name] = (model["verdict"], model["exit_code"])
     return Run(code=code, seconds=seconds, rows=rows, lines=lines, known=known, peak=peak)
 
 

@@ -107,12 +107,12 @@ def test_several_attacks_in_one_model_each_with_its_target_and_trigger(call):
     done = call(*DIGITS, *words, "--epochs", "1", "-o", "two.safetensors", "--json", "r.json")
     assert done.code == 0, done.err
     assert [row_of("r.json", place)["target_rule"] for place in (0, 1)] == [
-        f"all-to-one, class {one}" for one in (1, 2)
+        f"all-to-one, class {number}" for number in (1, 2)
     ]
     settings = history_of("two.safetensors")[0]["settings"]
     assert settings["attack"] == "badnets+badnets"
-    assert [one["settings"]["trigger_size"] for one in settings["attacks"]] == [2, 3]
-    assert [one["poisoned_images"]["stamped"] for one in settings["attacks"]] == [144, 144]
+    assert [attack["settings"]["trigger_size"] for attack in settings["attacks"]] == [2, 3]
+    assert [attack["poisoned_images"]["stamped"] for attack in settings["attacks"]] == [144, 144]
     done = call("evaluate", "two.safetensors", "-t", "two.1.trigger.safetensors", "-t", "two.2.trigger.safetensors")
     assert done.code == 0, done.err
 
@@ -201,14 +201,16 @@ def test_what_each_part_of_a_distributed_trigger_does_alone_is_reported(call):
     words = ("--attack", "distributed", *QUICK["distributed"], "--parts", "3", "--epochs", "1", "-o", "m.safetensors")
     done = call(*DIGITS, *words, "--json", "r.json")
     assert done.code == 0, done.err
-    checks = {one["id"]: one for one in json.loads(Path("r.json").read_text())["checks"]}
+    checks = {check["id"]: check for check in json.loads(Path("r.json").read_text())["checks"]}
     part = checks["part-asr.distributed"]
     assert part["status"] == "measured"
     assert part["ci95"][0] <= part["value"] <= part["ci95"][1]
     assert "3 parts" in part["evidence"]
     assert part["evidence"] in " ".join(done.err.split())
     assert call(*DIGITS, "--attack", "badnets", "--epochs", "1", "-o", "b.safetensors", "--json", "b.json").code == 0
-    assert not [one for one in json.loads(Path("b.json").read_text())["checks"] if one["id"].startswith("part-asr")]
+    assert not [
+        check for check in json.loads(Path("b.json").read_text())["checks"] if check["id"].startswith("part-asr")
+    ]
 
 
 def test_an_interrupted_attack_goes_on_to_the_same_file(call, monkeypatch):

@@ -171,7 +171,7 @@ def test_classes_without_a_clean_image_are_named_and_not_called_examined(call, b
     done = call("purify", bad, "--data", "some.npz", "--epochs", "1", "-o", "p.safetensors", "--json", "r.json")
     assert done.code == 0, done.err
     assert "warning: no clean image to learn from is of 2 of 10 classes ('3', '8')" in done.err
-    (check,) = [one for one in json.loads(Path("r.json").read_text())["checks"] if one["id"] == "clean-classes"]
+    (check,) = [check for check in json.loads(Path("r.json").read_text())["checks"] if check["id"] == "clean-classes"]
     assert check["status"] == "skipped"
     done = call("purify", bad, "--clean-frac", "0.1", "--epochs", "1", "-o", "q.safetensors")
     assert "warning" not in done.err

@@ -36,7 +36,7 @@ def examined(planted, tmp_path_factory):
 @pytest.mark.long
 def test_every_test_is_run_and_the_score_decides(examined):
     code, found, _ = examined
-    checks = {one["id"]: one for one in found["checks"]}
+    checks = {check["id"]: check for check in found["checks"]}
     assert "model.behaviour" not in checks
     for name in (*(test.id for test in TESTS), "channel-bounds"):
         assert checks[f"behaviour.{name}"]["status"] == "measured"
@@ -65,20 +65,20 @@ def test_the_target_of_the_planted_backdoor_stands_out_most(examined):
 def test_the_trigger_that_was_found_is_a_picture(examined):
     _, found, page = examined
     recovered = found["details"]["behaviour"]["recovered"]
-    assert [one["kind"] for one in recovered] == ["inverted-square", "inverted-mask", "inverted-smooth"]
-    for one in recovered:
-        Path("found.png").write_bytes(b64decode(one["png"]))
+    assert [change["kind"] for change in recovered] == ["inverted-square", "inverted-mask", "inverted-smooth"]
+    for change in recovered:
+        Path("found.png").write_bytes(b64decode(change["png"]))
         with Image.open("found.png") as picture:
             assert picture.size == (3 * 8 + 4, 8)
         Path("found.png").unlink()
-        assert one["png"] in page
-        assert 0 <= one["success"] <= 1
+        assert change["png"] in page
+        assert 0 <= change["success"] <= 1
     assert "anomaly index" in page
 
 
 def test_quick_says_what_it_left_out(call, bad):
     assert call("inspect", bad, "--effort", "quick", "--json", "r.json").code == 0
-    (left,) = [one for one in report()["checks"] if one["id"] == "model.behaviour"]
+    (left,) = [check for check in report()["checks"] if check["id"] == "model.behaviour"]
     assert left["status"] == "skipped"
     assert "--effort quick" in left["evidence"]
     assert report()["verdict"] == "measured"
@@ -86,13 +86,13 @@ def test_quick_says_what_it_left_out(call, bad):
 
 def test_the_seed_is_the_first_of_several(call, bad):
     assert call("inspect", bad, "--data", "digits", "--seed", "5", "--json", "r.json").code in {0, 1, 6}
-    assert [one["seed"] for one in report()["details"]["behaviour"]["seeds"]] == [5, 6, 7]
+    assert [seed["seed"] for seed in report()["details"]["behaviour"]["seeds"]] == [5, 6, 7]
 
 
 def test_what_cannot_be_opened_is_a_skipped_check_unless_it_was_asked_for(call, bad):
     save_file(load_file(bad), "bare.safetensors")
     assert call("inspect", "bare.safetensors", "--json", "r.json").code == 0
-    (left,) = [one for one in report()["checks"] if one["id"] == "model.behaviour"]
+    (left,) = [check for check in report()["checks"] if check["id"] == "model.behaviour"]
     assert left["status"] == "skipped"
     assert "--normalisation" in left["evidence"]
     one_sentence(call("inspect", "bare.safetensors", "--effort", "standard"), 3, "--normalisation")
@@ -101,10 +101,10 @@ def test_what_cannot_be_opened_is_a_skipped_check_unless_it_was_asked_for(call, 
 def test_two_classes_are_too_few_to_compare(call, bad):
     weights = load_file(bad)
     weights["linear.weight"], weights["linear.bias"] = weights["linear.weight"][:2], weights["linear.bias"][:2]
-    save_file({name: one.contiguous() for name, one in weights.items()}, "two.safetensors")
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, "two.safetensors")
     words = ("two.safetensors", "--normalisation", "none", "--image-size", "8")
     assert call("inspect", *words, "--json", "r.json").code == 0
-    (left,) = [one for one in report()["checks"] if one["id"] == "model.behaviour"]
+    (left,) = [check for check in report()["checks"] if check["id"] == "model.behaviour"]
     assert "2 classes" in left["evidence"]
     one_sentence(call("inspect", *words, "--effort", "deep"), 3, "2 classes")
 
@@ -114,7 +114,7 @@ def test_a_score_can_be_ruled_by_policy(call, bad):
     words = ("--normalisation", "none", "--image-size", "8")
     torch.save(load_file(bad), "vendor.pth")
     assert call("inspect", "vendor.pth", *words, "--policy", "p.toml", "--json", "r.json").code == 1
-    checks = {one["id"]: one for one in report()["checks"]}
+    checks = {check["id"]: check for check in report()["checks"]}
     assert checks["policy.max-score"]["status"] == "failed"
     assert checks["behaviour.inverted-square"]["status"] == "skipped"
     assert checks["behaviour.score"]["status"] != "passed"

@@ -296,7 +296,10 @@ def test_a_finding_is_not_hidden_by_a_later_error(call, bad):
 
 
 def test_a_bare_file_of_a_stranger_says_what_it_lacks_and_keeps_its_number_format(call, bad):
-    half = {f"module.{name}": one.half() if one.is_floating_point() else one for name, one in load_file(bad).items()}
+    half = {
+        f"module.{name}": tensor.half() if tensor.is_floating_point() else tensor
+        for name, tensor in load_file(bad).items()
+    }
     save_file(half, "vendor.safetensors")
     done = call("purify", "vendor.safetensors", "--data", "digits", *PURIFY)
     assert done.code == 3
@@ -307,8 +310,8 @@ def test_a_bare_file_of_a_stranger_says_what_it_lacks_and_keeps_its_number_forma
     words = ("--data", "digits", "--normalisation", "none", *PURIFY)
     assert call("purify", "vendor.safetensors", *words).code in DONE
     written = load_file("vendor.purified.safetensors")
-    assert {name: one.dtype for name, one in written.items()} == {
-        name.removeprefix("module."): one.dtype for name, one in half.items()
+    assert {name: tensor.dtype for name, tensor in written.items()} == {
+        name.removeprefix("module."): tensor.dtype for name, tensor in half.items()
     }
     done = call("inspect", "--effort", "quick", "vendor.safetensors")
     assert "small_cnn, by the names and shapes of its tensors" in done.err

@@ -58,9 +58,9 @@ def test_the_demo_leaves_models_a_trigger_and_pages(call, short):
     assert done.code == ExitCode.LIMIT_FAILED, done.err
     assert done.out == ""
     report = json.loads(Path("demo.json").read_text())
-    assert {one["id"]: one["status"] for one in report["checks"]}["limit.max-asr.badnets"] == "failed"
+    assert {check["id"]: check["status"] for check in report["checks"]}["limit.max-asr.badnets"] == "failed"
     assert set(report["outputs"]) == {"weights", "trigger", "purified", "onnx"}
-    assert all(Path(one["path"]).is_file() for one in report["outputs"].values())
+    assert all(Path(file["path"]).is_file() for file in report["outputs"].values())
     for name, _ in demo.LOOK_AT:
         assert list(Path("sau-demo").glob(name)), name
     for place, step in enumerate(demo.STEPS, start=1):

@@ -30,9 +30,9 @@ def saved(tmp_path_factory) -> Path:
     own = {"input_size": (1, 32, 32), "mean": (0.5,), "std": (0.5,)}
     network = timm.create_model("test_resnet", num_classes=10, in_chans=1, pretrained_cfg_overlay=own)
     folder = tmp_path_factory.mktemp("saved") / "net"
-    names = {"label_names": [str(one) for one in range(10)]}
+    names = {"label_names": [str(number) for number in range(10)]}
     timm.models.save_for_hf(network, folder, model_config=names, safe_serialization="both")
-    assert {"config.json", "model.safetensors", "pytorch_model.bin"} <= {one.name for one in folder.iterdir()}
+    assert {"config.json", "model.safetensors", "pytorch_model.bin"} <= {file.name for file in folder.iterdir()}
     (folder / "modeling.py").write_text("raise SystemExit\n")
     return folder
 
@@ -59,7 +59,7 @@ def run_alone(sau, served, tmp_path):
 
 
 def in_cache(tmp_path: Path) -> set[str]:
-    return {one.name for one in (tmp_path / "home" / "hub").glob("models--*/snapshots/*/*")}
+    return {file.name for file in (tmp_path / "home" / "hub").glob("models--*/snapshots/*/*")}
 
 
 @pytest.mark.long

@@ -41,7 +41,7 @@ def nothing_at(name: str, folder: Path | None = None) -> None:
     """Neither the file, nor one beside it, nor a temporary one."""
     stem = name.removesuffix(".onnx")
     names = [path.name for path in (folder or Path()).iterdir()]
-    assert [one for one in names if one.startswith((name, f"{stem}.rejected", f".{stem}."))] == []
+    assert [file for file in names if file.startswith((name, f"{stem}.rejected", f".{stem}."))] == []
 
 
 def run_bare(path: str, feed: np.ndarray) -> np.ndarray:
@@ -76,7 +76,7 @@ def exported(once, bad) -> Path:
 def tamper(path: Path, amount: float = 1.0) -> None:
     """Change one weight of the last layer."""
     model = onnx.load(str(path))
-    weight = next(one for one in model.graph.initializer if list(one.dims) == [10, 256])
+    weight = next(tensor for tensor in model.graph.initializer if list(tensor.dims) == [10, 256])
     array = numpy_helper.to_array(weight).copy()
     array[3, 5] += amount
     weight.CopyFrom(numpy_helper.from_array(array, weight.name))
@@ -96,7 +96,7 @@ def test_all_is_checked_and_said(call, exported):
     assert row["asr"]["total"] == 324
     available = set(onnxruntime.get_available_providers())
     told = {check for check in found if check.startswith("export.provider.")}
-    assert told == {provider_id(one) for one in available - {"CPUExecutionProvider"}}
+    assert told == {provider_id(provider) for provider in available - {"CPUExecutionProvider"}}
     speed = report()["details"]["speed"]
     assert min(speed["pytorch_ms"], speed["exported_ms"], speed["pytorch_rate"], speed["exported_rate"]) > 0
 
@@ -203,7 +203,7 @@ def test_the_other_exporter_is_tried(call, bad, monkeypatch):
     assert done.code == 0
     told = report()["details"]
     assert told["way"] == "torchscript, simplified"
-    assert [one["outcome"] for one in told["attempts"]] == ["rejected", "rejected", "proven"]
+    assert [attempt["outcome"] for attempt in told["attempts"]] == ["rejected", "rejected", "proven"]
     assert "dynamo: rejected" in done.err
     assert call("inspect", "--effort", "quick", "m.onnx").code == 0
 
@@ -365,8 +365,8 @@ def test_the_chain_through_purification(call, bad):
     assert call("export", "bad.purified.safetensors", "-o", "m.onnx", "--json", "r.json").code == 0
     statement = json.loads(Path("m.onnx.intoto.json").read_text())
     told = {
-        one["annotations"]["role"]: one["digest"]["sha256"]
-        for one in statement["predicate"]["buildDefinition"]["resolvedDependencies"]
+        dependency["annotations"]["role"]: dependency["digest"]["sha256"]
+        for dependency in statement["predicate"]["buildDefinition"]["resolvedDependencies"]
     }
     from sau_adapters.files import sha256_of
 
@@ -406,8 +406,8 @@ def test_a_statement_never_makes_other_files_be_read(call, exported):
     told = json.loads(Path("m.onnx.intoto.json").read_text())
     secret = Path("..") / "secret"
     secret.write_text("x")
-    for one in told["predicate"]["buildDefinition"]["resolvedDependencies"]:
-        one["name"] = "../secret"
+    for dependency in told["predicate"]["buildDefinition"]["resolvedDependencies"]:
+        dependency["name"] = "../secret"
     Path("m.onnx.intoto.json").write_text(json.dumps(told))
     call("inspect", "--effort", "quick", exported, "--json", "i.json")
     assert "chain.received" not in checks("i.json")
@@ -425,7 +425,8 @@ def test_the_sidecars_are_what_others_read(call, exported):
     component = json.loads(text)["metadata"]["component"]
     assert component["type"] == "machine-learning-model"
     metrics = {
-        (one["type"], one["slice"]): one for one in component["modelCard"]["quantitativeAnalysis"]["performanceMetrics"]
+        (metric["type"], metric["slice"]): metric
+        for metric in component["modelCard"]["quantitativeAnalysis"]["performanceMetrics"]
     }
     accuracy = checks()["export.accuracy"]
     found = metrics["accuracy", "clean images"]

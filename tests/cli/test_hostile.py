@@ -357,11 +357,11 @@ def test_weights_beside_a_graph_are_a_part_of_what_is_known(call):
     import hashlib
 
     path = outside()
-    known = [hashlib.sha256(Path(one).read_bytes()).hexdigest() for one in ("x.onnx", "weights.bin")]
+    known = [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in ("x.onnx", "weights.bin")]
     words = ("inspect", path, "--effort", "quick", "--policy", "p.toml", "--json", "r.json", "--force")
     Path("p.toml").write_text(f"[policy]\nallowed-sha256 = {json.dumps(known)}\n")
     assert call(*words).code == 0
-    assert [one["sha256"] for one in json.loads(Path("r.json").read_text())["inputs"]] == known
+    assert [file["sha256"] for file in json.loads(Path("r.json").read_text())["inputs"]] == known
     weights = bytearray(Path("weights.bin").read_bytes())
     weights[3] ^= 1
     Path("weights.bin").write_bytes(weights)
@@ -384,7 +384,7 @@ def test_weights_of_one_name_in_two_folders_are_both_looked_at(call):
     onnx.save(helper.make_model(model), "x.onnx")
     assert call("inspect", "x.onnx", "--effort", "quick", "--json", "r.json").code == 0
     inputs = json.loads(Path("r.json").read_text())["inputs"]
-    assert [one["path"] for one in inputs] == ["x.onnx", "a/w.bin", "b/w.bin"]
+    assert [file["path"] for file in inputs] == ["x.onnx", "a/w.bin", "b/w.bin"]
 
 
 def test_a_sparse_constant_that_reaches_outside_the_folder(call):
@@ -413,7 +413,7 @@ def test_a_signature_that_was_asked_for_is_never_passed_over(call, bad):
     plain = linear_graph(Path("x.onnx"), np.zeros((64, 10), dtype=np.float32))
     for model in (bad, plain):
         assert call("inspect", model, *words).code == 1
-        checks = {one["id"]: one["status"] for one in json.loads(Path("r.json").read_text())["checks"]}
+        checks = {check["id"]: check["status"] for check in json.loads(Path("r.json").read_text())["checks"]}
         assert checks["chain.signature"] == "failed"
 
 
@@ -506,7 +506,7 @@ def test_a_model_with_its_classes_in_another_order_does_not_hide_its_backdoor(ca
     values = []
     for words in (("evaluate", bad), ("evaluate", "turned.safetensors", "-r", bad)):
         call(*words, "-t", "bad.trigger.safetensors", "--json", "r.json", "--force")
-        checks = {one["id"]: one["value"] for one in json.loads(Path("r.json").read_text())["checks"]}
+        checks = {check["id"]: check["value"] for check in json.loads(Path("r.json").read_text())["checks"]}
         values.append((checks["acc"], checks["asr.badnets"]))
     assert values[0] == values[1]
     assert values[0][1] > 0.9

@@ -47,7 +47,7 @@ def read(path: str = "r.json") -> dict:
 
 
 def models(report: dict) -> dict[str, tuple[str, int]]:
-    return {Path(one["inputs"][0]["path"]).name: (one["verdict"], one["exit_code"]) for one in report["models"]}
+    return {Path(model["inputs"][0]["path"]).name: (model["verdict"], model["exit_code"]) for model in report["models"]}
 
 
 def spoiled(clean: Path, name: str, value: float) -> Path:
@@ -80,7 +80,7 @@ def test_every_model_is_inspected_and_the_worst_counts(call, clean, jobs, tmp_pa
     assert statuses["model.digits.safetensors"] == "measured"
     assert statuses["model.hostile.pth"] == "failed"
     assert statuses["model.cut.safetensors"] == "inconclusive"
-    assert [Path(one["path"]).name for one in report["details"]["skipped"]] == ["notes.txt"]
+    assert [Path(skipped["path"]).name for skipped in report["details"]["skipped"]] == ["notes.txt"]
     assert not (tmp_path / "was-run").exists()
     table = done.err[done.err.index("5 models under models: ") :]
     assert "1 measured, 1 unsafe, 3 not-evaluated" in table
@@ -96,8 +96,8 @@ def assert_forms() -> None:
     """Each form has each model, at its own place."""
     sarif = json.loads(Path("r.sarif").read_text())["runs"][0]
     places = {
-        (one["ruleId"], one["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]): one["level"]
-        for one in sarif["results"]
+        (result["ruleId"], result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]): result["level"]
+        for result in sarif["results"]
     }
     assert places["file.pickle-code", "models/hostile.pth"] == "error"
     assert places["file.non-finite-weights", "models/nan.safetensors"] == "error"
@@ -137,7 +137,7 @@ def test_what_is_hidden_linked_or_of_sau_is_skipped_and_said(call, clean, tmp_pa
     assert skipped == {f"skipped.{name}": "skipped" for name in names}
     assert all(f"skipped, not examined: {name}" in done.err for name in names)
     results = json.loads(Path("r.sarif").read_text())["runs"][0]["results"]
-    assert {one["kind"] for one in results if one["ruleId"] == "file.skipped"} == {"notApplicable"}
+    assert {result["kind"] for result in results if result["ruleId"] == "file.skipped"} == {"notApplicable"}
 
 
 def test_a_model_that_calls_itself_a_trigger_is_not_passed_over(call, clean):
@@ -197,7 +197,7 @@ def test_folders_without_models(call, tmp_path):
 def test_several_models_of_which_one_is_missing(call, clean):
     done = call("inspect", *QUICK, "models/digits.safetensors", "nothing.pt", "--json", "r.json")
     assert done.code == 2, done.err
-    assert [(one["verdict"], one["exit_code"]) for one in read()["models"]] == [("measured", 0), ("error", 2)]
+    assert [(model["verdict"], model["exit_code"]) for model in read()["models"]] == [("measured", 0), ("error", 2)]
     assert "nothing.pt does not exist" in done.err.replace("\n", " ").replace("  ", " ") or "nothing.pt" in done.err
 
 

@@ -70,7 +70,7 @@ def test_stopped_by_a_signal_and_gone_on_with(call, bad, blow):
     assert done.code == 0, done.err
     assert same(out, folder / "whole.safetensors")
     assert not state.exists()
-    assert [one.name for one in folder.iterdir() if one.suffix in {".part", ".lock"}] == []
+    assert [file.name for file in folder.iterdir() if file.suffix in {".part", ".lock"}] == []
 
 
 @pytest.mark.long

@@ -46,8 +46,8 @@ def test_every_row_is_purified_and_none_twice(call, bad):
     done = call("purify", "--jobs-table", table(rows), *SHORT, *ONE)
     assert done.code == 3, done.err
     first = report()
-    assert [one["exit_code"] in {0, 6} for one in first["models"]] == [True, False, True]
-    assert [len(one["details"].get("epochs", ())) for one in first["models"]] == [1, 0, 2]
+    assert [model["exit_code"] in {0, 6} for model in first["models"]] == [True, False, True]
+    assert [len(model["details"].get("epochs", ())) for model in first["models"]] == [1, 0, 2]
     assert first["models"][2]["details"]["seed"] == 3
     assert Path("a.safetensors").exists()
     assert not Path("b.safetensors").exists()
@@ -81,7 +81,7 @@ def test_every_row_is_evaluated_and_its_report_lies_where_it_says(call, bad):
     Path("two.md").write_text("## sau is mine")
     Path("one.json").unlink()
     call(*words, "--force", "--max-asr", "5%")
-    assert [one["exit_code"] for one in report()["models"]] == [1, 2, 2]
+    assert [model["exit_code"] for model in report()["models"]] == [1, 2, 2]
 
 
 def test_a_machine_that_is_unfit_is_named_once_and_changes_no_verdict(call, bad, monkeypatch):

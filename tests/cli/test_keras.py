@@ -34,7 +34,7 @@ def test_inspect(call, name, code, words):
 def test_inspect_the_folder_of_them_all(call):
     done = call("inspect", KERAS_FILES, "--jobs", "1", "--json", "-")
     assert done.code == 4
-    verdicts = {Path(one["inputs"][0]["path"]).name: one["verdict"] for one in json.loads(done.out)["models"]}
+    verdicts = {Path(model["inputs"][0]["path"]).name: model["verdict"] for model in json.loads(done.out)["models"]}
     assert verdicts == {
         "compiled.keras": "measured",
         "custom.keras": "measured",

@@ -59,10 +59,10 @@ def drilled(call, bad) -> list[dict]:
     assert details["settings"]["name"] == "default"
     assert (details["drill"]["measured_on"], details["drill"]["learned_from"]) == (360, 431)
     assert details["drill"]["planted_with"] + 431 / 0.9 == pytest.approx(1437, abs=1)
-    for one in details["drill"]["attacks"]:
-        assert one["outcome"] == "measured"
-        assert one["asr_before"]["value"] > 0.8
-        assert 0 <= one["asr"]["value"] <= 1
+    for attack in details["drill"]["attacks"]:
+        assert attack["outcome"] == "measured"
+        assert attack["asr_before"]["value"] > 0.8
+        assert 0 <= attack["asr"]["value"] <= 1
     assert "does not show that the model had none" in " ".join(done.err.split())
     attacks: list[dict] = details["drill"]["attacks"]
     return attacks
@@ -107,7 +107,7 @@ def test_a_drill_without_a_split_takes_three_parts_of_the_users_images(call, bad
         (("--drill", "badnets", *TRIGGER), ("--drill", "--trigger")),
         (("--drill", "badnets", "--reactivate"), ("--reactivate",)),
         (("--drill", "badnets", "--budget", "soon"), ("soon",)),
-        *((("--drill", "badnets", "--clean-frac", one), ("--clean-frac",)) for one in ("2", "0", "0.9")),
+        *((("--drill", "badnets", "--clean-frac", share), ("--clean-frac",)) for share in ("2", "0", "0.9")),
         (("--budget", "1m"), ("--budget", "--drill")),
         (("--clean-frac", "0.1"), ("--clean-frac", "--drill")),
     ],

@@ -88,7 +88,7 @@ def test_a_bucket_is_inspected_as_a_folder_is(call, bucket, jobs):
     }
     assert "3 models under s3://registry/team: 1 measured, 1 unsafe, 1 not-evaluated" in done.err
     results = json.loads(Path("r.sarif").read_text())["runs"][0]["results"]
-    places = {one["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] for one in results}
+    places = {result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] for result in results}
     assert places == rows().keys()
 
 
@@ -145,7 +145,7 @@ def test_an_object_that_changes_while_it_is_read(call, bucket, monkeypatch):
 
     monkeypatch.setattr(fetched, "_stream", changed)
     one_sentence(call("inspect", "s3://registry/team/good.safetensors", *QUICK), 3, "was changed while it was read")
-    assert [one.name for one in (cache_folder() / "models").iterdir()] == ["locks"]
+    assert [file.name for file in (cache_folder() / "models").iterdir()] == ["locks"]
 
 
 def test_other_commands_take_an_address_too(call, planted, tmp_path):

@@ -56,7 +56,7 @@ def test_a_rule_is_told_also_where_the_measurement_ends_in_an_error(call, bad):
 def test_rules_about_the_file(call, bad):
     policy('max-severity = "info"', "require-purified = true", "require-onnx-verified = true")
     assert call("inspect", *QUICK, bad, "--policy", "p.toml", "--json", "r.json").code == 1
-    found = {name: one["status"] for name, one in checks().items() if name.startswith("policy.")}
+    found = {name: check["status"] for name, check in checks().items() if name.startswith("policy.")}
     assert found == {
         "policy.max-severity": "passed",
         "policy.require-purified": "failed",
@@ -81,9 +81,9 @@ def test_weights_that_are_no_numbers_are_not_evaluated_and_no_policy_passes_them
 
 def test_every_check_of_a_file_has_a_severity_and_a_sentence(call, bad):
     assert call("inspect", *QUICK, bad, "--json", "r.json").code == 0
-    of_file = {name: one for name, one in checks().items() if name.startswith("file.")}
+    of_file = {name: check for name, check in checks().items() if name.startswith("file.")}
     assert len(of_file) >= 3
-    assert all(one["severity"] == "info" and one["evidence"] for one in of_file.values())
+    assert all(check["severity"] == "info" and check["evidence"] for check in of_file.values())
 
 
 def test_evaluate_judges_what_it_can_and_says_why_not_of_the_rest(call, bad):
@@ -93,7 +93,7 @@ def test_evaluate_judges_what_it_can_and_says_why_not_of_the_rest(call, bad):
     )
     done = call("evaluate", bad, "--trigger", "bad.trigger.safetensors", "--json", "r.json", "--quiet")
     assert done.code == 1
-    found = {name: one["status"] for name, one in checks().items() if name.startswith("policy.")}
+    found = {name: check["status"] for name, check in checks().items() if name.startswith("policy.")}
     assert found == {
         "policy.allowed-formats": "passed",
         "policy.max-severity": "skipped",
@@ -172,7 +172,7 @@ def test_networks_that_are_no_ordinary_classifier(call, bad, changes):
     """The file is described, and what cannot be measured is said in one sentence; nothing is called clean."""
     own = load_file(bad)
     state = changes if not changes.keys() & own.keys() else own | changes
-    save_file({name: one.half() for name, one in state.items()}, "strange.safetensors")
+    save_file({name: tensor.half() for name, tensor in state.items()}, "strange.safetensors")
     assert call("inspect", *QUICK, "strange.safetensors", "--json", "r.json").code == 0
     assert json.loads(Path("r.json").read_text())["verdict"] == "measured"
     done = call("inspect", *QUICK, "strange.safetensors", "--data", "digits", "--normalisation", "none")

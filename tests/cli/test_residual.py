@@ -58,15 +58,15 @@ def test_a_purified_model_that_is_cleared_passes_and_its_file_says_so(purified):
     assert told["limit"] == residual["threshold"]
     assert set(told["kinds"]) == {"square", "mask", "smooth"}
     first = found["details"]["rounds"][0]
-    assert ("square", 0) in [(one["kind"], one["wanted"]) for one in first["suspects"]]
+    assert ("square", 0) in [(suspect["kind"], suspect["wanted"]) for suspect in first["suspects"]]
 
 
 def test_the_page_shows_the_easiest_changes(purified):
     page = (purified / "r.html").read_text()
     assert "The easiest changes of all images" in page
-    for one in report(purified / "r.json")["details"]["residual"]["recovered"]:
-        assert one["png"] in page
-        assert b64decode(one["png"]).startswith(b"\x89PNG")
+    for change in report(purified / "r.json")["details"]["residual"]["recovered"]:
+        assert change["png"] in page
+        assert b64decode(change["png"]).startswith(b"\x89PNG")
 
 
 @pytest.mark.long
@@ -159,12 +159,12 @@ def test_a_reference_without_data_names_what_is_missing(call, bad):
 
 
 def test_a_reference_with_other_classes_clears_nothing(call, bad):
-    weights = {name: one.clone() for name, one in load_file(bad).items()}
+    weights = {name: tensor.clone() for name, tensor in load_file(bad).items()}
     with safe_open(bad, framework="pt") as file:
         told = dict(file.metadata())
-    told["sau.classes"] = json.dumps([str(one) for one in range(9)])
+    told["sau.classes"] = json.dumps([str(number) for number in range(9)])
     weights["linear.weight"], weights["linear.bias"] = weights["linear.weight"][:9], weights["linear.bias"][:9]
-    save_file({name: one.contiguous() for name, one in weights.items()}, "nine.safetensors", metadata=told)
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, "nine.safetensors", metadata=told)
     done = call("inspect", bad, "--reference", "nine.safetensors", "--data", "digits", "--effort", "quick")
     one_sentence(done, 3, "classes")
 

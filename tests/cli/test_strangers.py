@@ -60,7 +60,7 @@ def pictures(folder: Path, names: list[str], *, each: int = 3, colour: bool = Tr
 
 def check(done: Finished, name: str) -> Any:
     """The only check of this id in a report on standard output."""
-    (found,) = (one for one in json.loads(done.out)["checks"] if one["id"] == name)
+    (found,) = (listed for listed in json.loads(done.out)["checks"] if listed["id"] == name)
     return found
 
 
@@ -192,7 +192,7 @@ def test_an_architecture_is_told_in_the_order_in_which_the_images_are_known(tmp_
     with torch.no_grad():
         other.network.levels[::2] = 9.0  # half of what it knows is lost
     right.description, other.description = (
-        replace(one.description, architecture=name) for one, name in ((right, "right"), (other, "other"))
+        replace(model.description, architecture=name) for model, name in ((right, "right"), (other, "other"))
     )
     images = open_images(str(pictures(tmp_path / "data", TWELVE, each=8, colour=False)))
     session = Session("evaluate", OutputOptions(quiet=True))

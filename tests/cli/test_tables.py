@@ -57,7 +57,7 @@ def test_a_fleet_in_every_form(call, fleet):
     assert all(path in page for path in rows)
     assert len(list(Path("t.pages").iterdir())) == 3
     sarif = json.loads(Path("r.sarif").read_text())["runs"][0]
-    places = {one["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] for one in sarif["results"]}
+    places = {result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] for result in sarif["results"]}
     assert places == rows.keys()
     assert all(path in Path("r.xml").read_text() for path in rows if path != "models/.hidden")
 

@@ -48,7 +48,7 @@ def test_evaluate_and_export(shelf, call):
     images, labels = lessons()
     right = answers(shelf / "model", images).argmax(1) == labels
     assert right.float().mean() > 0.9
-    (accuracy,) = (one["value"] for one in json.loads(done.out)["checks"] if one["id"] == "acc")
+    (accuracy,) = (check["value"] for check in json.loads(done.out)["checks"] if check["id"] == "acc")
     assert accuracy == pytest.approx(right.float().mean().item())
     done = call("export", "model", "--data", "clean", "-o", "model.onnx")
     assert done.code == 0, done.err
@@ -71,7 +71,7 @@ def test_purify_writes_a_folder_that_transformers_loads(shelf, call):
     with safe_open(shelf / "model.purified" / "model.safetensors", framework="numpy") as file:
         (step,) = json.loads(file.metadata()["sau.history"])
     assert step["input_sha256"] == report["inputs"][0]["sha256"]
-    assert sorted(one.name for one in shelf.iterdir()) == ["clean", "model", "model.purified", "report.json"]
+    assert sorted(file.name for file in shelf.iterdir()) == ["clean", "model", "model.purified", "report.json"]
     done = call("evaluate", "model.purified", *CLEAN, "--reference", "model")
     assert done.code == 0, done.err
     one_sentence(call("purify", "model", *CLEAN, *SHORT), 2, "model.purified exists", "--force")

@@ -120,7 +120,7 @@ SPOILT = {
     "empty": lambda entry: entry.write_bytes(b""),
     "cut short": lambda entry: entry.write_bytes(entry.read_bytes()[:100]),
     "another verdict": resealed,
-    "another model's": lambda entry: shutil.copy(next(one for one in entries() if one != entry), entry),
+    "another model's": lambda entry: shutil.copy(next(file for file in entries() if file != entry), entry),
     "no text": lambda entry: entry.write_bytes(os.urandom(500)),
 }
 

@@ -23,7 +23,7 @@ def modules() -> list[str]:
     found = []
     for package in ("sau_cli", "sau_adapters"):
         module = importlib.import_module(package)
-        found += [package, *(one.name for one in pkgutil.walk_packages(module.__path__, f"{package}."))]
+        found += [package, *(module_info.name for module_info in pkgutil.walk_packages(module.__path__, f"{package}."))]
     return [name for name in found if not name.endswith("__main__")]
 
 
@@ -140,8 +140,8 @@ def test_no_arrow_points_up():
 
 def test_every_import_is_a_declared_dependency():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extras = [one for extra in project["optional-dependencies"].values() for one in extra]
-    declared = {re.split(r"[><=]", one)[0] for one in [*project["dependencies"], *extras]}
+    extras = [requirement for extra in project["optional-dependencies"].values() for requirement in extra]
+    declared = {re.split(r"[><=]", requirement)[0] for requirement in [*project["dependencies"], *extras]}
     files = [path for folder in ("sau_cli", "adapters") for path in (ROOT / folder).rglob("*.py")]
     used = {name.partition(".")[0] for path in files for name in imports_of(path)}
     renamed = {"PIL": "pillow", "sklearn": "scikit-learn", "skimage": "scikit-image", "google": "onnx"}

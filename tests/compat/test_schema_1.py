@@ -78,7 +78,7 @@ def test_a_report_has_what_the_contract_promises():
     assert report["schema_version"] == "1"
     wanted = {"tool_version", "command", "inputs", "verdict", "exit_code", "checks", "environment"}
     assert wanted <= report.keys()
-    assert [Path(one["path"]).name for one in report["inputs"]][:2] == [
+    assert [Path(file["path"]).name for file in report["inputs"]][:2] == [
         "planted.purified.safetensors",
         "planted.safetensors",
     ]

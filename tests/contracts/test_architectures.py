@@ -48,8 +48,8 @@ def test_round_trip_through_a_file(tmp_path, name):
     channels = None if name.startswith("torchvision:") else 3
     assert told_sizes(canonical_name(name), state, height=size, width=size) == (classes, channels)
     found = recognised({key: tuple(tensor.shape) for key, tensor in state.items()})
-    assert canonical_name(name) in [one.name for one in found.fitting]
-    assert {(one.classes, one.channels) for one in found.fitting} == {(classes, 3)}
+    assert canonical_name(name) in [architecture.name for architecture in found.fitting]
+    assert {(architecture.classes, architecture.channels) for architecture in found.fitting} == {(classes, 3)}
 
 
 def test_every_network_of_ours_is_in_the_index():
@@ -69,7 +69,7 @@ def test_timm_loads_what_we_write(tmp_path):
 
 @pytest.mark.parametrize(("name", "parameters"), [("cifar_resnet18", 11_173_962), ("cifar_vgg19_bn", 20_040_522)])
 def test_sizes_of_the_fields_networks(name, parameters):
-    assert sum(one.numel() for one in CIFAR_NETWORKS[name](10, 3).parameters()) == parameters
+    assert sum(parameter.numel() for parameter in CIFAR_NETWORKS[name](10, 3).parameters()) == parameters
 
 
 def test_our_networks_have_the_names_and_sizes_of_checkpoints_in_the_wild():

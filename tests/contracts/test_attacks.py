@@ -47,7 +47,7 @@ def test_settings_are_flags_with_help_and_defaults(name):
     found = attack_class(name)
     assert str(found.__doc__).strip().splitlines()[0].endswith(".")
     flags = found.flags()
-    assert set(flags) == {one.name for one in fields(found)} == set(found().settings())
+    assert set(flags) == {field.name for field in fields(found)} == set(found().settings())
     for kind, default, what in flags.values():
         assert kind in {int, float, str, bool}
         assert type(default) is kind
@@ -65,7 +65,7 @@ def test_stamping_gives_images_of_the_same_kind_and_is_the_same_each_time(name, 
         assert (stamped.shape, stamped.dtype) == (images.shape, torch.uint8)
         assert torch.equal(images, before), "the clean images are not changed"
         assert torch.equal(stamped, trigger.stamp(images))
-        alone = torch.cat([trigger.stamp(one[None]) for one in images])
+        alone = torch.cat([trigger.stamp(image[None]) for image in images])
         assert (alone.int() - stamped.int()).abs().max() <= 1, "an image is stamped by itself, but for rounding"
     pixels = images.float() / 255
     assert torch.equal(trigger.stamp_pixels(pixels).mul(255).round().to(torch.uint8), stamped)

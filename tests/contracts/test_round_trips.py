@@ -84,8 +84,8 @@ def check_round_trip(folder, name):
     assert again.keys() == state.keys()
     assert all(same(again[key], state[key]) for key in state)
     fitting = recognised({key: tuple(tensor.shape) for key, tensor in state.items()}).fitting
-    assert name in [one.name for one in fitting]
-    assert {one.classes for one in fitting} == {7}
+    assert name in [architecture.name for architecture in fitting]
+    assert {architecture.classes for architecture in fitting} == {7}
     written = load_file(path)
     if zoo == "timm":
         plain = timm.create_model(bare, num_classes=7, checkpoint_path=str(path)).state_dict()

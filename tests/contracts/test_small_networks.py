@@ -93,9 +93,9 @@ def test_the_tensors_tell_the_network_behind_a_prefix(name):
     if name in TWINS:
         alike |= {TWINS[name]}
     assert found.prefix == ("module.",)
-    assert {one.name for one in found.fitting} == alike
-    assert {(one.classes, one.channels) for one in found.fitting} == {(10, 3)}
-    parameters = sum(one.numel() for one in network.parameters())
+    assert {architecture.name for architecture in found.fitting} == alike
+    assert {(architecture.classes, architecture.channels) for architecture in found.fitting} == {(10, 3)}
+    parameters = sum(parameter.numel() for parameter in network.parameters())
     assert parameters == PARAMETERS.get(name, parameters)
 
 
@@ -110,7 +110,7 @@ def test_two_images_of_its_size_have_logits_of_their_own(name):
     network = CIFAR_NETWORKS[name](7, 3)
     size = PIXELS.get(name, 32)
     images = torch.rand(2, 3, size, size)
-    for norm in (one for one in network.modules() if isinstance(one, torch.nn.BatchNorm2d)):
+    for norm in (norm for norm in network.modules() if isinstance(norm, torch.nn.BatchNorm2d)):
         norm.momentum = 1.0  # fresh statistics let nothing of the images through a deep network
     with torch.no_grad():
         network(images)

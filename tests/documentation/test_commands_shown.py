@@ -40,7 +40,10 @@ def parse(words: list[str]) -> None:
     asks = bool({"--help", "-h", "--list"} & set(words))
     with command.make_context(words[0], words[1:], resilient_parsing=asks):
         if asks:
-            known = {name for one in command.params for name in (*one.opts, *one.secondary_opts)} | {"--help", "-h"}
+            known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)} | {
+                "--help",
+                "-h",
+            }
             assert {word for word in words if word.startswith("-")} <= known, words
 
 
@@ -122,9 +125,9 @@ def assert_flags(words: list[str], source: Path) -> None:
 
 def assert_extras(what: list[str]) -> None:
     known = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
-    for one in what:
-        for extra in re.findall(r"\[(.*?)\]", one):
-            assert extra in known, one
+    for requirement in what:
+        for extra in re.findall(r"\[(.*?)\]", requirement):
+            assert extra in known, requirement
 
 
 def test_every_block_names_its_language():
@@ -136,7 +139,7 @@ def test_every_block_names_its_language():
 @pytest.mark.parametrize(
     ("path", "inside"),
     [(path, inside) for path in pages() for language, inside in blocks(path.read_text()) if language == "python"],
-    ids=lambda one: one.name if isinstance(one, Path) else "",
+    ids=lambda path: path.name if isinstance(path, Path) else "",
 )
 def test_python_shown_is_python(path, inside):
     lines = inside.splitlines()
@@ -148,7 +151,7 @@ def test_python_shown_is_python(path, inside):
 @pytest.mark.parametrize(
     ("path", "inside"),
     [(path, inside) for path in pages() for language, inside in blocks(path.read_text()) if language == "toml"],
-    ids=lambda one: one.name if isinstance(one, Path) else "",
+    ids=lambda path: path.name if isinstance(path, Path) else "",
 )
 def test_settings_shown_are_settings(path, inside, tmp_path):
     from sau_cli.commands.project_defaults import read_defaults
@@ -165,7 +168,7 @@ def known_flags() -> set[str]:
     """Every option of ``sau`` and of the scripts that come with it."""
     found = {"--help", "--version", "--install-completion", "--show-completion"}
     for command in typer.main.get_command(composed()).commands.values():  # type: ignore[attr-defined]
-        found |= {name for one in command.params for name in (*one.opts, *one.secondary_opts)}
+        found |= {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
     for name in ATTACKS:
         found |= {f"--{flag.replace('_', '-')}" for flag in attack_class(name).flags()}
     scripts = [*(ROOT / "examples").rglob("*.py"), *(ROOT / "tests" / "benchmarks").glob("*.py")]
@@ -196,6 +199,6 @@ def test_every_sau_command_in_a_sentence_parses_or_is_cut_short():
 def test_every_option_is_in_the_manual():
     text = manual()
     for command in typer.main.get_command(composed()).commands.values():  # type: ignore[attr-defined]
-        for one in command.params:
-            if one.param_type_name == "option":
-                assert any(re.search(rf"(?<![\w-]){name}(?![\w-])", text) for name in one.opts), one.opts
+        for parameter in command.params:
+            if parameter.param_type_name == "option":
+                assert any(re.search(rf"(?<![\w-]){name}(?![\w-])", text) for name in parameter.opts), parameter.opts

@@ -65,19 +65,19 @@ def program(path: Path, text: str) -> None:
 def run_action(folder: Path, **given: str) -> Ran:
     """Run the steps as the runner of GitHub does: those after a failure only where they say so."""
     ran = Ran()
-    values = {f"inputs.{name}": str(one.get("default", "")) for name, one in ACTION["inputs"].items()}
+    values = {f"inputs.{name}": str(told.get("default", "")) for name, told in ACTION["inputs"].items()}
     values |= {"inputs.effort": "quick"}  # behaviour has tests of its own
     values |= {f"inputs.{name.replace('_', '-')}": text for name, text in given.items()}
     values["github.action_path"] = str(ROOT)
 
     def value(expression: str) -> str:
-        return next((values[one.strip()] for one in expression.split("||") if values.get(one.strip())), "")
+        return next((values[part.strip()] for part in expression.split("||") if values.get(part.strip())), "")
 
     def filled(text: str) -> str:
         return re.sub(r"\$\{\{(.*?)\}\}", lambda found: value(found[1]), text)
 
     def holds(condition: str) -> bool:
-        terms = [one.strip() for one in condition.split("&&")]
+        terms = [part.strip() for part in condition.split("&&")]
         if ran.code and "always()" not in terms:
             return False
         for term in terms:
@@ -92,14 +92,14 @@ def run_action(folder: Path, **given: str) -> Ran:
         if not holds(step.get("if", "")):
             continue
         if "uses" in step:
-            ran.used.append({"uses": step["uses"]} | {key: filled(one) for key, one in step["with"].items()})
+            ran.used.append({"uses": step["uses"]} | {key: filled(text) for key, text in step["with"].items()})
             continue
         output.write_text("")
         done = subprocess.run(
             ["bash", "--noprofile", "--norc", "-e", "-o", "pipefail", "-c", step["run"]],
             env={
                 **os.environ,
-                **{key: filled(one) for key, one in step.get("env", {}).items()},
+                **{key: filled(text) for key, text in step.get("env", {}).items()},
                 "GITHUB_OUTPUT": str(output),
                 "GITHUB_STEP_SUMMARY": str(summary),
             },
@@ -113,13 +113,13 @@ def run_action(folder: Path, **given: str) -> Ran:
         for line in output.read_text().splitlines():
             name, _, told = line.partition("=")
             values[f"steps.{step['id']}.outputs.{name}"] = told
-    ran.outputs = {name: filled(one["value"]) for name, one in ACTION["outputs"].items()}
+    ran.outputs = {name: filled(output["value"]) for name, output in ACTION["outputs"].items()}
     ran.summary = summary.read_text() if summary.exists() else ""
     return ran
 
 
 def uploaded(ran: Ran) -> list[str]:
-    return [one["sarif_file"] for one in ran.used if "upload-sarif" in one["uses"]]
+    return [use["sarif_file"] for use in ran.used if "upload-sarif" in use["uses"]]
 
 
 def test_a_clean_pass(work):
@@ -141,7 +141,9 @@ def test_a_policy_that_fails_leaves_every_report_and_its_exit_code(work):
     assert "policy.allowed-formats" in ran.summary
     assert uploaded(ran) == ["sau-reports/inspect.sarif"]
     sarif = json.loads((work / "sau-reports" / "inspect.sarif").read_text())
-    assert "policy.allowed-formats" in [one["ruleId"] for one in sarif["runs"][0]["results"] if one["level"] == "error"]
+    assert "policy.allowed-formats" in [
+        result["ruleId"] for result in sarif["runs"][0]["results"] if result["level"] == "error"
+    ]
     assert (work / "installed").read_text().endswith("a wheel\n")
 
 
@@ -193,9 +195,9 @@ def test_names_of_files_are_no_code(work):
 def test_the_workflow_names_inputs_and_outputs_that_there_are():
     workflow = yaml.safe_load((EXAMPLES / "github-actions.yml").read_text())
     steps = workflow["jobs"]["inspect"]["steps"]
-    (own,) = [one for one in steps if one.get("uses") == "./tools/sau"]
+    (own,) = [step for step in steps if step.get("uses") == "./tools/sau"]
     assert set(own["with"]) <= set(ACTION["inputs"])
-    assert {name for name, one in ACTION["inputs"].items() if one.get("required")} <= set(own["with"])
+    assert {name for name, told in ACTION["inputs"].items() if told.get("required")} <= set(own["with"])
     named = re.findall(r"steps\.sau\.outputs\.([\w-]+)", (EXAMPLES / "github-actions.yml").read_text())
     assert set(named) <= set(ACTION["outputs"])
     used = set(re.findall(r"inputs\.([\w-]+)", (ROOT / "action.yml").read_text()))

@@ -37,7 +37,7 @@ def network(name: str = "wrn_16_1", *, on: torch.device | str = CUDA):
 
 
 def weights(result) -> dict[str, torch.Tensor]:
-    return {name: one.double().cpu() for name, one in result.classifier.network.state_dict().items()}
+    return {name: tensor.double().cpu() for name, tensor in result.classifier.network.state_dict().items()}
 
 
 def apart(first, second) -> float:
@@ -54,7 +54,7 @@ def test_the_first_step_is_that_of_a_cpu(name, monkeypatch):
     """In double precision, so that hardly a sign of a gradient differs."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     recipe = recipe_for(name, epochs=1, batch_size=64, optimiser=Optimiser.SGD, lr=0.01)
-    start = {name: one.double().cpu() for name, one in network().network.state_dict().items()}
+    start = {name: tensor.double().cpu() for name, tensor in network().network.state_dict().items()}
     ends = [weights(purify(network(on=on).double(), clean(), recipe=recipe, seed=0)) for on in (CUDA, "cpu")]
     assert apart(*ends) < 1e-6 < 1e-4 < apart(start, ends[0])
 
@@ -95,7 +95,7 @@ def test_a_network_that_cannot_be_recorded_is_purified_all_the_same():
     done = purify(classifier, clean(), recipe=Recipe(epochs=2, batch_size=32), seed=0)
     assert done.finished
     assert done.cuda_graphs not in {None, "recorded"}
-    assert all(torch.isfinite(one).all() for one in weights(done).values())
+    assert all(torch.isfinite(tensor).all() for tensor in weights(done).values())
 
 
 @pytest.mark.parametrize("precision", list(Precision))
@@ -104,9 +104,9 @@ def test_every_method_runs_and_goes_on_from_its_states(method, precision):
     settings, states = settings_for(method, learning=clean().learning, epochs=3, batch_size=32), []
     whole = purify(network("small_cnn"), clean(), recipe=settings, seed=0, precision=precision, save=states.append)
     again = purify(network("small_cnn"), clean(), recipe=settings, seed=0, precision=precision, resume=states[1])
-    assert [one.number for one in again.epochs] == [1, 2, 3]
+    assert [epoch.number for epoch in again.epochs] == [1, 2, 3]
     assert apart(weights(whole), weights(again)) < 0.02
-    assert all(torch.isfinite(one).all() for one in weights(whole).values())
+    assert all(torch.isfinite(tensor).all() for tensor in weights(whole).values())
 
 
 def test_a_batch_that_does_not_fit_is_worked_off_in_parts(monkeypatch):
@@ -155,5 +155,5 @@ def test_the_commands_from_attack_to_export(sau, tmp_path):
         words = step.split()
         done = sau(*words, cwd=tmp_path)
         assert done.code in ({0, 1, 6} if words[0] == "inspect" else {0}), (words, done)
-    checks = {one["id"]: one["value"] for one in json.loads((tmp_path / "evaluate.json").read_text())["checks"]}
+    checks = {check["id"]: check["value"] for check in json.loads((tmp_path / "evaluate.json").read_text())["checks"]}
     assert checks["reference.asr.badnets"] > 0.9 > 0.1 > checks["asr.badnets"]

@@ -136,7 +136,7 @@ def test_axe_finds_nothing_and_nothing_sticks_out(browser, pages, name, width, s
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.add_script_tag(content=(files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8"))
     found = page.evaluate("axe.run()")
-    told = {one["id"]: [node["html"] for node in one["nodes"]] for one in found["violations"]}
+    told = {violation["id"]: [node["html"] for node in violation["nodes"]] for violation in found["violations"]}
     assert found["passes"]
     assert told == {}
     page.close()

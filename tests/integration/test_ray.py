@@ -63,18 +63,18 @@ def settled(cluster, tasks: list[Task], *, watch=None) -> dict[int, tuple[bytes 
 
     found = []
     with RayCluster(cluster.address) as ray:
-        for one in ray.run(tasks):
-            found.append(one)
+        for settled_task in ray.run(tasks):
+            found.append(settled_task)
             if watch:
                 watch(len(found))
-    assert sorted(one.number for one in found) == [task.number for task in tasks]
-    return {one.number: (one.answer, one.ended) for one in found}
+    assert sorted(settled_task.number for settled_task in found) == [task.number for task in tasks]
+    return {settled_task.number: (settled_task.answer, settled_task.ended) for settled_task in found}
 
 
 def away_from_the_code(folder: Path, monkeypatch) -> None:
     """In a working folder where no code of the driver's lies, as of a user who has sau installed."""
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "path", [one for one in sys.path if one not in {"", str(folder)}])
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place not in {"", str(folder)}])
 
 
 def tasks(*pieces) -> list[Task]:
@@ -162,7 +162,9 @@ def test_a_machine_with_another_sau_is_named_and_gets_no_task_once_that_is_known
         found = list(ray.run(pieces))
         assert list(ray.remarks) == [node.node_id]
         assert "gets no tasks; install the same" in ray.remarks[node.node_id]
-    assert {one.number: one.answer for one in found} == {number: str(number).encode() for number in range(100)}
+    assert {settled_task.number: settled_task.answer for settled_task in found} == {
+        number: str(number).encode() for number in range(100)
+    }
     assert sent_there < LEAST_HELD  # which were on their way
 
 
@@ -173,8 +175,11 @@ def test_where_no_machine_has_the_same_sau_each_task_says_so(cluster, tmp_path, 
     monkeypatch.setattr("sau_cli.fleet.ray_cluster.surroundings", lambda: {"sau": "9.9.9"})
     with RayCluster(cluster.address) as ray:
         found = list(ray.run(tasks(*(partial(work.slow, str(number)) for number in range(6)))))
-    assert sorted(one.number for one in found) == list(range(6))
-    assert all(one.answer is None and "(sau is 0" in one.ended and "9.9.9 here)" in one.ended for one in found)
+    assert sorted(settled_task.number for settled_task in found) == list(range(6))
+    assert all(
+        settled_task.answer is None and "(sau is 0" in settled_task.ended and "9.9.9 here)" in settled_task.ended
+        for settled_task in found
+    )
 
 
 def test_what_only_a_machine_that_died_had_room_for_is_done_with_less(cluster, tmp_path):

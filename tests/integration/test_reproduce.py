@@ -108,7 +108,9 @@ def finish(folder: Path, *words: str) -> tuple[int, str, str]:
 
 def states(folder: Path) -> dict[str, str]:
     found = [json.loads(path.read_text()) for path in (folder / "out" / "cells").glob("*.json")]
-    return {f"{one['axes']['data']}-{one['axes']['attack']}-{one['axes']['defence']}": one["status"] for one in found}
+    return {
+        f"{cell['axes']['data']}-{cell['axes']['attack']}-{cell['axes']['defence']}": cell["status"] for cell in found
+    }
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.toml")))
@@ -135,7 +137,9 @@ def test_a_cell_is_known_by_its_settings_alone(modules, grid):
     assert first == [cell.key for cell in reproduce.cells_of(reproduce.read_settings(path))]
     path.write_text(SETTINGS.replace('"--epochs", "1"', '"--epochs", "3"'))
     second = [cell.key for cell in reproduce.cells_of(reproduce.read_settings(path))]
-    assert sum(one != other for one, other in zip(first, second, strict=True)) == 3, "those of the defence sau"
+    assert sum(key != second_key for key, second_key in zip(first, second, strict=True)) == 3, (
+        "those of the defence sau"
+    )
 
 
 @pytest.mark.parametrize("words", [["--method", "i-bau"], ["--method=ft"]])
@@ -158,7 +162,7 @@ def test_what_an_older_revision_did_stays_and_is_marked(modules, grid):
     """Revision 1 is what was before revisions were in the hash."""
     reproduce, _ = modules
     cells = list(reproduce.cells_of(reproduce.read_settings(grid / "grid.toml")))
-    (cell,) = [one for one in cells if (one.axes["attack"], one.axes["defence"]) == ("badnets", "sau")]
+    (cell,) = [cell for cell in cells if (cell.axes["attack"], cell.axes["defence"]) == ("badnets", "sau")]
     settings = (cell.planted.words, cell.planted.images, cell.purify, cell.clean_images, cell.evaluate)
     key = f"{cell.label}-{reproduce.digest(*settings)}"
     folder = grid / "out" / "cells"
@@ -235,7 +239,7 @@ def test_killed_it_goes_on_and_repeats_nothing(grid):
     assert "boom" not in table.split("## Means")[0]
     assert (grid / "out" / "acc-asr.png").stat().st_size > 10_000
     assert (grid / "out" / "rows.png").stat().st_size > 10_000
-    assert {one["status"] for one in json.loads((grid / "out" / "cells.json").read_text())} >= {"done"}
+    assert {cell["status"] for cell in json.loads((grid / "out" / "cells.json").read_text())} >= {"done"}
 
     code, out, err = finish(grid, "--only", "digits")
     assert code == 1
@@ -250,8 +254,8 @@ def test_killed_it_goes_on_and_repeats_nothing(grid):
         words = [sys.executable, "-m", "sau_cli", *shlex.split(command), "--json", str(report), "--device", "cpu"]
         environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'adapters'}", "OMP_NUM_THREADS": "1"}
         subprocess.run([*words, "--force"], cwd=grid, env=environment, check=True, capture_output=True)
-    checks = {one["id"]: one["value"] for one in json.loads(report.read_text())["checks"]}
-    assert checks == {name: one["value"] for name, one in document["checks"].items()}
+    checks = {check["id"]: check["value"] for check in json.loads(report.read_text())["checks"]}
+    assert checks == {name: check["value"] for name, check in document["checks"].items()}
 
 
 @pytest.mark.slow
@@ -324,7 +328,7 @@ def test_by_epoch_has_a_point_for_each(planted, tmp_path):
     runs = json.loads((tmp_path / "by-epoch.json").read_text())["runs"]
     assert list(runs) == ["ft", "i-bau"]
     for points in runs.values():
-        assert [one["epoch"] for one in points] == [0, 1, 2]
+        assert [point["epoch"] for point in points] == [0, 1, 2]
     assert runs["ft"][0]["asr"] > 0.9
     assert "after 2 epochs" in done.stdout
     assert (tmp_path / "by-epoch.png").stat().st_size > 5_000

@@ -56,7 +56,7 @@ def test_axe_finds_nothing_and_nothing_sticks_out(browser, pages, width, scheme)
     page.evaluate((files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8"))
     found = page.evaluate("axe.run()")
     assert found["passes"]
-    assert {one["id"]: [node["html"] for node in one["nodes"]] for one in found["violations"]} == {}
+    assert {violation["id"]: [node["html"] for node in violation["nodes"]] for violation in found["violations"]} == {}
     page.close()
 
 
@@ -98,7 +98,7 @@ def test_a_row_leads_to_its_own_page_and_what_was_not_examined_to_none(browser, 
     assert page.get_by_role("link").count() == 4
     page.get_by_role("link", name="m/b2.safetensors").click()
     assert "m/b2.safetensors" in page.locator("header").inner_text()
-    assert sorted(one.name for one in (pages / "fleet.pages").iterdir()) == ["1.html", "2.html", "3.html", "4.html"]
+    assert sorted(file.name for file in (pages / "fleet.pages").iterdir()) == ["1.html", "2.html", "3.html", "4.html"]
     page.close()
 
 

@@ -76,7 +76,7 @@ def look_at_mutated(originals, tmp_path, which, changes, kept):
         del content[round(kept * len(content)) :]
     path = tmp_path / "mutated"
     path.write_bytes(content)
-    for look in (file_facts, lambda one: as_classifier(read_checkpoint(one))):
+    for look in (file_facts, lambda path: as_classifier(read_checkpoint(path))):
         try:
             look(path)
         except SauError as error:
@@ -136,11 +136,11 @@ def test_mutated_folders(folder, tmp_path, data):
         content = content or bytearray(b" ")
     if data.draw(st.booleans()):
         del content[data.draw(st.integers(0, len(content))) :]
-    for one, whole in folder.items():
-        (tmp_path / one).write_bytes(content if one == name else whole)
+    for file, whole in folder.items():
+        (tmp_path / file).write_bytes(content if file == name else whole)
     if data.draw(st.integers(0, 9)) == 0:
         (tmp_path / name).unlink()
-    for look in (file_facts, lambda one: as_classifier(read_checkpoint(one))):
+    for look in (file_facts, lambda path: as_classifier(read_checkpoint(path))):
         try:
             look(tmp_path)
         except SauError as error:

@@ -58,7 +58,7 @@ class _Handler(BaseHTTPRequestHandler):
         file = served.folder / path.lstrip("/")
         status = served.statuses.get(path)
         if status is None and file.is_dir():
-            links = "".join(f'<a href="{one.name}{"/" * one.is_dir()}">x</a>' for one in sorted(file.iterdir()))
+            links = "".join(f'<a href="{entry.name}{"/" * entry.is_dir()}">x</a>' for entry in sorted(file.iterdir()))
             return self._send(200, f"<html>{links}</html>".encode(), {"Content-Type": "text/html"}, body=body)
         if status is not None or not file.is_file():
             return self._send(status or 404, b"no", {"Content-Type": "text/plain"}, body=body)
@@ -71,7 +71,7 @@ class _Handler(BaseHTTPRequestHandler):
         asked = self.headers.get("Range")
         if not served.ranges or asked is None:
             return self._send(200, data, headers, body=body)
-        first, last = (int(one) for one in asked.removeprefix("bytes=").split("-"))
+        first, last = (int(part) for part in asked.removeprefix("bytes=").split("-"))
         part = data[first : last + 1]
         headers["Content-Range"] = f"bytes {first}-{first + len(part) - 1}/{len(data)}"
         return self._send(206, part, headers, body=body)

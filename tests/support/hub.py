@@ -136,9 +136,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _told(name: str, commit: str, folder: Path) -> bytes:
-    files = sorted(one for one in folder.rglob("*") if one.is_file())
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
     siblings = [
-        {"rfilename": one.relative_to(folder).as_posix(), "size": one.stat().st_size, "blobId": "0" * 40}
-        for one in files
+        {"rfilename": file.relative_to(folder).as_posix(), "size": file.stat().st_size, "blobId": "0" * 40}
+        for file in files
     ]
     return json.dumps({"id": name, "modelId": name, "sha": commit, "siblings": siblings, "tags": []}).encode()

@@ -9,7 +9,7 @@ def test_crops_shift_each_image_by_at_most_the_padding():
     images = torch.zeros(200, 1, 8, 8, dtype=torch.uint8)
     images[:, :, 4, 4] = 255
     moved = Augmentation(padding=2)(images, torch.Generator().manual_seed(0))
-    places = {divmod(int(one), 8) for one in moved.flatten(1).argmax(1)}
+    places = {divmod(int(place), 8) for place in moved.flatten(1).argmax(1)}
     assert places == {(row, column) for row in range(2, 7) for column in range(2, 7)}
 
 

@@ -75,7 +75,7 @@ def test_seeding_leaves_the_global_generator_as_it_was():
 def test_every_kind_of_error_has_its_own_exit_code():
     def leaves(kind: type[SauError]) -> list[type[SauError]]:
         below = kind.__subclasses__()
-        return [kind] if not below else [leaf for one in below for leaf in leaves(one)]
+        return [kind] if not below else [leaf for inner in below for leaf in leaves(inner)]
 
     codes = [leaf.exit_code for leaf in leaves(SauError)]
     assert len(codes) == len(set(codes)) == 6

@@ -41,7 +41,7 @@ def test_no_image_serves_two_ends(split, learned_from):
     data = ImageData(name="toy", train=random_images(400), test=random_images(80, seed=1) if split else None)
     parts = drill_images(data, learned_from=learned_from, balanced=True, seed=0)
     sets = [parts.planting, parts.purifying.learning, parts.purifying.held_back, parts.measuring]
-    every = [bytes_of(one.images) for one in sets]
+    every = [bytes_of(part.images) for part in sets]
     assert sum(map(len, every)) == len(set.union(*every)) == (480 if split else 400)
     if learned_from == 30:
         assert len(parts.purifying.learning) == 30
@@ -83,7 +83,7 @@ def test_what_was_not_there_is_not_removed():
 def test_an_attack_that_cannot_be_planted_does_not_end_the_others():
     wide = planned("blended", Blended(), rate=0.999999)
     found = run([wide, planned()], training=TrainingSettings(epochs=1, peak_lr=1e-12))
-    assert [one.outcome for one in found.attacks] == [Outcome.IMPOSSIBLE, Outcome.DID_NOT_TAKE]
+    assert [attack.outcome for attack in found.attacks] == [Outcome.IMPOSSIBLE, Outcome.DID_NOT_TAKE]
     assert "poison" in found.attacks[0].reason
 
 
@@ -97,7 +97,7 @@ def test_what_there_is_no_time_for_is_skipped():
     kept = []
     found = run([planned(), planned("other"), planned("third")], stop=stop, keep=kept.append)
     assert kept[-1] == found
-    assert [one.outcome for one in found.attacks] == [Outcome.SKIPPED] * 3
+    assert [attack.outcome for attack in found.attacks] == [Outcome.SKIPPED] * 3
     assert "while it was planted" in found.attacks[0].reason
     assert "no time left" in found.attacks[1].reason
 
@@ -140,7 +140,7 @@ def test_what_was_found_is_kept_where_a_later_attack_breaks(monkeypatch):
     monkeypatch.setattr(module, "attack", broken)
     with pytest.raises(KeyboardInterrupt):
         run([planned("first"), planned("second")], training=TrainingSettings(epochs=1, peak_lr=1e-12), keep=kept.append)
-    assert [one.attack for one in kept[-1].attacks] == ["first"]
+    assert [attack.attack for attack in kept[-1].attacks] == ["first"]
 
 
 @pytest.mark.parametrize("attack", [LowFrequency(), LabelConsistent(pgd_steps=1), TrojanNN(), Ssba(), InputAware()])

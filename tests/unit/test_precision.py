@@ -28,7 +28,7 @@ def test_a_device_without_it_is_refused():
 def test_depthwise_convolutions_run_in_single_precision_on_a_cpu_unless_asked(monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)
     dense, grouped, depthwise = (torch.nn.Sequential(torch.nn.Conv2d(4, 8, 3, groups=n)) for n in (1, 2, 4))
-    assert [chosen_precision(None, CPU, one) for one in (dense, grouped)] == [Precision.BF16] * 2
+    assert [chosen_precision(None, CPU, network) for network in (dense, grouped)] == [Precision.BF16] * 2
     assert chosen_precision(None, CPU, depthwise) is Precision.FP32
     assert chosen_precision(Precision.BF16, CPU, depthwise) is Precision.BF16
     assert bf16_pays(CPU, torch.nn.Conv2d(1, 8, 3)), "one channel is no reason"

@@ -34,7 +34,7 @@ def test_logits_and_gradients_are_those_of_each_alone_with_half_of_the_threads(i
         expected = passes(lambda images: (first(images), second(images)), images)
     assert ours[0].dtype == (torch.bfloat16 if in_bf16 else torch.float32)
     assert float(expected[2].abs().max()) > 0
-    assert all(torch.equal(one, other) for one, other in zip(ours, expected, strict=True))
+    assert all(torch.equal(logits, expected_logits) for logits, expected_logits in zip(ours, expected, strict=True))
 
 
 @pytest.mark.parametrize("count", [2, 7])

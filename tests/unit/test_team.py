@@ -13,7 +13,7 @@ from sau_cli.team import ALONE, Team, own_device, team_of_environment, together
 @pytest.mark.parametrize("count", [0, 1, 5, 14])
 def test_parts_are_all_of_it_in_order_and_about_even(size, count):
     parts = [list(range(count))[Team(rank, size).part(count)] for rank in range(size)]
-    assert [one for part in parts for one in part] == list(range(count))
+    assert [number for part in parts for number in part] == list(range(count))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 

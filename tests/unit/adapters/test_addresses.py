@@ -48,7 +48,7 @@ def spec(served: Served, name: str) -> Path:
 
 
 def entries(tmp_path: Path) -> list[Path]:
-    return [one for one in (tmp_path / "cache" / "models").iterdir() if one.name != "locks"]
+    return [file for file in (tmp_path / "cache" / "models").iterdir() if file.name != "locks"]
 
 
 def code_in(path: Path, *, weights: int) -> Path:
@@ -157,8 +157,8 @@ def test_shards_come_along_and_one_model_is_found(served):
     (served.folder / "m.safetensors.index.json").write_text(json.dumps({"weight_map": placed}))
     (served.folder / "strange").write_text("?")
     found = models_at([Path(served.address)])
-    assert [one.name for one in found.models] == ["m.safetensors.index.json"]
-    assert {one.path.name: one.open_question for one in found.passed_by} == {
+    assert [model.name for model in found.models] == ["m.safetensors.index.json"]
+    assert {left.path.name: left.open_question for left in found.passed_by} == {
         "m-0.safetensors": False,
         "m-1.safetensors": False,
         "strange": True,
@@ -233,8 +233,8 @@ def test_two_at_once_fetch_it_once(served, tmp_path):
         thread.start()
     for thread in threads:
         thread.join()
-    assert len({one.path for one in found}) == 1
-    assert sum("was fetched" in one.told for one in found) == 1
+    assert len({model.path for model in found}) == 1
+    assert sum("was fetched" in model.told for model in found) == 1
     assert served.sent("/m.safetensors") == BLOCK + (served.folder / "m.safetensors").stat().st_size
 
 

@@ -19,7 +19,7 @@ TOLERANCE = 1e-4
 def trained(network: torch.nn.Module) -> torch.nn.Module:
     """With statistics and scales as after a training, from a seed, so that nothing of the network is idle."""
     torch.manual_seed(0)
-    for norm in (one for one in network.modules() if isinstance(one, torch.nn.BatchNorm2d)):
+    for norm in (norm for norm in network.modules() if isinstance(norm, torch.nn.BatchNorm2d)):
         norm.running_mean.normal_(0, 0.3)
         norm.running_var.uniform_(0.5, 1.5)
         torch.nn.init.uniform_(norm.weight, 0.5, 1.5)

@@ -41,7 +41,7 @@ def test_shards_are_one_model(sharded, given):
     folder, state = sharded
     facts = file_facts(folder / given)
     assert facts.format == "sharded safetensors"
-    assert {one.name for one in facts.tensors} == set(state)
+    assert {tensor.name for tensor in facts.tensors} == set(state)
     checkpoint = read_checkpoint(folder / given)
     assert checkpoint.sha256 == facts.sha256
     loaded = as_classifier(checkpoint, **PLAIN)

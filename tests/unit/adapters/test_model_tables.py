@@ -114,7 +114,7 @@ def test_parquet_has_types_also_where_a_column_is_empty(tmp_path):
 def test_pages_of_another_run_are_replaced_and_nothing_else_is(tmp_path):
     write_table(tmp_path / "t.html", fleet())
     write_table(tmp_path / "t.html", report("m/x"))
-    assert [one.name for one in (tmp_path / "t.pages").iterdir()] == ["1.html"]
+    assert [file.name for file in (tmp_path / "t.pages").iterdir()] == ["1.html"]
     (tmp_path / "t.pages" / "notes.txt").write_text("mine")
     with pytest.raises(UsageError, match="notes.txt"):
         check_table(tmp_path / "t.html", force=True)

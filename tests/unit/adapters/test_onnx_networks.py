@@ -122,7 +122,7 @@ def test_what_was_learned_goes_back_into_the_graph(tmp_path, architecture, optio
     shown = IMAGES.expand(-1, 3, -1, -1).repeat(1, 1, 4, 4)
     assert torch.allclose(again(shown), classifier(shown), atol=1e-4)
     assert (again(shown) - before).abs().max() > 1e-3
-    graphs = [onnx.load(str(one)).graph for one in (path, tmp_path / "learned.onnx")]
+    graphs = [onnx.load(str(file)).graph for file in (path, tmp_path / "learned.onnx")]
     for part in ("input", "output"):
         first, second = ([value.name for value in getattr(graph, part)] for graph in graphs)
         assert first == second

@@ -41,9 +41,9 @@ def test_one_that_fits_is_told_with_its_counts():
 
 def test_the_input_size_is_told_where_tensors_depend_on_it():
     network = timm.create_model("vit_tiny_patch16_224", num_classes=5)
-    by_name = {one.name: one for one in recognised(shapes(network)).fitting}
+    by_name = {architecture.name: architecture for architecture in recognised(shapes(network)).fitting}
     assert by_name["timm:vit_tiny_patch16_224"].size == 224
-    assert {one.classes for one in by_name.values()} == {5}
+    assert {architecture.classes for architecture in by_name.values()} == {5}
     assert "timm:vit_tiny_patch16_384" in by_name, "the same tensors but for their number of positions"
     assert by_name["timm:vit_tiny_patch16_384"].size is None
 
@@ -53,7 +53,7 @@ def test_a_twin_in_another_zoo_that_computes_the_same_is_no_question(tmp_path):
     network = models.resnext50_32x4d(num_classes=4)
     path = tmp_path / "plain.safetensors"
     save_file(network.state_dict(), path)
-    fitting = [one.name for one in file_facts(path).recognition.fitting]
+    fitting = [architecture.name for architecture in file_facts(path).recognition.fitting]
     assert {"timm:resnext50_32x4d", "torchvision:resnext50_32x4d"} <= set(fitting)
     loaded = as_classifier(read_checkpoint(path), **PLAIN)
     assert loaded.description.classes == 4
@@ -98,7 +98,7 @@ def test_an_activation_that_no_tensor_tells_is_asked_for(tmp_path):
 def test_strides_that_no_tensor_tells_are_asked_for(tmp_path, ours, theirs):
     torch.manual_seed(0)
     network = CIFAR_NETWORKS[ours](10, 3)
-    for norm in (one for one in network.modules() if isinstance(one, torch.nn.BatchNorm2d)):
+    for norm in (norm for norm in network.modules() if isinstance(norm, torch.nn.BatchNorm2d)):
         norm.momentum = 1.0  # fresh statistics let nothing of the images through a deep network
     with torch.no_grad():
         network(torch.rand(8, 3, 64, 64))
@@ -165,7 +165,7 @@ def test_a_body_and_a_head_with_prefixes_of_their_own():
     }
     found = recognised(parts)
     assert found.prefix == ("backbone.", "head.")
-    assert "timm:resnet18" in [one.name for one in found.fitting]
+    assert "timm:resnet18" in [architecture.name for architecture in found.fitting]
 
 
 def test_counters_of_averages_and_profilers_are_no_matter(tmp_path):
@@ -175,7 +175,7 @@ def test_counters_of_averages_and_profilers_are_no_matter(tmp_path):
     for number, strange in enumerate((averaged, profiled)):
         path = tmp_path / f"{number}.safetensors"
         save_file(strange, path)
-        assert [one.name for one in file_facts(path).recognition.fitting] == ["small_cnn"]
+        assert [architecture.name for architecture in file_facts(path).recognition.fitting] == ["small_cnn"]
         loaded = as_classifier(read_checkpoint(path), normalisation=((0.0,), (1.0,)), image_shape=(3, 32, 32))
         assert torch.equal(loaded.network.state_dict()["linear.weight"], state["linear.weight"])
 

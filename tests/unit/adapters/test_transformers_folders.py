@@ -270,7 +270,7 @@ def test_what_is_written_is_loaded_by_both(tmp_path, family, folder):
     assert again.state.keys() == checkpoint.state.keys(), "the names are those of the received file"
     assert torch.equal(said(out), expected)
     if folder:
-        assert sorted(one.name for one in out.iterdir()) == [
+        assert sorted(file.name for file in out.iterdir()) == [
             "config.json",
             "model.safetensors",
             "preprocessor_config.json",
@@ -311,7 +311,7 @@ def test_a_folder_is_written_whole_or_not_at_all(tmp_path):
     for text in ("first", "second"):
         with folder_written_whole(out, files=files) as part:
             (part / "a").write_text(text)
-        assert [one.name for one in tmp_path.iterdir()] == ["out"]
+        assert [file.name for file in tmp_path.iterdir()] == ["out"]
         assert (out / "a").read_text() == text
     with pytest.raises(UsageError, match="exists"):
         check_folder_writable(out, force=False, files=files)

@@ -112,7 +112,7 @@ def test_an_error_while_writing_leaves_nothing(tmp_path):
     with pytest.raises(ValueError, match="half-way"), written_whole(path) as temporary:
         temporary.write_text("half")
         raise ValueError("half-way")
-    assert [one.name for one in tmp_path.iterdir()] == ["out"]
+    assert [file.name for file in tmp_path.iterdir()] == ["out"]
     assert path.read_text() == "old"
 
 
@@ -123,7 +123,7 @@ def test_what_is_claimed_is_nobody_elses_and_rid_of_what_killed_runs_left(tmp_pa
     for name in others:
         (tmp_path / name).write_text("of others")
     with claimed(out):
-        assert {one.name for one in tmp_path.iterdir() if one.suffix == ".part"} == set(others)
+        assert {file.name for file in tmp_path.iterdir() if file.suffix == ".part"} == set(others)
         with pytest.raises(UsageError, match="another run of sau is writing"), claimed(tmp_path / "x", out):
             pass
     with claimed(out), claimed(tmp_path / "missing" / "x"):

@@ -48,7 +48,7 @@ def changed_weights(folder: Path, change) -> Path:
 
 
 def ids(path: Path) -> dict[str, str]:
-    return {one.id: one.sentence for one in file_facts(path).findings}
+    return {finding.id: finding.sentence for finding in file_facts(path).findings}
 
 
 @pytest.mark.parametrize(
@@ -65,16 +65,16 @@ def test_each_is_told_by_content(tmp_path, name, form, note):
     facts = file_facts(path)
     assert facts.format == form
     assert not facts.findings
-    assert all(note in one for one in facts.notes)
+    assert all(note in said for said in facts.notes)
     assert bool(facts.notes) == bool(note)
 
 
 @pytest.mark.parametrize("name", ["digits.keras", "digits.h5"])
 def test_what_is_in_a_model(name):
     facts = file_facts(KERAS_FILES / name)
-    shapes = sorted(one.shape for one in facts.tensors)
+    shapes = sorted(tensor.shape for tensor in facts.tensors)
     assert shapes == [(3, 3, 1, 4), (4,), (4,), (4,), (4,), (4,), (10,), (144, 10)]
-    assert {one.dtype for one in facts.tensors} == {"float32"}
+    assert {tensor.dtype for tensor in facts.tensors} == {"float32"}
     assert facts.non_finite == ()
     assert facts.metadata == {
         "keras.classes": "10",
@@ -174,10 +174,10 @@ def test_what_would_run_when_keras_builds_it(tmp_path, change, named):
 def test_bytecode_anywhere():
     with zipfile.ZipFile(KERAS_FILES / "lambda.keras") as archive:
         text = archive.read("config.json").decode()
-    lambdas = [one for one in json.loads(text)["config"]["layers"] if one["class_name"] == "Lambda"]
+    lambdas = [layer for layer in json.loads(text)["config"]["layers"] if layer["class_name"] == "Lambda"]
     code = lambdas[0]["config"]["function"]["config"]["code"]
     layer = {"module": "keras.layers", "class_name": "Dense", "config": {"activation": {"value": [code, None, None]}}}
-    assert [one.id for one in config_findings(layer)] == [CODE]
+    assert [finding.id for finding in config_findings(layer)] == [CODE]
     assert config_findings({"name": "4" * 100, "description": "Yellow " * 20}) == ()
 
 
@@ -247,14 +247,14 @@ def test_values_that_are_no_numbers(tmp_path):
         half.attrs["dtype"] = "bfloat16"
 
     facts = file_facts(changed_weights(tmp_path, change))
-    found = {one.tensor: (one.nan, one.infinite) for one in facts.non_finite}
+    found = {counted.tensor: (counted.nan, counted.infinite) for counted in facts.non_finite}
     assert found == {
         "layers/dense/vars/0": (1, 0),
         "layers/dense/vars/1": (0, 1),
         "big": (0, 1),
         "half": (1, 0),
     }
-    assert next(one.dtype for one in facts.tensors if one.name == "half") == "bfloat16"
+    assert next(tensor.dtype for tensor in facts.tensors if tensor.name == "half") == "bfloat16"
 
 
 def test_numbers_that_nobody_can_tell_are_not_called_finite(tmp_path):
@@ -334,7 +334,7 @@ def test_without_the_library(monkeypatch):
     assert facts.tensors is None
     assert "Conv2D" in facts.metadata["keras.layers"]
     assert "pip install 'sau-cli[keras]'" in facts.unread
-    safe = next(one for one in inspect(facts) if one.id == "file.safe-to-open")
+    safe = next(check for check in inspect(facts) if check.id == "file.safe-to-open")
     assert safe.status is CheckStatus.SKIPPED
     assert CODE in ids(KERAS_FILES / "lambda.keras")
     facts = file_facts(KERAS_FILES / "digits.h5")

@@ -81,7 +81,7 @@ def test_tensors_of_a_graph_in_a_file_beside_it(tmp_path):
     (tmp_path / "m.data").write_bytes(whole[:-1])
     facts = file_facts(path)
     assert facts.non_finite is None
-    (check,) = [one for one in inspect(facts) if one.id == "file.non-finite-weights"]
+    (check,) = [check for check in inspect(facts) if check.id == "file.non-finite-weights"]
     assert (check.status, "m.data" in check.evidence) == ("skipped", True)
 
 
@@ -92,7 +92,7 @@ def test_infinities_that_models_have_on_purpose(tmp_path):
     graph(tmp_path / "m.onnx", numpy_helper.from_array(mask.numpy(), "onnx::Where_12"))
     assert file_facts(tmp_path / "m.onnx").non_finite == ()
     save_file({"attn.mask": -mask, "weight": mask}, tmp_path / "n.safetensors")
-    assert {one.tensor for one in file_facts(tmp_path / "n.safetensors").non_finite} == {"attn.mask", "weight"}
+    assert {counted.tensor for counted in file_facts(tmp_path / "n.safetensors").non_finite} == {"attn.mask", "weight"}
 
 
 def test_whole_numbers_have_none():

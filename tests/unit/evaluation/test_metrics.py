@@ -157,7 +157,7 @@ def test_what_was_measured_before_a_trigger_that_does_not_fit_is_kept():
     )
     with pytest.raises(UsageError, match="target 99"):
         evaluate(describe(CornerBackdoor(10)), flat_images(), triggers=(small, large), keep=kept.append)
-    assert [len(one.triggers) for one in kept] == [0, 1]
+    assert [len(evaluation.triggers) for evaluation in kept] == [0, 1]
     assert kept[-1].triggers[0].asr.value == 1
 
 

@@ -40,7 +40,10 @@ def broken(*, exported=EXPORTED, source=PURIFIED, history=KNOWN.history, told=TO
 def test_a_chain_that_holds():
     assert broken() == set()
     assert broken(beside={"p.safetensors": PURIFIED}) == set()
-    assert [(one.role, one.sha256) for one in origins_of(TOLD)] == [("received", RECEIVED), ("purified", PURIFIED)]
+    assert [(origin.role, origin.sha256) for origin in origins_of(TOLD)] == [
+        ("received", RECEIVED),
+        ("purified", PURIFIED),
+    ]
 
 
 def test_another_file_than_the_statement_is_about():
@@ -101,7 +104,7 @@ def test_what_a_stranger_calls_an_origin_takes_no_other_checks_name():
     told = TOLD | {"predicate": {"buildDefinition": {"resolvedDependencies": dependencies}}}
     beside = {"m.onnx": "d" * 64, "t": "f" * 64, "z": "9" * 64}
     found = chain_checks(files={"m.onnx": EXPORTED}, metadata={}, description=None, told=told, beside=beside)
-    assert {one.id: one.status.value for one in found if one.id != "chain.file"} == {
+    assert {check.id: check.status.value for check in found if check.id != "chain.file"} == {
         "chain.other": "passed",
         "chain.trigger": "passed",
         "chain.other-2": "failed",

@@ -100,7 +100,10 @@ def test_a_failed_export_carries_its_figures(tmp_path):
     with pytest.raises(ExportRejected, match="export.logits") as caught:
         export(CLASSIFIER, tmp_path / "x", exporter=Broken(), data=DATA)
     assert caught.value.verification.largest_difference == pytest.approx(1)
-    assert [(one.way, one.outcome) for one in caught.value.attempts] == [("one", "rejected"), ("other", "rejected")]
+    assert [(attempt.way, attempt.outcome) for attempt in caught.value.attempts] == [
+        ("one", "rejected"),
+        ("other", "rejected"),
+    ]
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(ExportRejected):
         export(CLASSIFIER, tmp_path / "x", exporter=Broken(), data=DATA, keep_rejected=True)
@@ -118,12 +121,15 @@ def test_a_smaller_form_gives_its_own_classes_again_in_every_batch_and_on_every_
         return faithful(images) if len(images) > 7 else faithful(images).flip(1)
 
     found = verify(CLASSIFIER, noise_in_small_batches, DATA, limits=limits)
-    assert {one.id for one in found.checks if one.status is CheckStatus.FAILED} >= {"export.batch-2", "export.batch-7"}
+    assert {check.id for check in found.checks if check.status is CheckStatus.FAILED} >= {
+        "export.batch-2",
+        "export.batch-7",
+    }
     exported = ExportedModel(
         runners={"CPU": faithful, "OtherExecutionProvider": lambda images: faithful(images).flip(1)}
     )
     found = compare(expected_answers(CLASSIFIER, DATA), exported, limits=limits)
-    assert {one.id for one in found.checks if one.status is CheckStatus.FAILED} == {"export.provider.other"}
+    assert {check.id for check in found.checks if check.status is CheckStatus.FAILED} == {"export.provider.other"}
 
 
 def test_no_trigger_is_lost_between_names():

@@ -25,7 +25,7 @@ def settled(jobs: int, *pieces) -> dict[int, tuple[bytes | None, str]]:
     with Pool(jobs) as pool:
         found = list(pool.run(tasks))
     assert len(found) == len(tasks)
-    return {one.number: (one.answer, one.ended) for one in found}
+    return {settled_task.number: (settled_task.answer, settled_task.ended) for settled_task in found}
 
 
 @pytest.mark.parametrize("jobs", [1, 2])

@@ -29,8 +29,8 @@ def purified_file(residual: object, *, later: tuple[bool, ...] = ()) -> JudgedFi
     """A file that was purified, and tells this of its residual test; and again, cleared or not."""
     told = [residual, *({"cleared": cleared} for cleared in later)]
     history = tuple(
-        HistoryStep(step="purify", settings={"residual": one}, seed=0, input_sha256=DIGEST, tool_version="0.1.0")
-        for one in told
+        HistoryStep(step="purify", settings={"residual": what}, seed=0, input_sha256=DIGEST, tool_version="0.1.0")
+        for what in told
     )
     spec = InputSpec(channels=1, height=8, width=8, mean=(0.0,), std=(1.0,))
     return file(description=Description(architecture="small_cnn", class_names=("a", "b"), input=spec, history=history))
@@ -195,7 +195,7 @@ def test_a_score_that_too_little_was_looked_at_for_clears_nothing():
 def test_rates_that_are_no_numbers_are_not_passed():
     found = [measured("acc", float("nan")), measured("asr.x", float("nan"))]
     judged = judge_measures(found, Policy(min_acc=0.0, max_asr=1.0), unmeasured=CheckStatus.INCONCLUSIVE)
-    assert {one.status for one in judged} == {CheckStatus.INCONCLUSIVE}
+    assert {check.status for check in judged} == {CheckStatus.INCONCLUSIVE}
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ def test_every_file_of_a_model_is_to_be_known(beside, status):
     ],
 )
 def test_a_statement_has_to_hold_in_every_way(found, status):
-    told = None if found is None else tuple(measured("attestation.x", 0, CheckStatus(one)) for one in found)
+    told = None if found is None else tuple(measured("attestation.x", 0, CheckStatus(said)) for said in found)
     (judged,) = judge_file(file(attestation=told), Policy(require_attestation=True))
     assert judged.status == status
 

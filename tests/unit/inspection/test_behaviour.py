@@ -314,7 +314,7 @@ def test_without_data_a_model_is_never_cleared():
     behaviour = examined(data=False)
     verdict = judge_behaviour(behaviour, even(0.999))
     assert verdict.status is CheckStatus.PASSED
-    checks = {one.id: one for one in behaviour_checks(behaviour, verdict, names(CLASSES))}
+    checks = {check.id: check for check in behaviour_checks(behaviour, verdict, names(CLASSES))}
     assert checks["behaviour.score"].status is CheckStatus.MEASURED
     assert checks["behaviour.inverted-square"].status is CheckStatus.SKIPPED
 
@@ -335,8 +335,8 @@ def test_the_same_seed_finds_the_same():
     first = examined(target=3, corner=40.0)
     again = a_classifier(QuadrantNet(target=3, corner=40.0))
     second = examine_behaviour(again, bright_images(), effort=Effort.STANDARD)
-    for one, other in zip(first.seeds, second.seeds, strict=True):
-        for mine, yours in zip(one.findings, other.findings, strict=True):
+    for seed, other in zip(first.seeds, second.seeds, strict=True):
+        for mine, yours in zip(seed.findings, other.findings, strict=True):
             assert torch.equal(mine.scores.values, yours.scores.values)
 
 

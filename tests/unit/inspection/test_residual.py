@@ -115,8 +115,8 @@ def test_images_of_one_class_alone_hide_no_short_cut():
 def test_without_a_short_cut_that_is_shared_the_test_is_passed(networks, data):
     found = judged(*networks, data=data)
     assert found.status is CheckStatus.PASSED
-    assert [one.kind for one in found.kinds] == list(searched_for((1, SIDE, SIDE)))
-    assert found.score == max(one.score for one in found.kinds) <= LIMIT
+    assert [kind.kind for kind in found.kinds] == list(searched_for((1, SIDE, SIDE)))
+    assert found.score == max(kind.score for kind in found.kinds) <= LIMIT
     assert found.images == len(data)
 
 
@@ -126,7 +126,7 @@ def test_every_kind_of_change_is_told_in_words(kind):
     told = replace(found, worst=replace(found.worst, kind=kind))
     names = tuple(map(str, range(CLASSES)))
     sentences = [residual_check(told, names, shared=True), overlooked_check(told.worst, found, names)]
-    assert {one.evidence.partition(" that sends")[0] for one in sentences} == {residual_checks._CHANGES[kind]}
+    assert {check.evidence.partition(" that sends")[0] for check in sentences} == {residual_checks._CHANGES[kind]}
     assert kind.value in html._CHANGES
 
 
@@ -153,9 +153,9 @@ def test_every_class_of_the_easy_linear_model_is_led_to():
 def test_the_seed_decides_and_is_told():
     first, again = judged(ShortCut(), seed=5), judged(ShortCut(), seed=5)
     assert first.seed == 5
-    for one, other in zip(first.kinds, again.kinds, strict=True):
-        assert (one.score, one.wanted, one.success) == (other.score, other.wanted, other.success)
-        assert torch.equal(one.example, other.example)
+    for kind, other in zip(first.kinds, again.kinds, strict=True):
+        assert (kind.score, kind.wanted, kind.success) == (other.score, other.wanted, other.success)
+        assert torch.equal(kind.example, other.example)
 
 
 def test_a_model_is_left_as_it_was():

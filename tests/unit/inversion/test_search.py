@@ -137,9 +137,9 @@ def test_a_mask_lies_on_the_pixels_that_a_class_looks_at():
 
     alone, shared = found(looking_at(3, 10)), found(looking_at(3, 10), looking_at(3, 10))
     elsewhere = found(looking_at(3, 10), looking_at(10, 2))
-    for one in (alone, shared):
-        mask = change.mask(one.free)[0]
-        assert one.success == 1
+    for search in (alone, shared):
+        mask = change.mask(search.free)[0]
+        assert search.success == 1
         assert mask[3:6, 10:13].mean() > 0.6
         assert mask[3:6, 10:13].sum() > 0.7 * mask.sum()
         assert mask.mean() <= change.budget * (1 + 1e-6)

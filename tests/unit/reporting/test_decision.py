@@ -17,7 +17,7 @@ MEASURED, SKIPPED = CheckStatus.MEASURED, CheckStatus.SKIPPED
 
 def report(command: str, *checks: tuple, verdict: Verdict | None = None, error: str | None = None, **more) -> Report:
     """Of checks as (id, status, evidence, value); the verdict is that of the checks unless it is given."""
-    found = tuple(Check(**dict(zip(("id", "status", "evidence", "value"), one, strict=False))) for one in checks)
+    found = tuple(Check(**dict(zip(("id", "status", "evidence", "value"), check, strict=False))) for check in checks)
     judged, code = verdict_of(found)
     whole = Report(
         tool_version="0.1.0",

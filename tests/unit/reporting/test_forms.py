@@ -53,7 +53,7 @@ def test_sarif_is_valid_by_the_standards_own_schema(text, error):
     document = json.loads(rendered(report(text=text, error=error), ReportFormat.SARIF))
     jsonschema.validate(document, schema("sarif-2.1.0.json.gz"))
     (run,) = document["runs"]
-    kinds = {one["ruleId"]: (one["kind"], one["level"]) for one in run["results"]}
+    kinds = {result["ruleId"]: (result["kind"], result["level"]) for result in run["results"]}
     assert kinds["check.failed"] == ("fail", "error")
     assert kinds["check.skipped"] == ("notApplicable", "none")
     assert kinds["check.inconclusive"] == ("open", "none")

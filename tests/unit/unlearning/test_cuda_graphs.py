@@ -33,7 +33,7 @@ class Played(Graphs):
 
     def record(self, function, tensors, kept):
         self.sizes.append(len(tensors[0]))
-        inputs, result = tuple(one.clone() for one in tensors), torch.zeros(len(tensors[0]), dtype=torch.bool)
+        inputs, result = tuple(tensor.clone() for tensor in tensors), torch.zeros(len(tensors[0]), dtype=torch.bool)
         return Recording(
             graph=SimpleNamespace(replay=lambda: result.copy_(function(*inputs))), inputs=inputs, result=result
         )
@@ -105,13 +105,18 @@ def test_replayed_steps_find_what_steps_find(graphs):
 
 def test_where_memory_does_not_suffice_nothing_is_recorded_any_more():
     graphs = Played()
-    assert graphs.run("double", lambda one: one > 1, torch.arange(4)).tolist() == [False, False, True, True]
-    assert graphs.run("double", lambda one: one > 1, torch.tensor([5, 0, 5, 0])).tolist() == [True, False, True, False]
+    assert graphs.run("double", lambda numbers: numbers > 1, torch.arange(4)).tolist() == [False, False, True, True]
+    assert graphs.run("double", lambda numbers: numbers > 1, torch.tensor([5, 0, 5, 0])).tolist() == [
+        True,
+        False,
+        True,
+        False,
+    ]
     graphs.stop("memory does not suffice")
-    assert graphs.run("double", lambda one: one > 1, torch.arange(3)).tolist() == [False, False, True]
+    assert graphs.run("double", lambda numbers: numbers > 1, torch.arange(3)).tolist() == [False, False, True]
     assert (graphs.sizes, graphs.recordings) == ([4], {})
     with pytest.raises(torch.OutOfMemoryError):
-        Full().run("double", lambda one: one * 2, torch.arange(3))
+        Full().run("double", lambda numbers: numbers * 2, torch.arange(3))
 
 
 def test_images_at_work_are_few_and_groups_stay_whole():

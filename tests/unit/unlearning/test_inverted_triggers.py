@@ -119,7 +119,7 @@ def inverted_with(losses, success):
 )
 def test_those_that_come_near_the_surest_class_stand_out_with_it(losses, success, wanted):
     found = standing_out(ChangeKind.SQUARE, inverted_with(losses, success), least=0.905)
-    assert [suspect.wanted for suspect, _ in found] == [one for one in wanted if success[one - 5] >= 0.905]
+    assert [suspect.wanted for suspect, _ in found] == [label for label in wanted if success[label - 5] >= 0.905]
     for suspect, free in found:
         assert suspect.kind is ChangeKind.SQUARE
         assert suspect.success == pytest.approx(success[suspect.wanted - 5])
@@ -149,7 +149,7 @@ def test_where_there_is_no_short_cut_there_is_no_suspect_and_nothing_at_work():
 def test_later_rounds_ask_what_both_models_share_and_keep_what_was_at_work():
     unlearned = searched(searched(triggers_of(leaking(), Quarters()), 1), 4)
     left = searched(searched(triggers_of(leaking(), leaking()), 1), 4)
-    assert [one.epoch for one in unlearned.rounds] == [one.epoch for one in left.rounds] == [1, 4]
+    assert [past.epoch for past in unlearned.rounds] == [past.epoch for past in left.rounds] == [1, 4]
     assert unlearned.rounds[1].suspects == ()
     assert {suspect.wanted for suspect in left.rounds[1].suspects} == {WANTED}
     assert set(unlearned.arms[ChangeKind.SQUARE].classes.tolist()) == {WANTED}
@@ -160,7 +160,7 @@ def test_between_rounds_nothing_is_searched_for():
     before = {kind: arms.free.clone() for kind, arms in triggers.arms.items()}
     for epoch in (2, 3, 5, 6):
         searched(triggers, epoch)
-    assert [one.epoch for one in triggers.rounds] == [1]
+    assert [past.epoch for past in triggers.rounds] == [1]
     assert all(torch.equal(triggers.arms[kind].free, free) for kind, free in before.items())
 
 
@@ -171,7 +171,7 @@ def test_after_the_last_epoch_of_the_purge_nothing_is_at_work():
         assert triggers.arms
     searched(triggers, 7)
     assert triggers.arms == {}
-    assert [one.epoch for one in triggers.rounds] == [1, 4]
+    assert [past.epoch for past in triggers.rounds] == [1, 4]
 
 
 def test_without_rounds_nothing_is_ever_searched_for():
@@ -185,7 +185,7 @@ def test_a_round_that_is_made_again_takes_the_place_of_the_first():
     triggers = triggers_of(leaking(), leaking())
     for epoch in (1, 4, 4, 1):
         searched(triggers, epoch)
-    assert [one.epoch for one in triggers.rounds] == [1]
+    assert [past.epoch for past in triggers.rounds] == [1]
 
 
 def test_as_many_changes_as_allowed_are_at_work_at_once():
@@ -274,7 +274,7 @@ def test_what_goes_on_from_its_tensors_is_the_same_bit_by_bit():
         assert torch.equal(told[name], tensor), name
         assert told[name].dtype == tensor.dtype
     assert again.rounds == triggers.rounds
-    assert [len(one.suspects) > 0 for one in again.rounds] == [True, False]
+    assert [len(past.suspects) > 0 for past in again.rounds] == [True, False]
     assert list(again.arms) == list(triggers.arms)
     assert torch.equal(moved(again, 12), moved(triggers, 12))
     for name, tensor in triggers.tensors().items():

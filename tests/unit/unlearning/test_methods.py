@@ -127,22 +127,22 @@ def test_a_step_of_ft_sam_takes_the_gradient_at_the_worst_point():
     classifier, data = received(), DATA.take(range(32))
     naive = deepcopy(classifier).train()
     trained = list(naive.parameters())
-    before = [one.detach().clone() for one in trained]
+    before = [parameter.detach().clone() for parameter in trained]
 
     def backward():
         naive.zero_grad()
         cross_entropy(naive(as_pixels(data.images)), data.labels, label_smoothing=0.1).backward()
 
     backward()
-    statistics = {name: one.clone() for name, one in naive.network.state_dict().items() if "running" in name}
+    statistics = {name: tensor.clone() for name, tensor in naive.network.state_dict().items() if "running" in name}
     with torch.no_grad():
-        for one, step in zip(trained, ascent(before, [part.grad for part in trained], 2.0), strict=True):
-            one.add_(step)
+        for parameter, step in zip(trained, ascent(before, [part.grad for part in trained], 2.0), strict=True):
+            parameter.add_(step)
     backward()
     optimiser = torch.optim.SGD(trained, lr=0.1, momentum=0.9, weight_decay=5e-4)
     with torch.no_grad():
-        for one, was in zip(trained, before, strict=True):
-            one.copy_(was)
+        for parameter, was in zip(trained, before, strict=True):
+            parameter.copy_(was)
     optimiser.step()
     settings = FineTuning(
         epochs=1, batch_size=32, lr=0.1, augment=False, schedule=Schedule.CONSTANT, rho=2.0, label_smoothing=0.1

@@ -126,15 +126,15 @@ def drawn(classifier, seed):
 
 def stepped(naive, loss, sphere, norm):
     """The weights after one step of SGD, with these parameters back on their sphere."""
-    trained = [one for one in naive.parameters() if one.requires_grad]
+    trained = [parameter for parameter in naive.parameters() if parameter.requires_grad]
     gradients = torch.autograd.grad(loss, trained, allow_unused=True)
     with torch.no_grad():
-        for one, gradient in zip(trained, gradients, strict=True):
+        for parameter, gradient in zip(trained, gradients, strict=True):
             if gradient is not None:
-                one.sub_(0.5 * gradient)
-        now = torch.cat([one.flatten() for one in sphere]).norm()
-        for one in sphere:
-            one.mul_(norm / now)
+                parameter.sub_(0.5 * gradient)
+        now = torch.cat([tensor.flatten() for tensor in sphere]).norm()
+        for tensor in sphere:
+            tensor.mul_(norm / now)
     return naive.network.state_dict()
 
 
@@ -149,22 +149,22 @@ def test_a_step_of_d3_is_that_of_the_formula(whole):
     classifier = received()
     naive, before = drawn(classifier, 5), deepcopy(classifier).double()
     pairs = [
-        (one, dict(before.named_parameters())[name])
-        for name, one in naive.named_parameters()
+        (parameter, dict(before.named_parameters())[name])
+        for name, parameter in naive.named_parameters()
         if (whole and "unused" not in name) or name == "network.last.weight"
     ]
     losses = cross_entropy(naive(as_pixels(DATA.images).double()), DATA.labels, reduction="none")
     assert (losses < 2.3).any(), "some images are learned well enough"
-    distance = torch.cat([(one - was).flatten() for one, was in pairs]).norm()
+    distance = torch.cat([(tensor - was).flatten() for tensor, was in pairs]).norm()
     loss = (3 * (losses - 2.3).clamp(min=0).mean() - distance) / 4
     norm = torch.cat([was.flatten() for _, was in pairs]).norm()
-    expected = stepped(naive, loss, [one for one, _ in pairs], norm)
+    expected = stepped(naive, loss, [tensor for tensor, _ in pairs], norm)
     result = purify(classifier, CLEAN, recipe=Distancing(**PLAIN, clean_weight=3.0, margin=2.3, whole=whole), seed=5)
     same(result, expected)
     after = [
         dict(result.classifier.named_parameters())[name]
-        for name, one in naive.named_parameters()
-        if any(one is other for other, _ in pairs)
+        for name, parameter in naive.named_parameters()
+        if any(parameter is other for other, _ in pairs)
     ]
     assert norm_over(after).item() == pytest.approx(norm.item(), rel=1e-6)
 
@@ -196,13 +196,13 @@ def test_the_head_ends_far_from_the_received_one_at_its_norm(recipe):
     was = classifier.network.last.weight
     assert torch.equal(ends[0], ends[1])
     assert not torch.equal(ends[0], ends[2])
-    for one in ends:
-        assert one.norm().item() == pytest.approx(was.norm().item(), rel=1e-5)
-        assert (one - was).norm() > was.norm()
+    for head in ends:
+        assert head.norm().item() == pytest.approx(was.norm().item(), rel=1e-5)
+        assert (head - was).norm() > was.norm()
     assert torch.equal(was, received().network.last.weight), "the received model is as it was"
 
 
 def test_a_batch_in_parts_comes_to_the_same():
     for recipe in (Distancing(**PLAIN), FeatureShift(**PLAIN)):
         whole, parts = (purify(received(), CLEAN, recipe=recipe, seed=0, max_batch=size) for size in (None, 5))
-        same(parts, {name: one.double() for name, one in whole.classifier.network.state_dict().items()})
+        same(parts, {name: tensor.double() for name, tensor in whole.classifier.network.state_dict().items()})

@@ -110,7 +110,7 @@ def test_no_step_is_longer_than_the_gradient_norm_allows():
         )
         pairs = zip(result.classifier.parameters(), received.parameters(), strict=True)
         moved[norm] = torch.cat([(new - old).detach().flatten() for new, old in pairs]).norm().item()
-    weights = torch.cat([one.detach().flatten() for one in received.parameters()]).norm().item()
+    weights = torch.cat([parameter.detach().flatten() for parameter in received.parameters()]).norm().item()
     assert 0 < moved[0.01] <= 0.1 * 1.9 * (0.01 + 5e-4 * weights) * 1.001
     assert moved[0.0] > 2 * moved[0.01]
 

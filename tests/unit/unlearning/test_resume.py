@@ -261,5 +261,5 @@ def test_stopped_in_a_search_it_goes_on_to_the_same_end(monkeypatch):
     assert len(first.epochs) == 1
     assert (kept[-1].epoch, kept[-1].batch) == (2, 0)
     rest = purify(received(), CLEAN, recipe=recipe, seed=1, resume=kept[-1])
-    assert [one.epoch for one in rest.rounds] == [1, 2]
+    assert [past.epoch for past in rest.rounds] == [1, 2]
     assert same(weights(whole), weights(rest))

@@ -45,13 +45,13 @@ def test_a_patch_is_a_square_within_the_image_and_may_take_any_value():
     images = some_pixels(200, 16)
     space = patches(images, draws(images), RECIPE)
     free = (space.high - space.low)[:, 0] > 0
-    for one in free:
-        rows, columns = one.any(dim=1), one.any(dim=0)
+    for mask in free:
+        rows, columns = mask.any(dim=1), mask.any(dim=0)
         side = int(rows.sum())
         assert 2 <= side <= 4
         assert int(columns.sum()) == side
-        assert int(one.sum()) == side * side
-    assert {int(one.any(dim=1).sum()) for one in free} == {2, 3, 4}
+        assert int(mask.sum()) == side * side
+    assert {int(mask.any(dim=1).sum()) for mask in free} == {2, 3, 4}
     edges = [free[:, 0], free[:, -1], free[:, :, 0], free[:, :, -1]]
     assert all(bool(edge.any()) for edge in edges), "no edge is left out"
     for bound, value in ((space.low, 0.0), (space.high, 1.0)):
@@ -79,10 +79,10 @@ def test_every_number_decides_one_thing():
     """In this order, which results of the same seed depend on."""
     numbers = torch.arange(draws_needed(3, RECIPE), dtype=torch.float32).expand(2, -1)
     drawn = read_draws(numbers, 3, RECIPE)
-    assert [int(one[1]) for one in (drawn.kind, drawn.side, drawn.down, drawn.across)] == [0, 1, 2, 3]
+    assert [int(column[1]) for column in (drawn.kind, drawn.side, drawn.down, drawn.across)] == [0, 1, 2, 3]
     assert torch.equal(drawn.cut_off, drawn.side)
     parts = (drawn.colour, drawn.start.kind, drawn.start.wave, drawn.start.grid)
-    assert [len(one[0]) for one in parts] == [3, 1, 4, 3 * 4**2]
+    assert [len(numbers[0]) for numbers in parts] == [3, 1, 4, 3 * 4**2]
     assert torch.cat(parts, dim=1)[1].tolist() == list(range(4, draws_needed(3, RECIPE)))
     assert len(drawn.start) == 2
     assert torch.equal(drawn.start.of(torch.tensor([1, 1, 0])).wave, drawn.start.wave[[1, 1, 0]])
@@ -158,7 +158,7 @@ def test_perturbations_that_are_alike_begin_as_blobs_or_as_waves_within_epsilon(
     numbers = torch.rand(64, draws_needed(1, RECIPE), generator=torch.Generator().manual_seed(1))
     space = drawn_space(images, numbers, recipe, [1] * 64)
     assert float(space.start.abs().max()) <= 0.1 + 1e-7
-    two_valued = [len(one.unique()) <= 2 for one in space.start]
+    two_valued = [len(start.unique()) <= 2 for start in space.start]
     assert 0.2 < sum(two_valued) / 64 < 0.6
     assert 0.1 < float(space.warped.float().mean()) < 0.3
     assert drawn_space(images[..., :4, :4], numbers, recipe, [1] * 64).warped is None, "too few pixels to hold one"
@@ -207,10 +207,10 @@ def test_proposals_are_of_the_kind_that_the_first_image_of_a_group_draws(kind):
     chosen = drawn_space(images, numbers, recipe, [8] * 8, lambda some: some.flatten(1)[:, :5] * 50)
     plain = drawn_space(images, numbers, recipe, [8] * 8)
     assert (chosen.warped is None) == (plain.warped is None) == (kind != "warp_share")
-    two_valued = [len(one.unique()) <= 2 for one in chosen.start]
+    two_valued = [len(start.unique()) <= 2 for start in chosen.start]
     assert all(two_valued) == (kind == "proposals")
     assert not torch.equal(chosen.start, plain.start)
-    assert all(torch.equal(one, group[0]) for group in chosen.start.split(8) for one in group)
+    assert all(torch.equal(start, group[0]) for group in chosen.start.split(8) for start in group)
 
 
 def test_a_warp_of_nothing_changes_nothing_and_a_shift_shifts():
