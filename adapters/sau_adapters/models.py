@@ -27,7 +27,7 @@ from sau_adapters.zoos.names import described_by_zoo, is_zoo_name, parted_spec, 
 from sau_adapters.zoos.transformers_folders import ToldNetwork, network_beside
 from sau_cli.description import Description
 from sau_cli.errors import SauError, UnsafeFile, UsageError
-from sau_cli.inspection.file_facts import FileFacts, Finding
+from sau_cli.inspection.file_facts import FileFacts, FileFinding
 from sau_cli.results import Severity
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ class OpenedModel:
         try:
             listed = self.reader.listed()
         except UnsafeFile as error:
-            found = Finding(id=error.finding, severity=Severity.HIGH, sentence=str(error))
+            found = FileFinding(id=error.finding, severity=Severity.HIGH, sentence=str(error))
             listed = ListedWeights(tensors=None, findings=(found,))
         description, network = None, None
         try:

@@ -181,7 +181,7 @@ def attack_command(
         triggers_go_to = _reserved(session, checkpoint, out, len(names), resume=resume)
         if preview is not None:
             _reserve_preview(session, preview, model=model, data=data, out=out, triggers=triggers_go_to)
-        plan = Plan(
+        plan = AttackPlan(
             model=model,
             checkpoint=checkpoint,
             asked=request(reading, data=data, data_root=data_root),
@@ -215,7 +215,7 @@ class Learning:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class AttackPlan:
     """What was asked for.
 
     Attributes:
@@ -240,7 +240,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Start:
+class AttackStart:
     """What an attack starts from.
 
     Attributes:
@@ -264,7 +264,7 @@ def _check_there_is_work(names: Sequence[str], out: Path | None, preview: Path |
         raise UsageError("--resume goes on with what -o names; add -o OUT.safetensors")
 
 
-def _opened(session: Session, plan: Plan) -> Start:
+def _opened(session: Session, plan: AttackPlan) -> AttackStart:
     """The network and its images; and how it is to learn."""
     from sau_cli.augmentation import Augmentation
     from sau_cli.devices import chosen_device
@@ -288,10 +288,10 @@ def _opened(session: Session, plan: Plan) -> Start:
         augmentation=images.augmentation if learning.augment else Augmentation(),
         precision=chosen_precision(learning.precision, device, classifier),
     )
-    return Start(classifier=classifier, received=received, images=images, training=training, device=device)
+    return AttackStart(classifier=classifier, received=received, images=images, training=training, device=device)
 
 
-def _draw(session: Session, plan: Plan, start: Start) -> None:
+def _draw(session: Session, plan: AttackPlan, start: AttackStart) -> None:
     """Draw the triggers, and train nothing."""
     from sau_adapters.images.pictures import write_preview
 
@@ -305,7 +305,7 @@ def _draw(session: Session, plan: Plan, start: Start) -> None:
     session.show(f"wrote {preview}; nothing was trained")
 
 
-def _planted(session: Session, plan: Plan, start: Start, out: Path) -> tuple[PlantedBackdoor, Evaluation]:
+def _planted(session: Session, plan: AttackPlan, start: AttackStart, out: Path) -> tuple[PlantedBackdoor, Evaluation]:
     """Train the network on poisoned images, and measure how well they work.
 
     Raises:
@@ -341,7 +341,7 @@ def _planted(session: Session, plan: Plan, start: Start, out: Path) -> tuple[Pla
 
 
 def _write(
-    session: Session, plan: Plan, start: Start, planted: PlantedBackdoor, evaluation: Evaluation, out: Path
+    session: Session, plan: AttackPlan, start: AttackStart, planted: PlantedBackdoor, evaluation: Evaluation, out: Path
 ) -> None:
     """Write the weights and the triggers, and say how well they work."""
     from sau_adapters.classifiers.saving import save_classifier, save_like, written_result
@@ -371,7 +371,7 @@ def _write(
     session.show(f"wrote {', '.join(str(path) for path in (out, *plan.triggers_go_to))}")
 
 
-def _told(plan: Plan, start: Start, planted: PlantedBackdoor, seen: Sequence[Visibility]) -> dict[str, Any]:
+def _told(plan: AttackPlan, start: AttackStart, planted: PlantedBackdoor, seen: Sequence[Visibility]) -> dict[str, Any]:
     """What the history and the report say of it."""
     return {
         "attack": "+".join(name_of_attack(name) for name in plan.names),
@@ -382,7 +382,7 @@ def _told(plan: Plan, start: Start, planted: PlantedBackdoor, seen: Sequence[Vis
     }
 
 
-def _described(plan: Plan, start: Start, told: Mapping[str, Any]) -> Description:
+def _described(plan: AttackPlan, start: AttackStart, told: Mapping[str, Any]) -> Description:
     """The network with this step in its history."""
     from sau_adapters.images.sources import name_of
 
@@ -399,8 +399,8 @@ def _described(plan: Plan, start: Start, told: Mapping[str, Any]) -> Description
 
 def _tell(
     session: Session,
-    plan: Plan,
-    start: Start,
+    plan: AttackPlan,
+    start: AttackStart,
     planted: PlantedBackdoor,
     evaluation: Evaluation,
     told: Mapping[str, Any],
@@ -417,14 +417,14 @@ def _tell(
             session.findings.add(parts_check(name, alone))
 
 
-def _visibility(triggers: Sequence[Trigger], start: Start) -> list[Visibility]:
+def _visibility(triggers: Sequence[Trigger], start: AttackStart) -> list[Visibility]:
     from sau_cli.triggers.visibility import visibility
 
     some = _spread(start.images.for_testing.images, COMPARED)
     return [visibility(trigger, some) for trigger in triggers]
 
 
-def _shown(start: Start) -> Tensor:
+def _shown(start: AttackStart) -> Tensor:
     """The images of a preview."""
     return _spread(start.images.for_testing.images, SHOWN)
 
@@ -487,7 +487,7 @@ def _planned(
     )
 
 
-def _before_training(session: Session, plan: Plan, start: Start) -> tuple[Trigger, ...]:
+def _before_training(session: Session, plan: AttackPlan, start: AttackStart) -> tuple[Trigger, ...]:
     """The triggers of attacks that need no training of the classifier.
 
     Raises:

@@ -83,7 +83,7 @@ def run_drill(
     settings = told or settings_for(MethodName.SAU, learning=parts.purifying.learning)
     classifier = opened.classifier.to(device)
     check_clean_data(classifier, parts.purifying)
-    start = Start(
+    start = DrillStart(
         classifier=classifier,
         images=images,
         parts=parts,
@@ -98,7 +98,7 @@ def run_drill(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Start:
+class DrillStart:
     """What a drill starts from.
 
     Attributes:
@@ -135,7 +135,7 @@ def _images_of(share: float, images: ImageData) -> int:
     return round(share * len(images.train))
 
 
-def _drill(session: Session, start: Start, budget: float | None) -> None:
+def _drill(session: Session, start: DrillStart, budget: float | None) -> None:
     """Plant, purify and measure, one attack after another."""
     from sau_cli.drill import drill
     from sau_cli.training import TrainingSettings
@@ -182,7 +182,7 @@ def _watch(view: ProgressView, at: DrillProgress) -> None:
     )
 
 
-def _tell(session: Session, start: Start, found: Drill) -> None:
+def _tell(session: Session, start: DrillStart, found: Drill) -> None:
     """What was found so far."""
     session.findings.tell(
         data=start.images.name,

@@ -163,7 +163,7 @@ def evaluate_command(
             max_acc_drop=_parsed(max_acc_drop, "max_acc_drop"),
         )
         fetch(session, model, reference, download=download)
-        plan = Plan(
+        plan = EvaluatePlan(
             model=model,
             reference=reference,
             asked=asked,
@@ -208,7 +208,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class EvaluatePlan:
     """What was asked for.
 
     Attributes:
@@ -242,7 +242,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Subject:
+class EvaluateSubject:
     """What is measured, on which images.
 
     Attributes:
@@ -259,7 +259,7 @@ def _parsed(text: str | None, name: str) -> float | None:
     return None if text is None else parse_fraction(text, name)
 
 
-def _check_no_drill(plan: Plan, budget: str | None, clean_frac: str | None) -> None:
+def _check_no_drill(plan: EvaluatePlan, budget: str | None, clean_frac: str | None) -> None:
     """Raises UsageError for flags that mean nothing without others."""
     if budget is not None or clean_frac is not None:
         raise UsageError("--budget and --clean-frac are of a drill, and there is none; add --drill")
@@ -273,7 +273,7 @@ def _check_no_drill(plan: Plan, budget: str | None, clean_frac: str | None) -> N
         raise UsageError("--max-acc-drop needs a model to compare with; add --reference")
 
 
-def _drill(session: Session, plan: Plan, attacks: str, *, share: float | None, budget: float | None) -> None:
+def _drill(session: Session, plan: EvaluatePlan, attacks: str, *, share: float | None, budget: float | None) -> None:
     """Measure the defence in place of the model."""
     from sau_cli.devices import chosen_device
 
@@ -293,7 +293,7 @@ def _drill(session: Session, plan: Plan, attacks: str, *, share: float | None, b
     )
 
 
-def _measure(session: Session, plan: Plan) -> None:
+def _measure(session: Session, plan: EvaluatePlan) -> None:
     """Measure the model, judge it, and see whether what was measured lasts."""
     from sau_cli.devices import chosen_device
     from sau_cli.evaluation.metrics import evaluate
@@ -324,7 +324,7 @@ def _measure(session: Session, plan: Plan) -> None:
         _see_whether_it_lasts(session, plan, subject, trigger_ids(measured[-1]))
 
 
-def _opened(session: Session, plan: Plan) -> tuple[Subject, tuple[Check, ...]]:
+def _opened(session: Session, plan: EvaluatePlan) -> tuple[EvaluateSubject, tuple[Check, ...]]:
     """Open what is to be measured; and the rules about the model's file, as checks."""
     from sau_cli.evaluation.recognition import RECOGNISED_BY, check_label_order
     from sau_cli.images import some_of
@@ -342,7 +342,7 @@ def _opened(session: Session, plan: Plan) -> tuple[Subject, tuple[Check, ...]]:
         before, _ = open_model_and_data(session, plan.reference, plan.asked, data=images, like=known)
     for trigger_file in given:
         session.took(trigger_file.path, trigger_file.sha256)
-    return Subject(
+    return EvaluateSubject(
         classifier=opened.classifier,
         reference=None if before is None else before.classifier,
         triggers=triggers,
@@ -350,7 +350,7 @@ def _opened(session: Session, plan: Plan) -> tuple[Subject, tuple[Check, ...]]:
     ), file_rules
 
 
-def _triggers(plan: Plan) -> tuple[OpenedTrigger, ...]:
+def _triggers(plan: EvaluatePlan) -> tuple[OpenedTrigger, ...]:
     """Those that are named, each with its rule.
 
     Raises:
@@ -370,7 +370,11 @@ def _triggers(plan: Plan) -> tuple[OpenedTrigger, ...]:
 
 
 def _tell(
-    session: Session, plan: Plan, subject: Subject, evaluation: Evaluation, file_rules: tuple[Check, ...]
+    session: Session,
+    plan: EvaluatePlan,
+    subject: EvaluateSubject,
+    evaluation: Evaluation,
+    file_rules: tuple[Check, ...],
 ) -> None:
     """What was measured, and how limits and rules stand."""
     from sau_cli.gating.policy import judge_measures
@@ -389,7 +393,7 @@ def _tell(
         session.show(checks_table((*file_rules, *judged)))
 
 
-def _see_whether_it_lasts(session: Session, plan: Plan, subject: Subject, names: Sequence[str]) -> None:
+def _see_whether_it_lasts(session: Session, plan: EvaluatePlan, subject: EvaluateSubject, names: Sequence[str]) -> None:
     """Attack the model on half of the test images, and measure on the other."""
     from sau_cli.evaluation.reactivation import reactivate
     from sau_cli.evaluation.relearning import relearn

@@ -167,7 +167,7 @@ def export_command(
         checkpoint = received(session, model)
         if checkpoint.graph is not None:
             raise UsageError(f"{model} is ONNX already; measure it with sau evaluate")
-        plan = Plan(
+        plan = ExportPlan(
             model=model,
             asked=request(reading, data=data, data_root=data_root),
             form=form,
@@ -220,7 +220,7 @@ class Files:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class ExportPlan:
     """What was asked for.
 
     Attributes:
@@ -238,7 +238,7 @@ class Plan:
 
 
 @dataclass(slots=True, kw_only=True)
-class Subject:
+class ExportSubject:
     """What is written, and the images to prove it by.
 
     Attributes:
@@ -315,7 +315,7 @@ def _reserved(session: Session, out: Path, *, sign_key: Path | None, keep_reject
     return Files(out=out, beside=beside, rejected=rejected if keep_rejected else None, sign_key=sign_key)
 
 
-def _opened(session: Session, plan: Plan, checkpoint: OpenedModel) -> Subject:
+def _opened(session: Session, plan: ExportPlan, checkpoint: OpenedModel) -> ExportSubject:
     """The model and images, and the triggers whose success is to stay what it is.
 
     Raises:
@@ -338,12 +338,12 @@ def _opened(session: Session, plan: Plan, checkpoint: OpenedModel) -> Subject:
     return subject
 
 
-def _with_images(session: Session, plan: Plan, checkpoint: OpenedModel) -> Subject:
+def _with_images(session: Session, plan: ExportPlan, checkpoint: OpenedModel) -> ExportSubject:
     """The model with the images of its data, or with noise where no data is named."""
     if not names_data(plan.asked, checkpoint.description):
         session.show("no data is named by the command, the model's metadata or sau.toml: random images will have to do")
         classifier = open_model_alone(plan.asked, checkpoint).classifier
-        return Subject(
+        return ExportSubject(
             classifier=classifier,
             sha256=checkpoint.sha256,
             proof=_random_images(classifier),
@@ -352,7 +352,7 @@ def _with_images(session: Session, plan: Plan, checkpoint: OpenedModel) -> Subje
             data="random images",
         )
     opened, images = open_model_and_data(session, plan.model, plan.asked, checkpoint=checkpoint)
-    return Subject(
+    return ExportSubject(
         classifier=opened.classifier,
         sha256=checkpoint.sha256,
         proof=images.for_testing,
@@ -362,7 +362,7 @@ def _with_images(session: Session, plan: Plan, checkpoint: OpenedModel) -> Subje
     )
 
 
-def _exporter(form: Form, subject: Subject) -> OnnxExporter:
+def _exporter(form: Form, subject: ExportSubject) -> OnnxExporter:
     from sau_adapters.onnx.export import OnnxExporter, Smaller
     from sau_cli.exporting.verification import loss_limits
 
@@ -381,7 +381,7 @@ def _exporter(form: Form, subject: Subject) -> OnnxExporter:
     )
 
 
-def _written(session: Session, plan: Plan, subject: Subject) -> Written:
+def _written(session: Session, plan: ExportPlan, subject: ExportSubject) -> Written:
     """Write the file with all that goes beside it, once it is proven.
 
     Raises:
@@ -412,7 +412,7 @@ def _written(session: Session, plan: Plan, subject: Subject) -> Written:
     return Written(proven=proven, speed=speed)
 
 
-def _proven(staged: Path, plan: Plan, subject: Subject, exporter: OnnxExporter) -> ProvenExport:
+def _proven(staged: Path, plan: ExportPlan, subject: ExportSubject, exporter: OnnxExporter) -> ProvenExport:
     """The file, where it computes what the model does; one that does not may be kept, to look into."""
     from sau_adapters.onnx import onnx_files
     from sau_cli.exporting.exporter import ExportRejected, export
@@ -447,7 +447,7 @@ def _tell_rejected(session: Session, files: Files, error: ExportRejected) -> Non
         session.show(f"kept what was rejected as {rejected}; do not ship it")
 
 
-def _tell(session: Session, plan: Plan, subject: Subject, written: Written) -> None:
+def _tell(session: Session, plan: ExportPlan, subject: ExportSubject, written: Written) -> None:
     """What was written, how it was proven, and how fast it is."""
     findings, files, proven = session.findings, plan.files, written.proven
     for role, path in {"onnx": files.out, **files.beside}.items():
@@ -544,7 +544,7 @@ def _settings(limits: VerificationLimits, exporter: OnnxExporter, data: str) -> 
     }
 
 
-def _origins(session: Session, plan: Plan, subject: Subject) -> tuple[Origin, ...]:
+def _origins(session: Session, plan: ExportPlan, subject: ExportSubject) -> tuple[Origin, ...]:
     """The files that went in, by role."""
     from sau_adapters.triggers import file_of
     from sau_cli.exporting.provenance import Origin, model_origins

@@ -185,7 +185,7 @@ def purify_command(
         place = _place(session, model, checkpoint, out, resume=resume)
         budget = None if time_budget is None else parse_duration(time_budget)
         fitted = partial(settings_for, method, recipe, **settings)
-        plan = Plan(
+        plan = PurifyPlan(
             model=model,
             checkpoint=checkpoint,
             asked=asked,
@@ -212,7 +212,7 @@ def purify_command(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class OutputPlace:
     """Where the result goes, and beside it the state of a run that is not done.
 
     Attributes:
@@ -229,7 +229,7 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Plan:
+class PurifyPlan:
     """What was asked for, and makes sense as far as can be told before anything is opened.
 
     Attributes:
@@ -242,7 +242,7 @@ class Plan:
     model: Path
     checkpoint: OpenedModel
     asked: Request
-    place: Place
+    place: OutputPlace
     triggers: tuple[str, ...]
     target: str | None
     method: MethodName
@@ -257,7 +257,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Start:
+class PurifyStart:
     """What a purification starts from.
 
     Attributes:
@@ -279,7 +279,7 @@ class Start:
     state: RunState | None
 
 
-def _place(session: Session, model: Path, checkpoint: OpenedModel, out: Path | None, *, resume: bool) -> Place:
+def _place(session: Session, model: Path, checkpoint: OpenedModel, out: Path | None, *, resume: bool) -> OutputPlace:
     """Where the result goes, after a look at whether it can be written there."""
     suffix = suffix_of_result(checkpoint, out)
     path = out or purified_name(model, suffix=suffix)
@@ -291,7 +291,7 @@ def _place(session: Session, model: Path, checkpoint: OpenedModel, out: Path | N
         session.reserve(path, folder_of=() if suffix else FILES)
     session.claim(path, state_file)
     check_state_place(state_file, resume=resume, force=session.force)
-    return Place(path=path, suffix=suffix, state_file=state_file, resume=resume, goes_on=goes_on)
+    return OutputPlace(path=path, suffix=suffix, state_file=state_file, resume=resume, goes_on=goes_on)
 
 
 def _share(asked: Request, clean_frac: str | None) -> float | None:
@@ -302,7 +302,7 @@ def _share(asked: Request, clean_frac: str | None) -> float | None:
     return share
 
 
-def _started(session: Session, plan: Plan) -> Start:
+def _started(session: Session, plan: PurifyPlan) -> PurifyStart:
     """Open the model and its clean images, and say what they are like.
 
     Raises:
@@ -329,7 +329,7 @@ def _started(session: Session, plan: Plan) -> Start:
     precision = chosen_precision(plan.precision or settings.own_precision, device, opened.classifier)
     classifier = opened.classifier.to(device)
     check_clean_data(classifier, clean)
-    start = Start(
+    start = PurifyStart(
         opened=opened,
         classifier=classifier,
         images=images,
@@ -345,14 +345,14 @@ def _started(session: Session, plan: Plan) -> Start:
     return start
 
 
-def _check_nothing_is_lost(session: Session, place: Place, opened: ReadyModel) -> None:
+def _check_nothing_is_lost(session: Session, place: OutputPlace, opened: ReadyModel) -> None:
     """Raises UsageError where what a run that goes on would replace is not its own."""
     overwrites = place.goes_on and place.path.exists() and not session.force
     if overwrites and not _came_from(place.path, opened.checkpoint.sha256):
         raise UsageError(f"{place.path} is not of this run; give another name with -o, or add --force")
 
 
-def _check_share_is_told(plan: Plan, images: ImageData) -> None:
+def _check_share_is_told(plan: PurifyPlan, images: ImageData) -> None:
     """Raises UsageError where nobody says how much of a training part to learn from."""
     if plan.share is None and images.test is not None:
         raise UsageError(
@@ -361,7 +361,7 @@ def _check_share_is_told(plan: Plan, images: ImageData) -> None:
         )
 
 
-def _purified(session: Session, plan: Plan, start: Start) -> tuple[Purification, bool]:
+def _purified(session: Session, plan: PurifyPlan, start: PurifyStart) -> tuple[Purification, bool]:
     """Do it; and whether somebody stopped it before its end."""
     from sau_adapters.run_states import write_state
     from sau_cli.unlearning.purifier import purify
@@ -391,7 +391,7 @@ def _purified(session: Session, plan: Plan, start: Start) -> tuple[Purification,
         return purified, team.any(stopping.interrupted, start.device)
 
 
-def _check_there_is_something(start: Start, purified: Purification, *, interrupted: bool) -> None:
+def _check_there_is_something(start: PurifyStart, purified: Purification, *, interrupted: bool) -> None:
     """Raises Interrupted or Inconclusive where there is nothing to write yet."""
     if interrupted and not purified.finished:
         raise Interrupted(
@@ -405,7 +405,9 @@ def _check_there_is_something(start: Start, purified: Purification, *, interrupt
         )
 
 
-def _residual(session: Session, plan: Plan, start: Start, purified: Purification) -> tuple[Check, Mapping[str, Any]]:
+def _residual(
+    session: Session, plan: PurifyPlan, start: PurifyStart, purified: Purification
+) -> tuple[Check, Mapping[str, Any]]:
     """Whether anything is left that both models share, as a check and as details for reports and histories."""
     from sau_cli.inspection.residual_checks import unexamined_check
 
@@ -428,8 +430,8 @@ def _residual(session: Session, plan: Plan, start: Start, purified: Purification
 
 def _write(
     session: Session,
-    plan: Plan,
-    start: Start,
+    plan: PurifyPlan,
+    start: PurifyStart,
     purified: Purification,
     residual: tuple[Check, Mapping[str, Any]],
 ) -> None:
@@ -465,7 +467,9 @@ def _write(
     session.show(f"wrote {place.path}{marked}; measure it with: {measuring}")
 
 
-def _history_step(plan: Plan, start: Start, purified: Purification, residual: Mapping[str, Any]) -> HistoryStep:
+def _history_step(
+    plan: PurifyPlan, start: PurifyStart, purified: Purification, residual: Mapping[str, Any]
+) -> HistoryStep:
     names, unlearned = start.classifier.description.class_names, purified.unlearned
     return HistoryStep(
         step="purify",
@@ -488,7 +492,7 @@ def _history_step(plan: Plan, start: Start, purified: Purification, residual: Ma
     )
 
 
-def _tell(session: Session, plan: Plan, start: Start, purified: Purification) -> None:
+def _tell(session: Session, plan: PurifyPlan, start: PurifyStart, purified: Purification) -> None:
     """What the report says of the run, also of one that is not done."""
     session.findings.ran_on(
         device=str(start.device),
@@ -513,7 +517,7 @@ def _tell(session: Session, plan: Plan, start: Start, purified: Purification) ->
     session.findings.add(*purification_checks(purified))
 
 
-def _say_what_it_is_like(session: Session, plan: Plan, start: Start) -> None:
+def _say_what_it_is_like(session: Session, plan: PurifyPlan, start: PurifyStart) -> None:
     """Where it starts from, with a warning of images that teach too little."""
     from sau_cli.unlearning.clean_check import FOREIGN, classes_not_shown
 

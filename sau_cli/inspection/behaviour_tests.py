@@ -6,14 +6,14 @@ from sau_cli.errors import UsageError
 from sau_cli.inspection.adversarial_flow import AdversarialFlow
 from sau_cli.inspection.behaviour_test import BehaviourTest
 from sau_cli.inspection.effort import EASIEST_CHANGE, AskedTests
-from sau_cli.inspection.feature_shifts import FeatureShift
+from sau_cli.inspection.feature_shifts import FeatureShiftTest
 from sau_cli.inspection.head_probing import HeadProbing
 from sau_cli.inspection.inverted_changes import InvertedMask, InvertedSmooth, InvertedSquare
 from sau_cli.inspection.maximum_margins import MaximumMargin
 
 TESTS: tuple[BehaviourTest, ...] = (
     HeadProbing(),
-    FeatureShift(),
+    FeatureShiftTest(),
     MaximumMargin(),
     InvertedSquare(),
     InvertedMask(),

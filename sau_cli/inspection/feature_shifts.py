@@ -24,7 +24,7 @@ from sau_cli.settings import Count, Positive
 
 
 @dataclass(frozen=True, kw_only=True)
-class FeatureShift(BehaviourTest):
+class FeatureShiftTest(BehaviourTest):
     """The mean margin of each class over images of others, with the best shift that was found for it.
 
     Attributes:

@@ -11,7 +11,7 @@ from sau_cli.results import Severity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class FileFinding:
     """Something about a file that its receiver should know: a stable id, how bad, and a sentence."""
 
     id: str
@@ -112,7 +112,7 @@ class FileFacts:
     tensors: tuple[TensorFacts, ...] | None
     metadata: Mapping[str, str]
     description: Description | None
-    findings: tuple[Finding, ...] = field(default=())
+    findings: tuple[FileFinding, ...] = field(default=())
     recognition: Recognition | None = None
     notes: tuple[str, ...] = ()
     non_finite: tuple[NonFinite, ...] | None = None

@@ -298,10 +298,10 @@ def at_own_size(pixels: Tensor, size: tuple[int, int], change: Callable[[Tensor]
     )
 
 
-Network = TypeVar("Network", bound=nn.Module)
+AnyNetwork = TypeVar("AnyNetwork", bound=nn.Module)
 
 
-def load_weights(network: Network, weights: Mapping[str, Tensor]) -> Network:
+def load_weights(network: AnyNetwork, weights: Mapping[str, Tensor]) -> AnyNetwork:
     """A network made on the meta device, with copies of these weights.
 
     Raises:

@@ -17,7 +17,7 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from sau_adapters.onnx.readings import Reading, for_any_batch, reading_of
+from sau_adapters.onnx.readings import GraphReading, for_any_batch, reading_of
 from sau_adapters.weights.onnx import OnnxReader, check_graph
 from sau_cli.errors import NotEvaluable, reason_of
 
@@ -70,7 +70,7 @@ class OnnxNetwork(nn.Module):
         NotEvaluable: onnxruntime cannot run it, or it is no classifier of images.
     """
 
-    def __init__(self, path: Path, *, provider: str | None = None, reading: Reading | None = None) -> None:
+    def __init__(self, path: Path, *, provider: str | None = None, reading: GraphReading | None = None) -> None:
         super().__init__()
         if reading is None:
             check_graph(path)

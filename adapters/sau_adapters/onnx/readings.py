@@ -26,7 +26,7 @@ BYTES = 64.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
+class GraphReading:
     """A graph to read logits from.
 
     Attributes:
@@ -60,7 +60,7 @@ class Reading:
         return model
 
 
-def reading_of(model: onnx.ModelProto, path: Path) -> Reading:
+def reading_of(model: onnx.ModelProto, path: Path) -> GraphReading:
     """How the graph of a file is read; it is changed in place.
 
     Raises:
@@ -76,7 +76,7 @@ def reading_of(model: onnx.ModelProto, path: Path) -> Reading:
     ends_in, tail, output = _without_end(graph)
     notes = [f"it ends in {ends_in}, and is read up to the logits before that"] if ends_in else []
     notes += ["it takes pixels from 0 to 255, and scales them itself"] if rescales else []
-    return Reading(
+    return GraphReading(
         model=model,
         ends_in=ends_in,
         tail=tail,

@@ -22,7 +22,7 @@ from sau_adapters.weights.keras_config import config_findings, network_of, parse
 from sau_adapters.weights.pytorch import HEAD, check_members
 from sau_adapters.weights.reader import ListedWeights, LoadedWeights, OneFile
 from sau_cli.errors import NotEvaluable, UnsafeFile, reading
-from sau_cli.inspection.file_facts import Finding
+from sau_cli.inspection.file_facts import FileFinding
 from sau_cli.results import Severity
 
 CONFIG, METADATA, WEIGHTS_SUFFIX = "config.json", "metadata.json", ".weights.h5"
@@ -243,7 +243,7 @@ def _told(path: Path, listings: Sequence[Listing | None], *configs: object, vers
     findings = config_findings(*configs)
     if outside:
         sentence = f"its weights are {', '.join(outside[:3])}, outside of it; do not use it"
-        findings = (Finding(id=ESCAPE, severity=Severity.HIGH, sentence=sentence), *findings)
+        findings = (FileFinding(id=ESCAPE, severity=Severity.HIGH, sentence=sentence), *findings)
     unknown = [name for listing in known for name in listing.unread]
     unread = ""
     if len(known) < len(listings):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sau_adapters.files import ESCAPE
-from sau_cli.inspection.file_facts import Finding
+from sau_cli.inspection.file_facts import FileFinding
 from sau_cli.results import Severity
 
 CODE, CUSTOM = "file.keras-code", "file.keras-custom-object"
@@ -78,7 +78,7 @@ def network_of(config: object) -> ConfiguredNetwork:
     )
 
 
-def config_findings(*configs: object) -> tuple[Finding, ...]:
+def config_findings(*configs: object) -> tuple[FileFinding, ...]:
     """Code that Keras would run to build these, places outside of the file, and classes that only their maker has."""
     code: dict[str, None] = {}
     outside: dict[str, None] = {}
@@ -97,7 +97,7 @@ def config_findings(*configs: object) -> tuple[Finding, ...]:
     findings = []
     if code:
         findings.append(
-            Finding(
+            FileFinding(
                 id=CODE,
                 severity=Severity.CRITICAL,
                 sentence=f"its configuration asks for {_listed(code)}, which is code; ask for ONNX, or for a model "
@@ -106,7 +106,7 @@ def config_findings(*configs: object) -> tuple[Finding, ...]:
         )
     if outside:
         findings.append(
-            Finding(
+            FileFinding(
                 id=ESCAPE,
                 severity=Severity.HIGH,
                 sentence=f"its configuration names files outside of it ({_listed(outside)}); do not use it",
@@ -114,7 +114,7 @@ def config_findings(*configs: object) -> tuple[Finding, ...]:
         )
     if custom:
         findings.append(
-            Finding(
+            FileFinding(
                 id=CUSTOM,
                 severity=Severity.LOW,
                 sentence=f"it needs {_listed(custom)}, which Keras does not have; what they compute is not in the file",

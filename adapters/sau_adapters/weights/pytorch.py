@@ -27,7 +27,7 @@ from sau_adapters.weights.content import Content
 from sau_adapters.weights.reader import ListedWeights, LoadedWeights, OneFile
 from sau_adapters.weights.values import in_blocks, non_finite, number_format
 from sau_cli.errors import NotEvaluable, UnsafeFile, reading, reason_of
-from sau_cli.inspection.file_facts import Finding, NonFinite, TensorFacts
+from sau_cli.inspection.file_facts import FileFinding, NonFinite, TensorFacts
 from sau_cli.results import Severity
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ class PytorchReader(OneFile):
         return cls(content) if _recognises(content) else None
 
     @cached_property
-    def findings(self) -> tuple[Finding, ...]:
+    def findings(self) -> tuple[FileFinding, ...]:
         """Code that the file would run when unpickled. Raises NotEvaluable for a damaged file."""
         return findings(self.content)
 
@@ -209,7 +209,7 @@ def _is_pickle(head: bytes, content: Content) -> bool:
     return "GLOBAL" in names or "INST" in names
 
 
-def findings(content: Content) -> tuple[Finding, ...]:
+def findings(content: Content) -> tuple[FileFinding, ...]:
     """Code that the file would run when unpickled, listed without running it; also what stands before damage.
 
     Raises:
@@ -222,7 +222,7 @@ def findings(content: Content) -> tuple[Finding, ...]:
         with reading(path, "a PyTorch file"):
             _list_globals(content, named)
     except UnsafeFile as error:
-        return (Finding(id=error.finding, severity=Severity.HIGH, sentence=str(error)),)
+        return (FileFinding(id=error.finding, severity=Severity.HIGH, sentence=str(error)),)
     except MemoryError:  # a length in the pickle that there is not
         damage = NotEvaluable(f"{path} is a damaged PyTorch file (a length in it is a lie); get the file again")
     except NotEvaluable as error:
@@ -236,7 +236,7 @@ def findings(content: Content) -> tuple[Finding, ...]:
         f" and {len(harmful) - 5} more" if len(harmful) > 5 else ""
     )
     return (
-        Finding(
+        FileFinding(
             id=CODE,
             severity=Severity.CRITICAL,
             sentence=f"its pickle asks for {listed}, which is code; ask for weights only (a state dict or safetensors)",
@@ -337,7 +337,7 @@ def _has_checksums(content: Content) -> bool:
         return any(info.CRC for info in archive.infolist())
 
 
-def read_weights(content: Content, found: tuple[Finding, ...]) -> LoadedWeights:
+def read_weights(content: Content, found: tuple[FileFinding, ...]) -> LoadedWeights:
     """The state dict, out of its wrapper, on the CPU; and sentences on how it was found.
 
     The values of a file that is not held in memory stay in it until they are looked at, where it keeps them as they

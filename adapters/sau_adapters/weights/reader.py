@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, Self
 
 from sau_adapters.files import Watch
 from sau_adapters.weights.content import Content
-from sau_cli.inspection.file_facts import Finding, NonFinite, TensorFacts
+from sau_cli.inspection.file_facts import FileFinding, NonFinite, TensorFacts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +20,7 @@ class ListedWeights:
 
     tensors: tuple[TensorFacts, ...] | None
     metadata: Mapping[str, str] = field(default_factory=dict)
-    findings: tuple[Finding, ...] = ()
+    findings: tuple[FileFinding, ...] = ()
     notes: tuple[str, ...] = ()
     non_finite: tuple[NonFinite, ...] | None = None
     unread: str = ""

@@ -75,7 +75,7 @@ _IN_TORCH = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class TensorPlace:
     """A tensor, and where in the file its bytes are."""
 
     dtype: str
@@ -88,7 +88,7 @@ class Place:
 class Header:
     """What a file says of itself, in agreement with its size. Tensors are in the order of their bytes."""
 
-    places: Mapping[str, Place]
+    places: Mapping[str, TensorPlace]
     metadata: Mapping[str, str]
 
 
@@ -234,7 +234,7 @@ def _texts(metadata: object) -> bool:
     return texts and bool(json.dumps(metadata, ensure_ascii=False).encode())
 
 
-def _places(told: Mapping[str, Any], start: int) -> list[tuple[str, Place]]:
+def _places(told: Mapping[str, Any], start: int) -> list[tuple[str, TensorPlace]]:
     """Where tensors are, by what the header says alone.
 
     Raises:
@@ -246,12 +246,12 @@ def _places(told: Mapping[str, Any], start: int) -> list[tuple[str, Place]]:
         shape, (begin, end) = entry["shape"], entry["data_offsets"]
         if not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
             raise ValueError(f"sizes of {name[:100]!r} that are none")
-        place = Place(dtype=entry["dtype"], shape=tuple(shape), start=start + begin, end=start + end)
+        place = TensorPlace(dtype=entry["dtype"], shape=tuple(shape), start=start + begin, end=start + end)
         found.append((name, place))
     return found
 
 
-def _check(path: Path, name: str, place: Place) -> None:
+def _check(path: Path, name: str, place: TensorPlace) -> None:
     """Raises UnsafeFile for a tensor that does not fill its bytes, or that no machine has."""
     if len(place.shape) > MOST_DIMENSIONS:
         raise UnsafeFile(f"{path} has a tensor of {len(place.shape):,} dimensions, which no model has; do not use it")

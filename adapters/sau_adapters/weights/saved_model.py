@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sau_adapters.files import sha256_of
 from sau_cli.errors import reading
-from sau_cli.inspection.file_facts import Finding
+from sau_cli.inspection.file_facts import FileFinding
 from sau_cli.results import Severity
 
 OPERATIONS = "file.graph-operations"
@@ -36,7 +36,7 @@ def recognises(content: bytes) -> bool:
         return False
 
 
-def findings(content: bytes, path: Path) -> tuple[Finding, ...]:
+def findings(content: bytes, path: Path) -> tuple[FileFinding, ...]:
     """Operations that reach beyond the graph.
 
     Raises:
@@ -49,7 +49,7 @@ def findings(content: bytes, path: Path) -> tuple[Finding, ...]:
     sentence = (
         f"its graph has the operations {', '.join(found)}, which reach files, Python or a network; do not load it"
     )
-    return (Finding(id=OPERATIONS, severity=Severity.CRITICAL, sentence=sentence),)
+    return (FileFinding(id=OPERATIONS, severity=Severity.CRITICAL, sentence=sentence),)
 
 
 def keras_configs(metadata: bytes, path: Path) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from sau_cli.inspection.channel_bounds import channel_bounds
 from sau_cli.inspection.class_scores import ClassScores, anomaly_index
 from sau_cli.inspection.climbing import margins
 from sau_cli.inspection.effort import AskedTests, Effort
-from sau_cli.inspection.feature_shifts import FeatureShift
+from sau_cli.inspection.feature_shifts import FeatureShiftTest
 from sau_cli.inspection.head_probing import HeadProbing
 from sau_cli.inspection.maximum_margins import MaximumMargin, p_value
 from sau_cli.results import CheckStatus
@@ -169,9 +169,9 @@ def test_a_shift_of_features_comes_to_the_end_of_its_length():
     """Of two classes that are one feature each, the shift that wins most is along their difference."""
     features = torch.tensor([[1.0, -1.0], [-1.0, 1.0], [1.0, -1.0], [-1.0, 1.0]])
     head = Head(weight=torch.eye(2), bias=torch.zeros(2), features=features)
-    found = FeatureShift().margins(head, torch.tensor([0, 1, 0, 1]), torch.arange(2))
+    found = FeatureShiftTest().margins(head, torch.tensor([0, 1, 0, 1]), torch.arange(2))
     spread = float(features.std(dim=0)[0])
-    length = FeatureShift().length * 2**0.5
+    length = FeatureShiftTest().length * 2**0.5
     expected = -2 + spread * length * 2**0.5  # of the other class's images, and (1, -1) / sqrt(2) of that length
     assert found.tolist() == pytest.approx([expected] * 2, abs=1e-3)
 
