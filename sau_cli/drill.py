@@ -20,7 +20,7 @@ from sau_cli.unlearning.trail import PurifyProgress
 
 TOOK = 0.5
 """A planted trigger that sends fewer of its images to the target has left nothing to remove."""
-MOST = 0.5
+MOST_TO_PURIFY = 0.5
 """Of the images that do not measure, the largest share to purify with; the rest is planted with."""
 HELD_BACK = 0.1
 """Of the images to purify with, kept from learning."""
@@ -105,7 +105,7 @@ def drill_images(data: ImageData, *, learned_from: int | None, balanced: bool, s
         measuring, rest = parted(rest, 0.25, seed=seed)
     usual = USUAL_SHARE if data.test is not None else 1 / 3
     wanted = usual if learned_from is None else learned_from / (1 - HELD_BACK) / len(rest)
-    own, planting = parted(rest, min(wanted, MOST), seed=seed)
+    own, planting = parted(rest, min(wanted, MOST_TO_PURIFY), seed=seed)
     clean = draw_clean(
         own, None, balanced=balanced, held_back_share=HELD_BACK, augmentation=data.augmentation, seed=seed
     )

@@ -90,6 +90,10 @@ class Verdict(StrEnum):
     ERROR = "error"
 
 
+STATUS_OF_VERDICT = {Verdict.PASSED: CheckStatus.PASSED, Verdict.MEASURED: CheckStatus.MEASURED}
+"""How a check stands that tells such a verdict; others depend on what asks."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputFile:
     """A file that went in, by path and SHA-256."""

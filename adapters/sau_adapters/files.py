@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 from sau_cli.errors import NotEvaluable, UnsafeFile, UsageError, argument
 
 BLOCK = 1 << 22
+"""Bytes that are read or looked at together; a multiple of every number's size."""
 ESCAPE = "file.path-escape"
 """The finding of a file that names others outside its own folder."""
 Watch = Callable[[int, int], None]

@@ -19,7 +19,7 @@ from sau_cli.errors import UsageError
 from sau_cli.reporting.model_table import COLUMNS, ModelRow, TableFormat, reports_of, rows_of, table_format_of
 from sau_cli.results import Report, subject
 
-AT_A_TIME = 10_000
+ROWS_AT_A_TIME = 10_000
 """Rows of a group of Parquet."""
 _FORMULA = tuple("=+-@\t\r")
 """What a text begins with that a spreadsheet takes for a formula."""
@@ -100,7 +100,7 @@ def _write_parquet(path: Path, rows: Iterable[ModelRow]) -> None:
     )
     with written_whole(path) as temporary, parquet.ParquetWriter(temporary, schema) as writer:
         left = iter(rows)
-        while some := [_in_utf8(asdict(row)) for row in islice(left, AT_A_TIME)]:
+        while some := [_in_utf8(asdict(row)) for row in islice(left, ROWS_AT_A_TIME)]:
             writer.write_table(pa.Table.from_pylist(some, schema=schema))
 
 

@@ -27,7 +27,7 @@ from sau_cli.triggers.stamps import AddStamp, BlendStamp, PatchStamp, Stamp
 from sau_cli.triggers.targets import TargetRule
 from sau_cli.triggers.trigger import Trigger, trigger_from_parts
 
-KINDS = ("patch", "blend", "add")
+PICTURE_KINDS = ("patch", "blend", "add")
 """Of pictures and arrays, by what stands before the colon."""
 
 
@@ -76,7 +76,7 @@ def read_trigger(source: str, rule: TargetRule | None) -> OpenedTrigger:
         UnsafeFile: a file with pickled objects or a lying header.
     """
     kind, colon, rest = source.partition(":")
-    if not colon or kind not in KINDS:
+    if not colon or kind not in PICTURE_KINDS:
         content = _taken_in(Path(source), what="a trigger file")
         return OpenedTrigger(trigger=_described(content), path=content.path, sha256=content.sha256)
     if rule is None:
@@ -104,7 +104,7 @@ def read_trigger(source: str, rule: TargetRule | None) -> OpenedTrigger:
 def file_of(source: str) -> Path:
     """The file that a trigger is read from."""
     kind, colon, rest = source.partition(":")
-    if not colon or kind not in KINDS:
+    if not colon or kind not in PICTURE_KINDS:
         return Path(source)
     return Path(rest.rpartition("@")[0] if kind == "blend" else rest)
 

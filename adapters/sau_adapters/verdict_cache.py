@@ -37,8 +37,8 @@ from sau_cli.fleet.surroundings import surroundings
 from sau_cli.reporting.json_document import plain, report_of
 from sau_cli.results import Report
 
-LIMIT_VARIABLE = "SAU_CACHE_LIMIT"
-DEFAULT_LIMIT = 2_000_000_000
+CACHE_LIMIT_VARIABLE = "SAU_CACHE_LIMIT"
+DEFAULT_CACHE_LIMIT = 2_000_000_000
 LARGEST_ENTRY = 64_000_000
 SETTLED_FOR = 2.0
 """Seconds since a file was last changed from which on its times tell that it is still the same."""
@@ -63,7 +63,7 @@ def cache_limit() -> int:
     Raises:
         UsageError: it is no size.
     """
-    return limit_of(LIMIT_VARIABLE, DEFAULT_LIMIT)
+    return limit_of(CACHE_LIMIT_VARIABLE, DEFAULT_CACHE_LIMIT)
 
 
 class VerdictCache:

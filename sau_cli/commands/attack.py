@@ -13,7 +13,7 @@ import typer
 from sau_adapters.attack_choices import chosen_attack, name_of_attack
 from sau_adapters.classifiers.saving import suffix_of_result
 from sau_adapters.zoos.folders import SUFFIXES, weights_in
-from sau_adapters.zoos.transformers_folders import FILES
+from sau_adapters.zoos.transformers_folders import TRANSFORMERS_FILES
 from sau_cli import __version__
 from sau_cli.attacks.table import ATTACKS
 from sau_cli.commands.attack_view import attacks_told, show_attacks, show_planted, visibility_table
@@ -73,7 +73,7 @@ _GO_ON = "interrupted, and all epochs that were whole are kept; add --resume to 
 _START_OVER = "interrupted in the first epoch; nothing was written, run the same command again to start over"
 SCRATCH_EPOCHS, SCRATCH_LR = 20, 0.1
 IMPLANT_EPOCHS, IMPLANT_LR = 10, 0.01
-SHOWN, COMPARED = 8, 256
+PICTURED, COMPARED = 8, 256
 """Test images in a preview, and those that visibility is measured on."""
 
 
@@ -426,7 +426,7 @@ def _visibility(triggers: Sequence[Trigger], start: AttackStart) -> list[Visibil
 
 def _shown(start: AttackStart) -> Tensor:
     """The images of a preview."""
-    return _spread(start.images.for_testing.images, SHOWN)
+    return _spread(start.images.for_testing.images, PICTURED)
 
 
 def _reserved(
@@ -440,7 +440,7 @@ def _reserved(
     if model is not None:
         check_not_input(model.located.spec, out)
     paths = trigger_paths(out, attacks)
-    session.reserve(out, folder_of=() if suffix else FILES)
+    session.reserve(out, folder_of=() if suffix else TRANSFORMERS_FILES)
     for path in paths:
         session.reserve(path)
     session.claim(out, state_path(out))

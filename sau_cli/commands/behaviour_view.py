@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sau_cli.inspection.behaviour import Behaviour
     from sau_cli.inspection.behaviour_test import BehaviourTest
 
-ENOUGH = 1000
+ACCURACY_IMAGES = 1000
 """Images that tell an accuracy which nothing depends on."""
 
 
@@ -172,7 +172,7 @@ def _accuracy(classifier: Classifier, images: ImageData, *, judged: bool) -> Che
     from sau_cli.evaluation.metrics import evaluate
     from sau_cli.images import some_of
 
-    tested = images.for_testing if judged else some_of(images.for_testing, ENOUGH)
+    tested = images.for_testing if judged else some_of(images.for_testing, ACCURACY_IMAGES)
     accuracy = evaluate(classifier, tested).accuracy
     evidence = f"top-1 accuracy on {accuracy.total} images of {images.name}"
     return Check(id="acc", status=CheckStatus.MEASURED, value=accuracy.value, ci95=accuracy.ci95, evidence=evidence)
@@ -295,13 +295,15 @@ def _easiest_change(
     """
     from sau_cli.inspection.behaviour import AFFORDABLE
     from sau_cli.inspection.residual import operations_of
-    from sau_cli.inspection.residual_checks import ALONE
+    from sau_cli.inspection.residual_checks import ALONE_CHECK
 
     operations = operations_of(classifier)
     at_any_cost = how.effort is Effort.DEEP or EASIEST_CHANGE in how.tests.only or not behaviour
     if not at_any_cost and operations > AFFORDABLE and classifier.mean.device.type == "cpu":
         why = f"that takes some {operations / 1e12:,.0f} trillion operations on this network; add --effort deep"
-        return Check(id=ALONE, status=CheckStatus.SKIPPED, evidence=f"easiest changes were not searched for: {why}")
+        return Check(
+            id=ALONE_CHECK, status=CheckStatus.SKIPPED, evidence=f"easiest changes were not searched for: {why}"
+        )
     check, details = residual_of(session, (classifier,), images, seed=how.seed, shared=False)
     session.findings.tell(behaviour={**behaviour, "easiest_change": details})
     return check

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from sau_cli.images import LabelledImages
     from sau_cli.triggers.trigger import Trigger
 
-ENOUGH = 1000
+COMPARISON_IMAGES = 1000
 """Images that tell how two models differ."""
-SHOWN = 12
+SHOWN_IMAGES = 12
 """Images in a report that changed their answer."""
 
 
@@ -72,7 +72,7 @@ def measured_beside(
     from sau_cli.evaluation.metrics import evaluate
     from sau_cli.images import some_of
 
-    some = some_of(images, ENOUGH)
+    some = some_of(images, COMPARISON_IMAGES)
     evaluation = evaluate(after, some, triggers=tuple(triggers), reference=before)
     return evaluation_checks(evaluation), comparison_details(before, after, some, triggers, evaluation), evaluation
 
@@ -96,7 +96,7 @@ def comparison_details(
             "before": names[answers.before[place]],
             "after": names[answers.after[place]],
         }
-        for place in answers.changed[:SHOWN].tolist()
+        for place in answers.changed[:SHOWN_IMAGES].tolist()
     ]
     stamped = []
     for trigger, row, name in zip(triggers, evaluation.triggers, trigger_ids(evaluation), strict=True):

@@ -40,7 +40,7 @@ class Step:
         return self.words.partition(" ")[0]
 
 
-STEPS = (
+DEMO_STEPS = (
     Step(
         says="Train a classifier of handwritten digits that holds a backdoor",
         words="attack --attack badnets --arch small_cnn --data digits -o model.safetensors --preview trigger.png",
@@ -68,7 +68,7 @@ STEPS = (
         fixed=True,
     ),
 )
-FILES = {
+DEMO_FILES = {
     "weights": "model.safetensors",
     "trigger": "model.trigger.safetensors",
     "purified": "model.purified.safetensors",
@@ -117,14 +117,14 @@ def demo_command(
         shared = ["--force", *["--quiet"] * output.quiet, *["--verbose"] * output.verbose]
         chosen = ["--seed", str(seed), "--device", device]
         reports = {}
-        for number, step in enumerate(STEPS, start=1):
-            session.show(f"[{number}/{len(STEPS)}] {step.says}\n$ sau {step.words}\n")
+        for number, step in enumerate(DEMO_STEPS, start=1):
+            session.show(f"[{number}/{len(DEMO_STEPS)}] {step.says}\n$ sau {step.words}\n")
             reports[step.command] = _run(context, step, shared if step.fixed else [*shared, *chosen], out)
-        for role, name in FILES.items():
+        for role, name in DEMO_FILES.items():
             session.wrote(role, out / name)
         evaluated = reports["evaluate"]
         session.findings.add(*(Check(**found) for found in evaluated["checks"] if found["id"].startswith("limit.")))
-        session.findings.tell(commands={step.command: f"sau {step.words}" for step in STEPS})
+        session.findings.tell(commands={step.command: f"sau {step.words}" for step in DEMO_STEPS})
         session.show(outcome(reports))
         session.show(table(f"What to look at, in {out}/", ("", ""), LOOK_AT))
         session.show("Next, a model of your own, and a folder of clean images with a sub-folder for each class:")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sau_adapters.attack_choices import chosen_attack, name_of_attack
+from sau_cli.commands.attack import IMPLANT_EPOCHS, IMPLANT_LR
 from sau_cli.commands.inputs import Request, open_model_and_data
 from sau_cli.commands.progress import ProgressView
 from sau_cli.commands.session import Session
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     from sau_cli.images import ImageData
     from sau_cli.unlearning.methods import MethodSettings
 
-EPOCHS, PEAK_LR = 10, 0.01
-"""As sau attack implants."""
 FROM_DEFAULTS = "those of sau purify"
 FROM_HISTORY = "those that the model's history tells of its purification"
 MEANS = (
@@ -125,12 +124,12 @@ def _names(attacks: str) -> list[str]:
 
 def _images_of(share: float, images: ImageData) -> int:
     """How many images of the training part to purify with."""
-    from sau_cli.drill import MOST
+    from sau_cli.drill import MOST_TO_PURIFY
 
-    if not 0 < share <= MOST:
+    if not 0 < share <= MOST_TO_PURIFY:
         raise UsageError(
             f"--clean-frac {share:g} is impossible in a drill, which plants with the rest; give a share above 0 "
-            f"and at most {MOST:g}"
+            f"and at most {MOST_TO_PURIFY:g}"
         )
     return round(share * len(images.train))
 
@@ -153,8 +152,8 @@ def _drill(session: Session, start: DrillStart, budget: float | None) -> None:
                 parts,
                 start.planned,
                 training=TrainingSettings(
-                    epochs=EPOCHS,
-                    peak_lr=PEAK_LR,
+                    epochs=IMPLANT_EPOCHS,
+                    peak_lr=IMPLANT_LR,
                     augmentation=start.images.augmentation,
                     precision=chosen_precision(None, device, start.classifier),
                 ),

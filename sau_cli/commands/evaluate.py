@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sau_cli.commands.comparison_view import ENOUGH, comparison_details
+from sau_cli.commands.comparison_view import COMPARISON_IMAGES, comparison_details
 from sau_cli.commands.drill import run_drill
 from sau_cli.commands.evaluation_view import evaluation_checks, evaluation_table, remarks, trigger_ids
 from sau_cli.commands.fleet_options import FleetOptions, JobsTableOption
@@ -317,7 +317,7 @@ def _measure(session: Session, plan: EvaluatePlan) -> None:
         for evaluation in measured[-1:]:
             _tell(session, plan, subject, evaluation, file_rules)
     if subject.reference is not None:
-        some = some_of(images, ENOUGH)
+        some = some_of(images, COMPARISON_IMAGES)
         details = comparison_details(subject.reference, subject.classifier, some, subject.triggers, measured[-1])
         session.findings.tell(comparison=details)
     if plan.attacks:

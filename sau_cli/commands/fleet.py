@@ -23,7 +23,7 @@ from sau_cli.errors import ExitCode, NotEvaluable, SauError, UsageError
 from sau_cli.fleet.engine import Engine, Settled, Task
 from sau_cli.reporting.formats import format_of, rendered_parts
 from sau_cli.reporting.terminal import VERDICT_STYLES, printable, table
-from sau_cli.results import Check, CheckStatus, InputFile, Report, Verdict, first_finding
+from sau_cli.results import STATUS_OF_VERDICT, Check, CheckStatus, InputFile, Report, Verdict, first_finding
 
 if TYPE_CHECKING:
     from sau_adapters.report_spool import ReportSpool
@@ -46,7 +46,6 @@ MOST_CONTEXTS = 1_000
 """Kinds of jobs whose digests are remembered."""
 _GPUS = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")
 """Where Linux has the drivers of GPUs."""
-_STATUSES = {Verdict.PASSED: CheckStatus.PASSED, Verdict.MEASURED: CheckStatus.MEASURED}
 _DOING = {"inspect": "inspecting", "purify": "purifying", "evaluate": "evaluating"}
 
 
@@ -210,7 +209,7 @@ class _Held:
         held = CheckStatus.FAILED if row.verdict in {Verdict.FAILED, Verdict.UNSAFE} else CheckStatus.INCONCLUSIVE
         return Check(
             id=f"model.{self._asked.jobs[number].name}",
-            status=_STATUSES.get(row.verdict, held),
+            status=STATUS_OF_VERDICT.get(row.verdict, held),
             value=row.verdict.value,
             evidence=row.finding or "nothing was found in what was examined",
         )

@@ -14,7 +14,7 @@ from sau_cli.fleet.engine import Engine, Needs, cores
 
 LOCAL = "local"
 """The address of a Ray of one's own on this machine."""
-_ADDRESS = re.compile(rf"{LOCAL}|auto|ray://\S+|[\w.-]+:\d+|\[[0-9a-fA-F:]+\]:\d+")
+_CLUSTER_ADDRESS = re.compile(rf"{LOCAL}|auto|ray://\S+|[\w.-]+:\d+|\[[0-9a-fA-F:]+\]:\d+")
 _MANY = "Many models"
 
 JobsOption: TypeAlias = Annotated[
@@ -86,7 +86,7 @@ def with_ray_address(words: Sequence[str]) -> list[str]:
         if word == "--":
             return [*found, word, *left]
         if word == "--ray":
-            word = f"--ray={left.pop(0) if left and _ADDRESS.fullmatch(left[0]) else LOCAL}"
+            word = f"--ray={left.pop(0) if left and _CLUSTER_ADDRESS.fullmatch(left[0]) else LOCAL}"
         found.append(word)
     return found
 

@@ -21,7 +21,7 @@ from sau_cli.commands.session import Session
 from sau_cli.errors import UsageError, reason_of
 from sau_cli.reporting.formats import format_of
 
-COLUMNS = ("model", "data", "trigger", "options", "out")
+JOB_COLUMNS = ("model", "data", "trigger", "options", "out")
 _NEEDED = {"purify": ("model", "out"), "evaluate": ("model",)}
 _SHORT = {"-o": "out", "-q": "quiet", "-v": "verbose"}
 _Row = Mapping[str, Any]
@@ -115,10 +115,10 @@ def _rows(table: Path) -> list[_Row]:
             f"--jobs-table {table} is neither CSV nor JSON lines ({reason_of(error)}); repair it"
         ) from error
     for number, row in enumerate(rows, start=1):
-        strange = [key for key in row if key not in COLUMNS] if isinstance(row, dict) else [str(row)[:50]]
+        strange = [key for key in row if key not in JOB_COLUMNS] if isinstance(row, dict) else [str(row)[:50]]
         if strange:
             what = f"column {strange[0]!r}" if strange[0] is not None else "value too many"
-            raise UsageError(f"row {number} of {table} has a {what}; columns are {', '.join(COLUMNS)}")
+            raise UsageError(f"row {number} of {table} has a {what}; columns are {', '.join(JOB_COLUMNS)}")
     return rows
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sau_cli.evaluation.readings import Reading
     from sau_cli.images import ImageData, LabelledImages
 
-ENOUGH = 500
+MATCHING_IMAGES = 500
 """Images that tell what is not told."""
 
 
@@ -172,7 +172,7 @@ def ask_for_normalisation(session: Session, path: object, classifier: Classifier
 def _some(images: LabelledImages) -> LabelledImages:
     from sau_cli.images import some_of
 
-    return some_of(images, ENOUGH)
+    return some_of(images, MATCHING_IMAGES)
 
 
 def _first(names: tuple[str, ...]) -> str:

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 from sau_cli.commands.session import Session
 
 SECONDS_BETWEEN_LINES = 10.0
-LARGE = 200_000_000
+LARGE_FILE = 200_000_000
 """Bytes of a file that takes a second or more to read."""
 
 
@@ -123,7 +123,7 @@ class ReadingView:
 
     def update(self, done: int, total: int) -> None:
         """Say how many bytes of how many are read; nothing is shown of a file that takes no time."""
-        if total < LARGE:
+        if total < LARGE_FILE:
             return
         if self._task is None:
             self._progress.start()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sau_cli.unlearning.purifier import Purification
     from sau_cli.unlearning.trail import PurifyProgress
 
-MUCH = 0.05
+MUCH_LOST = 0.05
 """Accuracy lost of which more is remarked upon."""
 
 
@@ -92,4 +92,4 @@ def purification_summary(purified: Purification) -> Group:
     epochs = table(title, ("", "first epoch", "last epoch"), rows, legend=legend.strip())
     lost = purified.held_back_accuracy_before - purified.held_back_accuracy
     much = f"The accuracy on clean images fell by {percent(lost)}; more clean images help most, then more --epochs.\n"
-    return Group(accuracy, epochs, *([much] if lost > MUCH else []))
+    return Group(accuracy, epochs, *([much] if lost > MUCH_LOST else []))

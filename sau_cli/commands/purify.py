@@ -14,7 +14,7 @@ import typer
 from sau_adapters.classifiers.saving import suffix_of_result
 from sau_adapters.zoos import addresses
 from sau_adapters.zoos.folders import weights_in
-from sau_adapters.zoos.transformers_folders import FILES
+from sau_adapters.zoos.transformers_folders import TRANSFORMERS_FILES
 from sau_cli import __version__
 from sau_cli.commands.comparison_view import compare, triggers_named
 from sau_cli.commands.fleet_options import FleetOptions, JobsTableOption
@@ -288,7 +288,7 @@ def _place(session: Session, model: Path, checkpoint: OpenedModel, out: Path | N
     state_file = state_path(path)
     goes_on = resume and state_file.exists()
     if not (goes_on and path.exists()):
-        session.reserve(path, folder_of=() if suffix else FILES)
+        session.reserve(path, folder_of=() if suffix else TRANSFORMERS_FILES)
     session.claim(path, state_file)
     check_state_place(state_file, resume=resume, force=session.force)
     return OutputPlace(path=path, suffix=suffix, state_file=state_file, resume=resume, goes_on=goes_on)

@@ -25,7 +25,7 @@ from sau_cli.triggers.trigger import Trigger
 
 EPSILON = 0.05
 """The most that a pixel in [0, 1] is changed by."""
-STEPS, BATCH, FIRST_STEP = 200, 128, 0.1
+REACTIVATION_STEPS, REACTIVATION_BATCH, FIRST_STEP = 200, 128, 0.1
 """Signed-gradient steps, images a step, and the first step's length over ε; it falls to nothing as a cosine."""
 
 
@@ -111,13 +111,13 @@ def universal_perturbation(
     device, stream = classifier.mean.device, random_stream(seed, "re-activation")
     delta = torch.zeros(1, *images.shape[1:], device=device)
     with evaluating(classifier), frozen(classifier):
-        for number in range(STEPS):
-            at = torch.randperm(len(images), generator=stream)[:BATCH]
+        for number in range(REACTIVATION_STEPS):
+            at = torch.randperm(len(images), generator=stream)[:REACTIVATION_BATCH]
             pixels = as_pixels(images[at].to(device))
             delta.requires_grad_(True)
             loss = cross_entropy(classifier((pixels + delta).clamp(0, 1)), targets[at].to(device))
             (slope,) = torch.autograd.grad(loss, delta)
-            length = epsilon * FIRST_STEP * (1 + cos(pi * number / STEPS)) / 2
+            length = epsilon * FIRST_STEP * (1 + cos(pi * number / REACTIVATION_STEPS)) / 2
             delta = (delta.detach() - length * slope.sign()).clamp(-epsilon, epsilon)
     return (delta.cpu() * 255).trunc() / 255
 

@@ -22,7 +22,7 @@ from sau_cli.seeding import random_stream
 from sau_cli.training import TrainingSettings, train
 from sau_cli.triggers.trigger import Trigger
 
-EPOCHS, PEAK_LR, BATCH = 5, 0.003, 32
+RELEARNING_EPOCHS, RELEARNING_LR, RELEARNING_BATCH = 5, 0.003, 32
 """With a higher rate a copy forgets its clean accuracy, and every trigger works."""
 
 
@@ -88,7 +88,9 @@ def relearn(
         labels = torch.cat([targets, learned_on.labels[clean]])
         copy = deepcopy(classifier)
         copy.requires_grad_(True)
-        settings = TrainingSettings(epochs=EPOCHS, peak_lr=PEAK_LR, batch_size=min(BATCH, len(labels)))
+        settings = TrainingSettings(
+            epochs=RELEARNING_EPOCHS, peak_lr=RELEARNING_LR, batch_size=min(RELEARNING_BATCH, len(labels))
+        )
         train(copy, replace(learned_on, images=images, labels=labels), settings, seed=seed)
         return copy
 
@@ -104,7 +106,7 @@ def relearn(
     told = Relearning(
         trigger=trigger.name,
         poisoned=poisoned,
-        epochs=EPOCHS,
+        epochs=RELEARNING_EPOCHS,
         asr=success(classifier, trigger),
         relearned=success(copy, trigger),
         accuracy=accuracy(classifier),

@@ -15,11 +15,10 @@ from typing import Any
 
 from sau_cli.exporting.provenance import STATEMENT_TYPE, sha256_in
 from sau_cli.reporting.json_document import plain
-from sau_cli.results import Check, CheckStatus, Report, Verdict, verdict_of
+from sau_cli.results import STATUS_OF_VERDICT, Check, CheckStatus, Report, Verdict, verdict_of
 
-PREDICATE_TYPE = "urn:sau:inspection:v1"
+INSPECTION_PREDICATE = "urn:sau:inspection:v1"
 FIELDS = ("tool", "examinedOn", "verdict", "exitCode", "checks", "seeds", "calibration", "data", "contentSha256")
-_STATUSES = {Verdict.PASSED: CheckStatus.PASSED, Verdict.MEASURED: CheckStatus.MEASURED}
 _OPEN = {Verdict.INCONCLUSIVE, Verdict.NOT_EVALUATED, Verdict.INTERRUPTED}
 
 
@@ -45,7 +44,7 @@ def verdict_statement(report: Report, *, examined_on: datetime) -> str | None:
         "calibration": behaviour.get("calibration"),
         "data": report.details.get("data"),
     }
-    told = {"_type": STATEMENT_TYPE, "subject": subjects, "predicateType": PREDICATE_TYPE, "predicate": predicate}
+    told = {"_type": STATEMENT_TYPE, "subject": subjects, "predicateType": INSPECTION_PREDICATE, "predicate": predicate}
     return _written({**told, "predicate": {**predicate, "contentSha256": _content_sha256(told)}})
 
 
@@ -117,8 +116,8 @@ def _broken(text: str, told: Mapping[str, Any] | None) -> str:
     """What keeps a statement from being one that ``sau inspect --attest`` wrote, in words; nothing where it is."""
     if told is None:
         return "the statement is no JSON object; get it again"
-    if told.get("_type") != STATEMENT_TYPE or told.get("predicateType") != PREDICATE_TYPE:
-        return f"it is no in-toto statement of an inspection ({PREDICATE_TYPE}); give one that sau inspect wrote"
+    if told.get("_type") != STATEMENT_TYPE or told.get("predicateType") != INSPECTION_PREDICATE:
+        return f"it is no in-toto statement of an inspection ({INSPECTION_PREDICATE}); give one that sau inspect wrote"
     try:
         return _changed(text, told)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
@@ -133,7 +132,7 @@ def _changed(text: str, told: Mapping[str, Any]) -> str:
     if predicate["contentSha256"] != _content_sha256(told) or text != _written(told):
         return "the statement was changed after it was written; get it again"
     verdict, checks = Verdict(predicate["verdict"]), tuple(_read(check) for check in predicate["checks"])
-    if verdict in _STATUSES and verdict_of(checks)[0] is Verdict.FAILED:
+    if verdict in STATUS_OF_VERDICT and verdict_of(checks)[0] is Verdict.FAILED:
         return f"the statement says {verdict.value} and tells of a check that failed, so it cannot be trusted"
     return ""
 
@@ -182,7 +181,7 @@ def _verdict(predicate: Mapping[str, Any]) -> Check:
     when = str(predicate["examinedOn"])[:40]
     return Check(
         id="attestation.verdict",
-        status=_STATUSES.get(verdict, held),
+        status=STATUS_OF_VERDICT.get(verdict, held),
         value=verdict.value,
         evidence=f"the statement of {when} says {verdict.value}",
     )

@@ -16,7 +16,7 @@ from sau_cli.description import Description, HistoryStep
 from sau_cli.reporting.json_document import plain
 from sau_cli.results import Check, CheckStatus
 
-STATEMENT_TYPE, PREDICATE_TYPE = "https://in-toto.io/Statement/v1", "https://slsa.dev/provenance/v1"
+STATEMENT_TYPE, PROVENANCE_PREDICATE = "https://in-toto.io/Statement/v1", "https://slsa.dev/provenance/v1"
 BUILD_TYPE, BUILDER = "urn:sau:export:v1", "urn:sau:export"
 RECEIVED, PURIFIED = "received", "purified"
 ROLES = (RECEIVED, PURIFIED, "trigger", "data")
@@ -78,7 +78,7 @@ def statement(
     return {
         "_type": STATEMENT_TYPE,
         "subject": [{"name": name, "digest": {"sha256": sha256}} for name, sha256 in exported.items()],
-        "predicateType": PREDICATE_TYPE,
+        "predicateType": PROVENANCE_PREDICATE,
         "predicate": {
             "buildDefinition": {
                 "buildType": BUILD_TYPE,

@@ -19,15 +19,14 @@ from sau_cli.inspection.behaviour_tests import TESTS
 from sau_cli.inspection.channel_bounds import ChannelBounds, channel_bounds
 from sau_cli.inspection.effort import Effort
 from sau_cli.inspection.first_pass import worth_examining
+from sau_cli.inspection.residual import FEWEST_CLASSES
 from sau_cli.inspection.standard_logits import standard_logits
 from sau_cli.model_state import evaluating, frozen
 from sau_cli.precision import Precision, fast_layout
 from sau_cli.predictions import predicted_labels
 from sau_cli.seeding import random_stream
 
-FEWEST_CLASSES = 4
-"""With fewer classes, none can be told to stand out."""
-MOST_CLASSES = 50
+MOST_EXAMINED = 50
 """So many are examined by every test, as their number decides the time; a first pass over all tells which."""
 SUSPECTS = 3
 """The classes that seeds after the first examine: the most suspicious. The others keep the scores of the first."""
@@ -35,7 +34,7 @@ AFFORDABLE = 3e13
 """Floating-point operations that a command spends unasked: minutes on two cores of a CPU, seconds on a GPU."""
 ASKED, OVER_SAID = 256, 0.15
 """Clean images that tell how often a model says each class, and by how much that may be above what is true."""
-FEWEST_IMAGES, MOST_IMAGES = 16, 64
+FEWEST_A_SEED, MOST_A_SEED = 16, 64
 """Clean images that tests look at from one seed."""
 
 
@@ -109,8 +108,8 @@ def examine_behaviour(
     check_finite_weights(classifier)
     if images is not None:
         check_fits(images, known)
-        if len(images) < FEWEST_IMAGES:
-            raise NotEvaluable(f"{len(images)} clean images are too few for behaviour tests; give {FEWEST_IMAGES}")
+        if len(images) < FEWEST_A_SEED:
+            raise NotEvaluable(f"{len(images)} clean images are too few for behaviour tests; give {FEWEST_A_SEED}")
     reasons = [(test, _why_not(test, classifier, with_data=images is not None)) for test in tests]
     runnable = tuple(test for test, why in reasons if why is None)
     if not runnable:
@@ -129,7 +128,7 @@ def examine_behaviour(
         said_too_often = () if images is None else over_said(classifier, images)
         looked_at = _looked_at(classifier, images, seed)
         alike = standard_logits(classifier, looked_at)
-        classes = worth_examining(alike, looked_at, most=MOST_CLASSES, seed=seed)
+        classes = worth_examining(alike, looked_at, most=MOST_EXAMINED, seed=seed)
         for number in range(seed, seed + effort.seeds):
             places = most_suspicious(found[0]) if found else torch.arange(len(classes))
             fresh = _from_seed(runnable, alike, images, classes[places], number, next_part)
@@ -148,7 +147,7 @@ def examine_behaviour(
         left_out=tuple((test, why) for test, why in reasons if why is not None),
         seeds=tuple(found),
         bounds=bounds,
-        images=0 if images is None else min(len(images), effort.seeds * MOST_IMAGES),
+        images=0 if images is None else min(len(images), effort.seeds * MOST_A_SEED),
         set_aside=said_too_often,
     )
 
@@ -178,9 +177,9 @@ def _looked_at(classifier: Classifier, images: LabelledImages | None, seed: int)
     spec, device = classifier.description.input, classifier.mean.device
     if images is not None:
         order = torch.randperm(len(images), generator=random_stream(seed, "images that tell logits apart"))
-        return as_pixels(images.images[order[:MOST_IMAGES].to(images.images.device)]).to(device)
+        return as_pixels(images.images[order[:MOST_A_SEED].to(images.images.device)]).to(device)
     stream = random_stream(seed, "noise that tells logits apart")
-    return torch.rand(FEWEST_IMAGES, spec.channels, spec.height, spec.width, generator=stream).to(device)
+    return torch.rand(FEWEST_A_SEED, spec.channels, spec.height, spec.width, generator=stream).to(device)
 
 
 def _from_seed(
@@ -196,7 +195,7 @@ def _from_seed(
     pixels, labels = torch.zeros(0, device=device), torch.zeros(0, dtype=torch.int64, device=device)
     if images is not None:
         order = torch.randperm(len(images), generator=random_stream(seed, "images behaviour is tested on"))
-        some = images.take(order[:MOST_IMAGES]).to(device)
+        some = images.take(order[:MOST_A_SEED]).to(device)
         pixels, labels = as_pixels(some.images), some.labels
     subject = Subject(classifier=classifier, classes=classes, images=pixels, labels=labels, seed=seed)
     findings = []
@@ -226,7 +225,7 @@ def cost(classifier: Classifier, *, with_data: bool, effort: Effort, tests: Sequ
     blank = torch.zeros(1, spec.channels, spec.height, spec.width, device=classifier.mean.device)
     with evaluating(classifier), torch.no_grad(), FlopCounterMode(display=False) as counter:
         classifier(blank)
-    classes = min(classifier.description.classes, MOST_CLASSES)
+    classes = min(classifier.description.classes, MOST_EXAMINED)
     passes = sum(
         test.passes(spec, classes) + (effort.seeds - 1) * test.passes(spec, min(SUSPECTS, classes))
         for test in tests
@@ -234,4 +233,4 @@ def cost(classifier: Classifier, *, with_data: bool, effort: Effort, tests: Sequ
     )
     operations = float(counter.get_total_flops())
     # As much again for the way back to the pixels, which a first pass does not take.
-    return operations * (2 * passes + first_pass.passes(classifier, most=MOST_CLASSES))
+    return operations * (2 * passes + first_pass.passes(classifier, most=MOST_EXAMINED))

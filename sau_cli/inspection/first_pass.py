@@ -17,9 +17,9 @@ from sau_cli.classifier import Classifier
 from sau_cli.inversion.changes import Change, ChangeKind, change_of
 from sau_cli.seeding import random_stream
 
-IMAGES, PROPOSALS, AT_ONCE = 4, 9, 64
+LOOKED_AT, PROPOSALS, IMAGES_A_PASS = 4, 9, 64
 """Images that each change is looked at on, changes from each beginning, and images in a pass."""
-KINDS = (ChangeKind.SQUARE, ChangeKind.SMOOTH)
+FIRST_KINDS = (ChangeKind.SQUARE, ChangeKind.SMOOTH)
 
 
 def worth_examining(classifier: Classifier, images: Tensor, *, most: int, seed: int) -> Tensor:
@@ -37,8 +37,8 @@ def worth_examining(classifier: Classifier, images: Tensor, *, most: int, seed: 
         return torch.arange(classes)
     shape = (images.shape[1], images.shape[2], images.shape[3])
     gains = [
-        _gain(classifier, images[:IMAGES], change_of(kind, shape), random_stream(seed, f"first pass, {kind.value}"))
-        for kind in KINDS
+        _gain(classifier, images[:LOOKED_AT], change_of(kind, shape), random_stream(seed, f"first pass, {kind.value}"))
+        for kind in FIRST_KINDS
     ]
     in_turns = torch.stack([gain.argsort(descending=True, stable=True) for gain in gains], dim=1).flatten().tolist()
     easiest = list(dict.fromkeys(in_turns))[: most // 2]
@@ -53,7 +53,7 @@ def passes(classifier: Classifier, *, most: int) -> int:
     shape = (spec.channels, spec.height, spec.width)
     if classifier.description.classes <= most:
         return 0
-    return sum(change_of(kind, shape).starts * PROPOSALS * IMAGES for kind in KINDS)
+    return sum(change_of(kind, shape).starts * PROPOSALS * LOOKED_AT for kind in FIRST_KINDS)
 
 
 def _gain(classifier: Classifier, images: Tensor, change: Change, stream: torch.Generator) -> Tensor:
@@ -62,7 +62,7 @@ def _gain(classifier: Classifier, images: Tensor, change: Change, stream: torch.
         before = classifier(images).float().log_softmax(dim=1).mean(dim=0)
         best = torch.full_like(before, -torch.inf)
         for rows in change.proposals(PROPOSALS, stream):
-            for some in change.allowed(rows.to(images)).split(max(1, AT_ONCE // len(images))):
+            for some in change.allowed(rows.to(images)).split(max(1, IMAGES_A_PASS // len(images))):
                 changed = change.changed(images.repeat(len(some), 1, 1, 1), some.repeat_interleave(len(images), dim=0))
                 said = classifier(changed).float().log_softmax(dim=1)
                 highest = said.unflatten(0, (len(some), len(images))).mean(dim=1).amax(dim=0)

@@ -36,6 +36,7 @@ LIMIT = 0.9
 MOST_PIXELS = 40
 """Of the shorter side of the images of models on which the limit was chosen."""
 FEWEST_CLASSES, FEWEST_IMAGES, MOST_IMAGES = 4, 16, 1000
+"""With fewer classes, none can be told to stand out."""
 LEAST_SUCCESS = 0.5
 """Of the images: a change that leads fewer to its class is no short cut."""
 WIDER = 1.5

@@ -9,7 +9,7 @@ from sau_cli.inspection.residual import LIMIT, MOST_PIXELS, KindFound, Residual
 from sau_cli.inversion.changes import ChangeKind
 from sau_cli.results import Check, CheckStatus
 
-SHARED, ALONE = "residual.score", "behaviour.easiest-change"
+SHARED_CHECK, ALONE_CHECK = "residual.score", "behaviour.easiest-change"
 """The ids of the check: of a purified model beside the received one, and of a model alone."""
 _CHANGES = {
     ChangeKind.SQUARE: "a square",
@@ -42,7 +42,9 @@ def residual_check(found: Residual, class_names: Sequence[str], *, shared: bool)
     else:
         rest = "a backdoor is likely to be left" if shared else "as in a model with a backdoor"
         told = f"{what} is found far more easily than for other classes: {rest}"
-    return Check(id=SHARED if shared else ALONE, status=status, value=found.score, threshold=LIMIT, evidence=told)
+    return Check(
+        id=SHARED_CHECK if shared else ALONE_CHECK, status=status, value=found.score, threshold=LIMIT, evidence=told
+    )
 
 
 def overlooked_check(missed: KindFound, found: Residual, class_names: Sequence[str]) -> Check:
@@ -57,14 +59,14 @@ def overlooked_check(missed: KindFound, found: Residual, class_names: Sequence[s
         "purification did not come to that class: a backdoor is likely to be left, although no change that both models "
         "share stands out"
     )
-    return Check(id=SHARED, status=CheckStatus.INCONCLUSIVE, value=missed.score, threshold=LIMIT, evidence=told)
+    return Check(id=SHARED_CHECK, status=CheckStatus.INCONCLUSIVE, value=missed.score, threshold=LIMIT, evidence=told)
 
 
 def unexamined_check(why: str, *, shared: bool) -> Check:
     """In place of a test that could not be made; never cleared by default."""
     told = f"whether a backdoor is left was not examined: {why}"
     status = CheckStatus.INCONCLUSIVE if shared else CheckStatus.SKIPPED
-    return Check(id=SHARED if shared else ALONE, status=status, threshold=LIMIT, evidence=told)
+    return Check(id=SHARED_CHECK if shared else ALONE_CHECK, status=status, threshold=LIMIT, evidence=told)
 
 
 def residual_details(found: Residual, class_names: Sequence[str]) -> dict[str, Any]:

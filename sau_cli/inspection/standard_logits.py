@@ -14,9 +14,9 @@ from sau_cli.errors import NotEvaluable
 TYPICAL = 4.0
 """The mean gap between the two highest logits that every model is brought to, near that of networks as trained."""
 NEAR_ONE = 1e-3
-SMALLEST = 1e-30
+SMALLEST_PROBABILITY = 1e-30
 """Of a probability, which float32 holds as 0 below some 1e-38."""
-FINEST = 1e-5
+LEAST_GAP = 1e-5
 """A gap of less, as a share of the largest logit, is mostly rounding."""
 
 
@@ -51,7 +51,7 @@ def standard_logits(model: Classifier, images: Tensor) -> StandardLogits:
     logits = _centred(said, probabilities=probabilities)
     first, second = logits.topk(2, dim=1).values.unbind(dim=1)
     apart = float((first - second).mean())
-    if apart <= FINEST * float(said.float().abs().max()):
+    if apart <= LEAST_GAP * float(said.float().abs().max()):
         raise NotEvaluable(
             f"the logits of an image are {apart:.1g} apart, too little to tell anything by; the model's behaviour is "
             "unknown"
@@ -68,5 +68,5 @@ def returns_probabilities(said: Tensor) -> bool:
 def _centred(said: Tensor, *, probabilities: bool) -> Tensor:
     logits = said.float()
     if probabilities:
-        logits = logits.clamp_min(SMALLEST).log()
+        logits = logits.clamp_min(SMALLEST_PROBABILITY).log()
     return logits - logits.mean(dim=1, keepdim=True)

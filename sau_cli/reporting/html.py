@@ -23,7 +23,7 @@ _WORDS = {
     CheckStatus.MEASURED: "measured",
     CheckStatus.SKIPPED: "not examined",
 }
-_CHANGES = {
+_CHANGE_TITLES = {
     "square": "a square",
     "spot": "a small square",
     "mask": "a few pixels",
@@ -167,7 +167,7 @@ def _residual(details: dict[str, Any]) -> dict[str, Any]:
     return found | {
         "rows": [
             {
-                "kind": _CHANGES.get(kind, kind),
+                "kind": _CHANGE_TITLES.get(kind, kind),
                 "class": easiest["class"],
                 "success": f"{100 * easiest['success']:.0f} %",
                 "score": f"{easiest['score']:.2f}",

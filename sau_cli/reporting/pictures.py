@@ -9,7 +9,7 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
-GAP = 2
+PICTURE_GAP = 2
 """Pixels between the three parts of a picture in a report."""
 BRIGHT = 0.9
 """The share of the changed values that stay below white when the difference is amplified."""
@@ -41,8 +41,8 @@ def change_pictures(png: str) -> ChangePictures:
     """
     with Image.open(BytesIO(b64decode(png))) as picture:
         pixels = np.asarray(picture.convert("RGB"))
-    width = (pixels.shape[1] - 2 * GAP) // 3
-    without, changed = pixels[:, :width], pixels[:, width + GAP : 2 * width + GAP]
+    width = (pixels.shape[1] - 2 * PICTURE_GAP) // 3
+    without, changed = pixels[:, :width], pixels[:, width + PICTURE_GAP : 2 * width + PICTURE_GAP]
     apart = np.abs(changed.astype(np.int16) - without.astype(np.int16))
     there = apart[apart > 0]
     times = max(1, int(255 // np.quantile(there, BRIGHT, method="lower"))) if len(there) else 1

@@ -15,7 +15,7 @@ from sau_cli.errors import ExitCode
 from sau_cli.reporting.json_document import plain
 from sau_cli.results import Check, CheckStatus, Report, subject
 
-SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
+SARIF_SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 _KINDS = {
     CheckStatus.PASSED: "pass",
     CheckStatus.FAILED: "fail",
@@ -58,7 +58,7 @@ def to_sarif(report: Report) -> str:
         "results": [result for each in reports for result in _results(each)],
         "properties": {"command": report.command, "verdict": report.verdict.value},
     }
-    return json.dumps({"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}, indent=2, allow_nan=False) + "\n"
+    return json.dumps({"$schema": SARIF_SCHEMA, "version": "2.1.0", "runs": [run]}, indent=2, allow_nan=False) + "\n"
 
 
 def uri_of(path: str) -> str:

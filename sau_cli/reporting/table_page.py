@@ -12,7 +12,7 @@ from sau_cli.reporting.html import pages
 from sau_cli.reporting.model_table import SKIPPED, ModelRow
 from sau_cli.results import Verdict
 
-VERDICTS = (
+VERDICT_ORDER = (
     *(Verdict.UNSAFE, Verdict.FAILED, Verdict.ERROR, Verdict.NOT_EVALUATED, Verdict.INCONCLUSIVE),
     *(Verdict.INTERRUPTED, SKIPPED, Verdict.MEASURED, Verdict.PASSED),
 )
@@ -29,7 +29,7 @@ def table_page(rows: Sequence[ModelRow], links: Sequence[str], *, title: str, ve
     """
     script = (files("sau_cli.reporting") / "table.js").read_text(encoding="utf-8")
     counts = Counter(row.verdict for row in rows)
-    found = [str(verdict) for verdict in VERDICTS if counts[str(verdict)]]
+    found = [str(verdict) for verdict in VERDICT_ORDER if counts[str(verdict)]]
     ordered = sorted(zip(rows, links, strict=True), key=lambda pair: (found.index(pair[0].verdict), pair[0].path))
     return (
         pages()

@@ -50,7 +50,7 @@ class ChainStamp(Stamp):
         return cls(parts=tuple(parts))
 
 
-KINDS: dict[str, type[Stamp]] = {
+STAMP_KINDS: dict[str, type[Stamp]] = {
     stamp.kind: stamp
     for stamp in (
         PatchStamp,
@@ -73,4 +73,4 @@ def stamp_from_parts(tensors: Mapping[str, Tensor], settings: Mapping[str, Any])
         KeyError, TypeError, ValueError: a part is missing or of another type.
         NotEvaluable: a part makes no sense.
     """
-    return KINDS[str(settings["kind"])].from_parts(tensors, settings)
+    return STAMP_KINDS[str(settings["kind"])].from_parts(tensors, settings)

@@ -14,7 +14,7 @@ from sau_cli.triggers.kinds import ChainStamp, stamp_from_parts
 from sau_cli.triggers.stamps import Stamp
 from sau_cli.triggers.targets import TargetKind, TargetRule
 
-AT_A_TIME = 1024
+STAMPED_AT_A_TIME = 1024
 """Images that are stamped at a time: a stamp with a network inside needs memory for each."""
 
 
@@ -45,7 +45,7 @@ class Trigger:
             NotEvaluable: a patch that does not fit, or a colour trigger on grey images.
         """
         with torch.no_grad():
-            parts = [self.stamping(part.float() / 255) for part in images.split(AT_A_TIME)]
+            parts = [self.stamping(part.float() / 255) for part in images.split(STAMPED_AT_A_TIME)]
         return torch.cat([part.clamp(0, 1).mul(255).round().to(torch.uint8) for part in parts])
 
     def stamp_pixels(self, pixels: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ QUICK = SearchSettings(
     judged_on=64,
 )
 """A search between two epochs."""
-MOST_IMAGES = 1000
+DRAWN_FROM = 1000
 """That a search draws from."""
 SURELY = 0.02
 """Cross-entropies below this are all as good as none."""
@@ -118,7 +118,7 @@ class InvertedTriggers:
         if epoch not in self.at:
             return
         models = [self.received] if epoch == self.at[0] else [self.received, self.purified]
-        some = some_of(self.learning, MOST_IMAGES)
+        some = some_of(self.learning, DRAWN_FROM)
         pixels, labels = as_pixels(some.images), some.labels
         shape, shown = (pixels.shape[1], pixels.shape[2], pixels.shape[3]), labels.unique()
         found: list[tuple[Suspect, Tensor]] = []

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from sau_cli.unlearning.batch_step import NotFiniteError
 
 SMALLEST = 1e-12
+"""Of a norm that is divided by."""
 
 
 def draw_anew(head: nn.Module, stream: torch.Generator) -> None:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-SMALLEST = 1e-12
+from sau_cli.unlearning.new_head import SMALLEST
 
 
 def ascent(weights: Sequence[Tensor], gradients: Sequence[Tensor], rho: float) -> list[Tensor]:

@@ -23,8 +23,8 @@ SHORTER = {
 
 @pytest.fixture
 def short(monkeypatch):
-    steps = tuple(replace(step, words=f"{step.words} {SHORTER[step.command]}".strip()) for step in demo.STEPS)
-    monkeypatch.setattr(demo, "STEPS", steps)
+    steps = tuple(replace(step, words=f"{step.words} {SHORTER[step.command]}".strip()) for step in demo.DEMO_STEPS)
+    monkeypatch.setattr(demo, "DEMO_STEPS", steps)
 
 
 @pytest.mark.parametrize("force", [False, True])
@@ -43,7 +43,7 @@ def test_a_folder_with_something_in_it_is_left_alone(call):
 
 def test_a_step_that_fails_ends_the_demo_with_its_exit_code(call, monkeypatch):
     broken = demo.Step(says="Open what is not there", words="inspect nothing.safetensors")
-    monkeypatch.setattr(demo, "STEPS", (broken,))
+    monkeypatch.setattr(demo, "DEMO_STEPS", (broken,))
     done = call("demo", "--json", "-")
     assert done.code == ExitCode.USAGE
     report = json.loads(done.out)
@@ -63,7 +63,7 @@ def test_the_demo_leaves_models_a_trigger_and_pages(call, short):
     assert all(Path(file["path"]).is_file() for file in report["outputs"].values())
     for name, _ in demo.LOOK_AT:
         assert list(Path("sau-demo").glob(name)), name
-    for place, step in enumerate(demo.STEPS, start=1):
+    for place, step in enumerate(demo.DEMO_STEPS, start=1):
         assert f"[{place}/5] {step.says}\n$ sau {step.words}\n" in done.err
         assert Path(f"sau-demo/{step.command}.html").is_file()
     assert done.err.splitlines()[-1].startswith("A limit failed: ASR ")

@@ -24,7 +24,7 @@ NOT_OURS = frozenset(
     | {"features_only", "out_indices", "feature_cfg", "scriptable", "exportable", "no_jit", "device", "dtype"}
 )
 """What timm takes that names files, or another thing than a classifier."""
-MOST, LONGEST = 20, 400
+MOST_ARGUMENTS, LONGEST_ARGUMENTS = 20, 400
 
 
 def with_arguments(name: str, arguments: Mapping[str, Any]) -> str:
@@ -37,12 +37,14 @@ def with_arguments(name: str, arguments: Mapping[str, Any]) -> str:
         ValueError: arguments that no name can hold.
     """
     plain = {key: value for key, value in arguments.items() if key not in TOLD_OTHERWISE | IN_TRAINING | NOT_OURS}
-    if not all(isinstance(key, str) and key.isidentifier() for key in plain) or len(plain) > MOST:
+    if not all(isinstance(key, str) and key.isidentifier() for key in plain) or len(plain) > MOST_ARGUMENTS:
         raise ValueError("it was made with arguments that have no names")
     told = {key: value if _is_word(value) else json.dumps(value) for key, value in sorted(plain.items())}
     query = urlencode(told, quote_via=quote)
-    if len(query) > LONGEST:
-        raise ValueError(f"it was made with {', '.join(told)[:200]}, of which sau keeps {LONGEST} letters at most")
+    if len(query) > LONGEST_ARGUMENTS:
+        raise ValueError(
+            f"it was made with {', '.join(told)[:200]}, of which sau keeps {LONGEST_ARGUMENTS} letters at most"
+        )
     return f"{name}?{query}" if query else name
 
 
@@ -57,7 +59,7 @@ def parted(name: str) -> tuple[str, dict[str, Any]]:
     """
     bare, _, query = name.partition("?")
     try:
-        told = dict(parse_qsl(query, strict_parsing=True, max_num_fields=MOST)) if query else {}
+        told = dict(parse_qsl(query, strict_parsing=True, max_num_fields=MOST_ARGUMENTS)) if query else {}
     except ValueError as error:
         raise UsageError(
             f"architecture {name[:100]!r} has arguments that cannot be read; write NAME?KEY=VALUE&..."

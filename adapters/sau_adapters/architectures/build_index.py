@@ -21,7 +21,7 @@ import torch
 from torchvision import models
 
 from sau_adapters.architectures.cifar_networks import CIFAR_NETWORKS, PIXELS
-from sau_adapters.architectures.index import INDEX, body_hash, names_hash, relevant, sketch
+from sau_adapters.architectures.index import INDEX_FILE, body_hash, names_hash, relevant, sketch
 from sau_adapters.architectures.networks import build
 from sau_adapters.architectures.state_names import Shapes
 from sau_cli.description import InputSpec
@@ -102,7 +102,7 @@ def main() -> None:
         print(f"\r{len(architectures)} architectures, {len(left_out)} left out", end="", file=sys.stderr, flush=True)
     made_with = {package: version(package) for package in ("timm", "torchvision")}
     document = json.dumps({"made_with": made_with, "left_out": left_out, "architectures": architectures})
-    INDEX.write_bytes(gzip.compress(document.encode(), mtime=0))
+    INDEX_FILE.write_bytes(gzip.compress(document.encode(), mtime=0))
     print(f"\nleft out, as they cannot be built: {', '.join(left_out) or 'none'}", file=sys.stderr)
 
 

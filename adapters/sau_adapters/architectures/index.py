@@ -17,7 +17,7 @@ from typing import Any
 from sau_adapters.architectures.state_names import Prefix, Shapes, is_irrelevant, namings
 from sau_cli.inspection.file_facts import FittingArchitecture, NearArchitecture, Recognition
 
-INDEX = Path(__file__).with_name("index.json.gz")
+INDEX_FILE = Path(__file__).with_name("index.json.gz")
 SKETCH = 48
 """Smallest hashes kept of an architecture's tensors, to tell how much of them it has in common with a file."""
 
@@ -137,7 +137,7 @@ def _hash(parts: Iterable[str]) -> str:
 
 @cache
 def _index() -> dict[str, Any]:
-    with gzip.open(INDEX, "rt", encoding="utf-8") as file:
+    with gzip.open(INDEX_FILE, "rt", encoding="utf-8") as file:
         index: dict[str, Any] = json.load(file)
     by_names: dict[str, list[str]] = {}
     for name, entry in index["architectures"].items():

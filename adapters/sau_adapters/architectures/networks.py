@@ -120,7 +120,7 @@ def as_named(name: str, state: Mapping[str, Tensor], *, height: int, width: int)
     return named
 
 
-MUCH = 2
+MUCH_LARGER = 2
 """A network of more than so many times the numbers of a file is none that the file holds under other names."""
 
 
@@ -136,7 +136,7 @@ def _by_loader_of_timm(
 
     if not name.startswith("timm:") or not own:
         return None
-    if sum(map(prod, own.values())) > MUCH * sum(tensor.numel() for tensor in state.values()):
+    if sum(map(prod, own.values())) > MUCH_LARGER * sum(tensor.numel() for tensor in state.values()):
         return None  # nor is a network built that a few tensors could not be of
     spec = InputSpec(channels=3, height=height, width=width, mean=(0.0,) * 3, std=(1.0,) * 3)
     with warnings.catch_warnings(action="ignore"):

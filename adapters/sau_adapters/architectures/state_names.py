@@ -14,7 +14,7 @@ from math import prod
 from typing import TypeVar
 
 DEEPEST_PREFIX = 5
-MOST, MOST_PARTS = 0.8, 3
+PREFIX_SHARE, MOST_PARTS = 0.8, 3
 """Share of the names that a prefix begins, and how many different first parts are looked at together."""
 Prefix = tuple[str, ...]
 """What names begin with beside the architecture's own: the first of these that a name has, if any."""
@@ -217,7 +217,7 @@ def prefixes(names: Iterable[str]) -> tuple[Prefix, ...]:
         rest = Counter(name[len(shared) :].partition(".")[0] for name in names if name.startswith(shared))
         longer = f"{shared}{rest.most_common(1)[0][0]}."
         having = sum(name.startswith(longer) and len(name) > len(longer) for name in names)
-        if having < MOST * len(names):
+        if having < PREFIX_SHARE * len(names):
             break
         shared = longer
         common = shared if having == len(names) else common

@@ -17,7 +17,7 @@ from sau_adapters.classifiers.describing import (
     told_by_weights,
     with_normalisation,
 )
-from sau_adapters.classifiers.recognition import PIXELS, check_one_network, one_fitting
+from sau_adapters.classifiers.recognition import UNTOLD_PIXELS, check_one_network, one_fitting
 from sau_adapters.tables import Normalisation
 from sau_adapters.zoos.transformers_folders import is_of_transformers
 from sau_cli.description import Description
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from sau_cli.classifier import Classifier
     from sau_cli.images import LabelledImages
 
-MOST_IMAGES = 256
+CONVERSION_IMAGES = 256
 """Images to see whether a converted network computes what its graph does."""
 
 
@@ -86,7 +86,7 @@ def as_classifier(
         if architecture is not None:
             raise
         raise NotEvaluable(f"{model.path} says of itself what cannot be true: {error}") from error
-    _, height, width = image_shape or (3, PIXELS, PIXELS)
+    _, height, width = image_shape or (3, UNTOLD_PIXELS, UNTOLD_PIXELS)
     state = networks.as_named(name, model.state, height=height, width=width)
     before = model.normalisation_before(state)
     if known is None:
@@ -218,8 +218,8 @@ def check_learns_the_same(model: OpenedModel, classifier: Classifier, images: La
     from sau_cli.exporting.verification import ExportedModel, compare, expected_answers
     from sau_cli.images import uniform_share
 
-    if len(images) > MOST_IMAGES:
-        images = images.take(uniform_share(images, MOST_IMAGES / len(images), seed=0))
+    if len(images) > CONVERSION_IMAGES:
+        images = images.take(uniform_share(images, CONVERSION_IMAGES / len(images), seed=0))
     received = Classifier(classifier_graph(model.graph), classifier.description)
     failed = compare(expected_answers(classifier, images), ExportedModel(runners={"": received})).failed
     if failed is not None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sau_adapters.classifiers.recognition import PIXELS
+from sau_adapters.classifiers.recognition import UNTOLD_PIXELS
 from sau_adapters.tables import NORMALISATIONS, Normalisation
 from sau_adapters.zoos.transformers_folders import ToldNetwork
 from sau_cli.description import Description, InputSpec
@@ -67,7 +67,7 @@ def told_by_weights(
     """The description of a file that has none: from its weights, its architecture and the flags."""
     from sau_adapters.architectures.networks import told_sizes
 
-    _, height, width = image_shape or (None, PIXELS, PIXELS)
+    _, height, width = image_shape or (None, UNTOLD_PIXELS, UNTOLD_PIXELS)
     classes, channels = told_sizes(name, state, height=height, width=width)
     shape = (channels or image_shape[0], height, width) if image_shape else (None, None, None)
     return described(path, name, shape, classes, normalisation, class_names)

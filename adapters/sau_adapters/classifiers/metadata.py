@@ -15,12 +15,12 @@ from typing import Any
 from sau_cli.description import Description, HistoryStep, InputSpec
 from sau_cli.errors import NotEvaluable, UsageError, reason_of
 
-SCHEMA = "1"
-DEEPEST = 20
+METADATA_SCHEMA = "1"
+DEEPEST_SETTING = 20
 _DESCRIBED = ("schema", "architecture", "classes", "input", "mean", "std", "data", "history", "config")
 KEYS = frozenset(["format", *(f"sau.{key}" for key in _DESCRIBED)])
 """What :func:`to_metadata` writes."""
-_NAME = re.compile(
+_ARCHITECTURE_NAME = re.compile(
     r"(?:timm:|torchvision:|transformers:)?[A-Za-z0-9_.]{1,128}(?:\?[A-Za-z0-9_.=&%~-]{1,400})?"
     r"|user:[A-Za-z0-9_]{1,128}"
 )
@@ -31,7 +31,7 @@ def to_metadata(description: Description) -> dict[str, str]:
     spec = description.input
     metadata = {
         "format": "pt",
-        "sau.schema": SCHEMA,
+        "sau.schema": METADATA_SCHEMA,
         "sau.architecture": description.architecture,
         "sau.classes": json.dumps(description.class_names),
         "sau.input": json.dumps({"channels": spec.channels, "height": spec.height, "width": spec.width}),
@@ -54,14 +54,14 @@ def from_metadata(metadata: Mapping[str, str]) -> Description | None:
     """
     if "sau.schema" not in metadata:
         return None
-    if metadata["sau.schema"] != SCHEMA:
+    if metadata["sau.schema"] != METADATA_SCHEMA:
         raise NotEvaluable(
-            f"the metadata has schema {metadata['sau.schema']!r} but this version reads {SCHEMA}; update sau"
+            f"the metadata has schema {metadata['sau.schema']!r} but this version reads {METADATA_SCHEMA}; update sau"
         )
     try:
         size = _json(metadata, "sau.input", dict)
         architecture = metadata["sau.architecture"]
-        if not _NAME.fullmatch(architecture):
+        if not _ARCHITECTURE_NAME.fullmatch(architecture):
             raise ValueError("sau.architecture is not a name")
         names = _json(metadata, "sau.classes", list)
         if not names or not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
@@ -95,7 +95,7 @@ def _json(metadata: Mapping[str, str], key: str, kind: type) -> Any:
 
 def _config(metadata: Mapping[str, str]) -> dict[str, Any] | None:
     config: dict[str, Any] | None = _json(metadata, "sau.config", dict) if "sau.config" in metadata else None
-    if _depth(config) > DEEPEST:
+    if _depth(config) > DEEPEST_SETTING:
         raise ValueError("sau.config is nested too deep")
     return config
 
@@ -109,7 +109,7 @@ def _whole(value: object) -> int:
 def _step(step: Mapping[str, Any]) -> HistoryStep:
     sha256 = step["input_sha256"]
     settings = dict(step["settings"])
-    if _depth(settings) > DEEPEST:
+    if _depth(settings) > DEEPEST_SETTING:
         raise ValueError("sau.history is nested too deep")
     return HistoryStep(
         step=str(step["step"]),
@@ -121,9 +121,9 @@ def _step(step: Mapping[str, Any]) -> HistoryStep:
 
 
 def _depth(value: object) -> int:
-    """How deep lists and dicts are nested; no deeper than one past DEEPEST is looked."""
+    """How deep lists and dicts are nested; no deeper than one past DEEPEST_SETTING is looked."""
     depth, layer = 0, [value]
-    while layer and depth <= DEEPEST:
+    while layer and depth <= DEEPEST_SETTING:
         below = [
             inner.values() if isinstance(inner, dict) else inner for inner in layer if isinstance(inner, dict | list)
         ]

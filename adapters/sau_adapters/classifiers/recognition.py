@@ -17,7 +17,7 @@ from sau_cli.inspection.file_facts import Recognition
 if TYPE_CHECKING:
     from sau_adapters.models import OpenedModel
 
-PIXELS, NEAR = 224, 0.3
+UNTOLD_PIXELS, NEAR = 224, 0.3
 """On a side, where nothing tells; and the least share of tensors in common with an architecture that is looked into."""
 MOST_COMPARED = 8
 """Architectures that are built to see whether they compute the same."""
@@ -31,7 +31,7 @@ def looked_into(shapes: Mapping[str, tuple[int, ...]]) -> Recognition:
     from sau_adapters.architectures.networks import explained
 
     first = found.nearest[0]
-    unlike = explained(first.name, shapes, found.prefix, pixels=PIXELS)
+    unlike = explained(first.name, shapes, found.prefix, pixels=UNTOLD_PIXELS)
     return replace(found, nearest=(replace(first, unlike=unlike), *found.nearest[1:]))
 
 
@@ -64,7 +64,11 @@ def fitting_architectures(model: OpenedModel, image_shape: tuple[int, int, int] 
     if len(names) == 1 or len(names) > MOST_COMPARED:
         return tuple(names)
     state = Naming(names=found.names).applied(model.state)
-    channels, height, width = image_shape or (first.channels or 3, first.size or PIXELS, first.size or PIXELS)
+    channels, height, width = image_shape or (
+        first.channels or 3,
+        first.size or UNTOLD_PIXELS,
+        first.size or UNTOLD_PIXELS,
+    )
     channels = first.channels or channels
     spec = InputSpec(channels=channels, height=height, width=width, mean=(0.0,) * channels, std=(1.0,) * channels)
     different: list[str] = []

@@ -11,7 +11,7 @@ from sau_adapters.classifiers.metadata import to_metadata
 from sau_adapters.files import folder_written_whole, written_whole
 from sau_adapters.weights.safetensors import write_weights
 from sau_adapters.zoos.folders import SUFFIXES
-from sau_adapters.zoos.transformers_folders import FILES, is_of_transformers, network_beside
+from sau_adapters.zoos.transformers_folders import TRANSFORMERS_FILES, is_of_transformers, network_beside
 from sau_cli.description import Description
 from sau_cli.errors import NotEvaluable
 
@@ -40,7 +40,7 @@ def suffix_of_result(model: OpenedModel, out: Path | None = None) -> str:
 
 def written_result(path: Path, *, folder: bool) -> AbstractContextManager[Path]:
     """A temporary name for :func:`save_like` to write to, a folder or a file, renamed when the block ends well."""
-    return folder_written_whole(path, files=FILES) if folder else written_whole(path)
+    return folder_written_whole(path, files=TRANSFORMERS_FILES) if folder else written_whole(path)
 
 
 def save_classifier(path: Path, classifier: Classifier, description: Description, *, force: bool) -> None:
@@ -83,7 +83,7 @@ def save_like(
         if path.is_dir():
             if network_beside(model.path) != model.folder_of_transformers:
                 raise NotEvaluable(f"what lies beside {model.path} was changed meanwhile; run the same command again")
-            weights, *beside = FILES
+            weights, *beside = TRANSFORMERS_FILES
             for name in beside:
                 if model.path.with_name(name).is_file():
                     shutil.copyfile(model.path.with_name(name), path / name)

@@ -14,7 +14,7 @@ from sau_cli.errors import NotEvaluable, argument
 from sau_cli.images import LabelledImages
 
 MOST_CLASSES = 100_000
-MOST_BYTES = 16 * 1024**3
+LARGEST_ARRAY = 16 * 1024**3
 
 
 def labelled_images(
@@ -66,7 +66,7 @@ def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
     height, width = images.shape[2:]
     if (height, width) == size:
         return images
-    if images.shape[0] * images.shape[1] * size[0] * size[1] > MOST_BYTES:
+    if images.shape[0] * images.shape[1] * size[0] * size[1] > LARGEST_ARRAY:
         raise NotEvaluable(
             f"{len(images)} images of {size[0]}x{size[1]} pixels do not fit into memory; "
             f"give a smaller {argument('image_size')}"

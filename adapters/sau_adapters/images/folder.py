@@ -24,8 +24,8 @@ from sau_cli.errors import NotEvaluable, argument, reading
 from sau_cli.images import ImageData, LabelledImages
 
 JPEG_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jif", ".jfif", ".jfi"})
-SUFFIXES = JPEG_SUFFIXES | {".png", ".apng", ".bmp", ".dib", ".webp", ".gif", ".tif", ".tiff"}
-SUFFIXES |= {".ppm", ".pgm", ".pbm", ".pnm"}
+PICTURE_SUFFIXES = JPEG_SUFFIXES | {".png", ".apng", ".bmp", ".dib", ".webp", ".gif", ".tif", ".tiff"}
+PICTURE_SUFFIXES |= {".ppm", ".pgm", ".pbm", ".pnm"}
 OTHER_PICTURES = frozenset({".heic", ".heif", ".avif", ".jp2", ".j2k", ".jxl", ".svg", ".psd", ".tga", ".exr", ".ico"})
 OTHER_PICTURES |= {".dng", ".cr2", ".nef", ".arw"}
 """Suffixes of pictures that are not opened."""
@@ -196,7 +196,7 @@ def _unwrapped(folder: Path, left_out: LeftOut) -> Path:
 def _holds_pictures(folder: Path) -> bool:
     """Whether a folder or one below it has a picture, by name or content."""
     return any(
-        path.suffix.lower() in SUFFIXES or _begins_as_picture(path)
+        path.suffix.lower() in PICTURE_SUFFIXES or _begins_as_picture(path)
         for path in _files_below(folder)
         if path.name[0] != "."
     )
@@ -304,7 +304,7 @@ def _is_picture(path: Path, left_out: LeftOut) -> bool:
     suffix = path.suffix.lower()
     if path.name[0] == ".":
         left_out.others.append(path)
-    elif suffix in SUFFIXES or _begins_as_picture(path):
+    elif suffix in PICTURE_SUFFIXES or _begins_as_picture(path):
         return True
     elif suffix in OTHER_PICTURES:
         left_out.other_kinds.append(path)
@@ -370,7 +370,7 @@ def _read(
             try:
                 picture, turned = _decoded(path, image_size)
             except NotEvaluable as error:
-                if path.suffix.lower() in SUFFIXES:
+                if path.suffix.lower() in PICTURE_SUFFIXES:
                     unread.append((path, str(error)))
                 else:  # it only begins like a picture
                     left_out.others.append(path)

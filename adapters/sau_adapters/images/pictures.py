@@ -16,7 +16,7 @@ from sau_adapters.files import check_writable, written_whole
 from sau_cli.errors import UsageError, argument
 from sau_cli.triggers.trigger import Trigger
 
-TILE, GAP, HEADING, SIDE = 96, 4, 22, 96
+TILE, TILE_GAP, HEADING, SIDE = 96, 4, 22, 96
 
 
 def write_preview(path: Path, triggers: Sequence[Trigger], images: Tensor, *, force: bool) -> None:
@@ -50,15 +50,19 @@ def _block(trigger: Trigger, images: Tensor) -> Image.Image:
     rows = {"clean": images, "triggered": stamped, f"difference\nx {times}": enlarged}
     factor = max(1, TILE // max(images.shape[2:]))
     height, width = (factor * pixels for pixels in images.shape[2:])
-    block = Image.new("RGB", (SIDE + (width + GAP) * len(images), HEADING + (height + GAP) * len(rows)), "white")
+    block = Image.new(
+        "RGB", (SIDE + (width + TILE_GAP) * len(images), HEADING + (height + TILE_GAP) * len(rows)), "white"
+    )
     draw, font = ImageDraw.Draw(block), ImageFont.load_default(14)
-    draw.text((GAP, GAP), f"{trigger.name}, {trigger.rule}", fill="black", font=font)
+    draw.text((TILE_GAP, TILE_GAP), f"{trigger.name}, {trigger.rule}", fill="black", font=font)
     for row, (title, pictures) in enumerate(rows.items()):
-        top = HEADING + row * (height + GAP)
-        draw.multiline_text((GAP, top + height // 2 - 8), title, fill="black", font=font)
+        top = HEADING + row * (height + TILE_GAP)
+        draw.multiline_text((TILE_GAP, top + height // 2 - 8), title, fill="black", font=font)
         for column, picture in enumerate(pictures):
             shown = Image.fromarray(picture.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy())
-            block.paste(shown.resize((width, height), Image.Resampling.NEAREST), (SIDE + column * (width + GAP), top))
+            block.paste(
+                shown.resize((width, height), Image.Resampling.NEAREST), (SIDE + column * (width + TILE_GAP), top)
+            )
     return block
 
 

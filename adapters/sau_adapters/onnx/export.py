@@ -32,11 +32,11 @@ from sau_cli.description import Description, HistoryStep, InputSpec
 from sau_cli.errors import NotEvaluable, argument, reason_of
 from sau_cli.exporting.exporter import ProvenExport
 from sau_cli.exporting.verification import ExportedModel, Verification, VerificationLimits, loss_limits, provider_id
+from sau_cli.gating.policy import VERIFICATION
 from sau_cli.model_state import evaluating
 from sau_cli.results import Check, CheckStatus
 
 DEFAULT_OPSET, LOWEST_OPSET, HIGHEST_OPSET = 18, 18, 23
-VERIFICATION = "sau.verification"
 REMOTE = {"AzureExecutionProvider": "it sends images to a service, and nothing leaves this machine"}
 """Providers that are never used, and why."""
 

@@ -21,7 +21,7 @@ from sau_adapters.onnx.readings import GraphReading, for_any_batch, reading_of
 from sau_adapters.weights.onnx import OnnxReader, check_graph
 from sau_cli.errors import NotEvaluable, reason_of
 
-BATCH = 256
+IMAGES_A_RUN = 256
 _DTYPES: dict[str, type[np.generic]] = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
@@ -99,7 +99,9 @@ class OnnxNetwork(nn.Module):
         if take.dtype is np.uint8:
             array = (array * 255).round()
         array = array.astype(take.dtype, copy=False)
-        said = np.concatenate([self._run(part) for part in np.split(array, range(BATCH, len(array), BATCH))])
+        said = np.concatenate(
+            [self._run(part) for part in np.split(array, range(IMAGES_A_RUN, len(array), IMAGES_A_RUN))]
+        )
         logits = _flat(torch.from_numpy(said).to(images.device))
         return logits.float() if logits.is_floating_point() else logits
 

@@ -16,7 +16,7 @@ from sau_adapters.silence import silenced
 from sau_cli.errors import NotEvaluable, reason_of
 
 IMAGES, LOGITS, PROBABILITIES = "images", "logits", "probabilities"
-AT_A_TIME = 16
+CALIBRATED_AT_A_TIME = 16
 """Images that are calibrated at a time."""
 
 
@@ -55,7 +55,7 @@ class _Calibration:
     """Images as onnxruntime's calibration reads them."""
 
     def __init__(self, images: Tensor) -> None:
-        parts = images.split(AT_A_TIME)
+        parts = images.split(CALIBRATED_AT_A_TIME)
         self._parts = iter([{IMAGES: part.float().div(255).numpy()} for part in parts])
 
     def get_next(self) -> dict[str, np.ndarray] | None:

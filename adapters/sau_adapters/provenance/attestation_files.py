@@ -12,7 +12,7 @@ from sau_adapters.provenance.provenance_files import MOST_BYTES_READ
 from sau_adapters.provenance.signatures import sign, signature_path
 from sau_cli.errors import NotEvaluable, UsageError
 
-_NAME = re.compile(r"[0-9a-f]{64}\.intoto\.json(\.sig)?")
+_STATEMENT_NAME = re.compile(r"[0-9a-f]{64}\.intoto\.json(\.sig)?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +35,9 @@ def check_folder(place: Path, *, force: bool) -> None:
     Raises:
         UsageError: it has statements and ``force`` is off, it has something else, or it cannot be written to.
     """
-    known = {entry.name for entry in place.iterdir() if _NAME.fullmatch(entry.name)} if place.is_dir() else set()
+    known = (
+        {entry.name for entry in place.iterdir() if _STATEMENT_NAME.fullmatch(entry.name)} if place.is_dir() else set()
+    )
     check_folder_writable(place, force=force or not known, files=known or {"0"}, place="attest")
 
 

@@ -18,7 +18,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from sau_adapters.weights.values import BLOCK, non_finite, number_format
+from sau_adapters.files import BLOCK
+from sau_adapters.weights.values import non_finite, number_format
 from sau_cli.errors import NotEvaluable, UnsafeFile, reason_of
 from sau_cli.inspection.file_facts import NonFinite, TensorFacts
 
@@ -28,9 +29,9 @@ if TYPE_CHECKING:
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
 MISSING = "h5py is not installed; pip install 'sau-cli[keras]'"
-SLOWEST, START = 5_000_000, 60
+SLOWEST, SECONDS_TO_START = 5_000_000, 60
 """Bytes a second, and seconds to start, that a listing is waited for: a file can hold its reader for ever."""
-DEEPEST, LONGEST_TEXT = 64, 20_000_000
+DEEPEST_GROUP, LONGEST_TEXT = 64, 20_000_000
 """Groups inside groups, and bytes of a text."""
 TEXTS = ("model_config", "training_config", "keras_version", "backend", "layer_names")
 """Attributes of the file that Keras writes and that are read."""
@@ -78,7 +79,7 @@ def listed(path: Path, member: str | None = None) -> Listing:
     words = (sys.executable, "-P", "-m", __name__, str(path.resolve()), *([member] if member else []))
     try:
         done = subprocess.run(  # noqa: S603 (our own module)
-            words, env=settings, capture_output=True, timeout=START + size / SLOWEST, check=False
+            words, env=settings, capture_output=True, timeout=SECONDS_TO_START + size / SLOWEST, check=False
         )
     except subprocess.TimeoutExpired as error:
         raise UnsafeFile(f"{path} holds the reader of HDF5 without an end; do not use it") from error
@@ -151,8 +152,8 @@ def _datasets(
     import h5py
 
     seen = set() if seen is None else seen
-    if depth > DEEPEST:
-        lies.append(f"groups that are more than {DEEPEST} deep")
+    if depth > DEEPEST_GROUP:
+        lies.append(f"groups that are more than {DEEPEST_GROUP} deep")
         return
     for key in group:
         name = f"{prefix}{key}"

@@ -19,18 +19,18 @@ from sau_adapters.weights import hdf5_listing, saved_model
 from sau_adapters.weights.content import Content
 from sau_adapters.weights.hdf5_listing import Listing
 from sau_adapters.weights.keras_config import config_findings, network_of, parsed
-from sau_adapters.weights.pytorch import HEAD, check_members
+from sau_adapters.weights.pytorch import HEAD_BYTES, check_members
 from sau_adapters.weights.reader import ListedWeights, LoadedWeights, OneFile
 from sau_cli.errors import NotEvaluable, UnsafeFile, reading
 from sau_cli.inspection.file_facts import FileFinding
 from sau_cli.results import Severity
 
-CONFIG, METADATA, WEIGHTS_SUFFIX = "config.json", "metadata.json", ".weights.h5"
+KERAS_CONFIG, METADATA, WEIGHTS_SUFFIX = "config.json", "metadata.json", ".weights.h5"
 """Members of an archive."""
-LONGEST_CONFIG = 50_000_000
+LONGEST_KERAS_CONFIG = 50_000_000
 """Bytes of a configuration."""
 WHOLE, WEIGHTS_ALONE = "Keras saved the network and its weights", "Keras saved weights alone, without the network"
-FOREIGN = "Keras did not write this HDF5 file, as far as it tells"
+NOT_BY_KERAS = "Keras did not write this HDF5 file, as far as it tells"
 
 
 class KerasReader(OneFile):
@@ -96,7 +96,7 @@ class Hdf5Reader(OneFile):
         path, facts = self.content.path, self.listed()
         _check_safe(path, facts)
         if facts.notes[:1] != (WHOLE,) and facts.tensors is not None:
-            told = facts.notes[0][0].lower() + facts.notes[0][1:] if facts.notes[0] == FOREIGN else facts.notes[0]
+            told = facts.notes[0][0].lower() + facts.notes[0][1:] if facts.notes[0] == NOT_BY_KERAS else facts.notes[0]
             raise NotEvaluable(
                 f"{path} cannot be run: {told}; build the network where its code is, load these weights into it, and "
                 "give what its export('model.onnx', format='onnx') writes"
@@ -145,7 +145,7 @@ def _refuse(path: Path) -> NoReturn:
 
 
 def _is_archive(content: Content) -> bool:
-    head = content.read(0, HEAD)
+    head = content.read(0, HEAD_BYTES)
     if head[:4] != b"PK\x03\x04":
         return False
     try:
@@ -153,8 +153,8 @@ def _is_archive(content: Content) -> bool:
             names = set(archive.namelist())
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
         # Cut short before the directory at the end: Keras writes these two first, so their names are in the head.
-        return METADATA.encode() in head and CONFIG.encode() in head
-    return CONFIG in names and (METADATA in names or any(name.endswith(WEIGHTS_SUFFIX) for name in names))
+        return METADATA.encode() in head and KERAS_CONFIG.encode() in head
+    return KERAS_CONFIG in names and (METADATA in names or any(name.endswith(WEIGHTS_SUFFIX) for name in names))
 
 
 def to_onnx(path: Path) -> str:
@@ -173,10 +173,10 @@ def _archive(content: Content) -> ListedWeights:
         check_unpacked_size(path, archive, size=content.size)
         members = archive.namelist()
         check_members(path, members)
-        for name in {CONFIG, METADATA}.intersection(members):
-            if archive.getinfo(name).file_size > LONGEST_CONFIG:
+        for name in {KERAS_CONFIG, METADATA}.intersection(members):
+            if archive.getinfo(name).file_size > LONGEST_KERAS_CONFIG:
                 raise UnsafeFile(f"{path} has a {name} that is larger than that of any network; do not use it")
-        config = parsed(archive.read(CONFIG).decode())
+        config = parsed(archive.read(KERAS_CONFIG).decode())
         told = parsed(archive.read(METADATA).decode()) if METADATA in members else {}
     weights = sorted(name for name in members if name.endswith(WEIGHTS_SUFFIX))
     version = told.get("keras_version") if isinstance(told, dict) else None
@@ -199,14 +199,14 @@ def _hdf5(path: Path) -> ListedWeights:
             configs += _config_beside(path)
     facts = _told(path, [listing], *configs, version=texts.get("keras_version"))
     by_keras = "keras_version" in texts or any("vars" in tensor.name.split("/") for tensor in listing.tensors)
-    note = WHOLE if "model_config" in texts else WEIGHTS_ALONE if by_keras else FOREIGN
+    note = WHOLE if "model_config" in texts else WEIGHTS_ALONE if by_keras else NOT_BY_KERAS
     return replace(facts, notes=(note, *facts.notes))
 
 
 def _config_beside(path: Path) -> list[object]:
     """The configuration of an archive that somebody unpacked, beside its weights."""
-    beside = path.with_name(CONFIG)
-    if not beside.is_file() or beside.stat().st_size > LONGEST_CONFIG:
+    beside = path.with_name(KERAS_CONFIG)
+    if not beside.is_file() or beside.stat().st_size > LONGEST_KERAS_CONFIG:
         return []
     try:
         config = parsed(beside.read_text(encoding="utf-8"))

@@ -18,9 +18,9 @@ from sau_adapters.files import ESCAPE
 from sau_cli.inspection.file_facts import FileFinding
 from sau_cli.results import Severity
 
-CODE, CUSTOM = "file.keras-code", "file.keras-custom-object"
+KERAS_CODE, KERAS_CUSTOM = "file.keras-code", "file.keras-custom-object"
 """The findings of a configuration that brings or calls code, and of one that names classes of somebody's own."""
-LONGEST_NAME, SHOWN = 100, 5
+LONGEST_NAME, NAMES_SHOWN = 100, 5
 BYTECODE = "a Python function as bytecode"
 _OWN = ("keras", "tf_keras", "tensorflow.keras", "tensorflow.python.keras")
 """Packages of Keras itself."""
@@ -98,7 +98,7 @@ def config_findings(*configs: object) -> tuple[FileFinding, ...]:
     if code:
         findings.append(
             FileFinding(
-                id=CODE,
+                id=KERAS_CODE,
                 severity=Severity.CRITICAL,
                 sentence=f"its configuration asks for {_listed(code)}, which is code; ask for ONNX, or for a model "
                 "without Lambda layers and functions of its own",
@@ -115,7 +115,7 @@ def config_findings(*configs: object) -> tuple[FileFinding, ...]:
     if custom:
         findings.append(
             FileFinding(
-                id=CUSTOM,
+                id=KERAS_CUSTOM,
                 severity=Severity.LOW,
                 sentence=f"it needs {_listed(custom)}, which Keras does not have; what they compute is not in the file",
             )
@@ -269,5 +269,5 @@ def _short(text: object) -> str:
 
 
 def _listed(named: Mapping[str, None]) -> str:
-    shown = ", ".join(list(named)[:SHOWN])
-    return f"{shown} and {len(named) - SHOWN} more" if len(named) > SHOWN else shown
+    shown = ", ".join(list(named)[:NAMES_SHOWN])
+    return f"{shown} and {len(named) - NAMES_SHOWN} more" if len(named) > NAMES_SHOWN else shown

@@ -38,7 +38,7 @@ WRAPPERS = (
     *("module", "student", "state_dict_ema", "model_ema", "ema_state_dict", "params_ema", "ema"),
 )
 """Under which names training code keeps the weights, in the order in which they are looked for."""
-DEEPEST = 10
+DEEPEST_WRAPPER = 10
 """Wrappers inside wrappers."""
 LOCAL_HEADER, ENCRYPTED = 30, 1
 """Bytes before the name of a member of an archive, and a flag of one."""
@@ -46,7 +46,7 @@ LARGEST_PICKLE = 64_000_000
 """Bytes of a member of an old archive that are looked at."""
 MOST_OPCODES = 1_000_000
 """Of a pickle; one with a state dict has some twenty for each tensor."""
-ARCHIVE, CODE = "file.archive", "file.pickle-code"
+ARCHIVE, PICKLE_CODE = "file.archive", "file.pickle-code"
 """The findings of an archive that readers take differently, and of a pickle that asks for more than weights."""
 _CALLS = frozenset({"REDUCE", "OBJ", "NEWOBJ", "NEWOBJ_EX"})
 _CALLABLE = re.compile(r"[A-Za-z_][\w.]* [A-Za-z_][\w.]*")
@@ -156,12 +156,12 @@ class PytorchReader(OneFile):
         return self._weights
 
 
-HEAD = 4096
+HEAD_BYTES = 4096
 """Bytes at the start that name the first member of an archive."""
 
 
 def _recognises(content: Content) -> bool:
-    head = content.read(0, HEAD)
+    head = content.read(0, HEAD_BYTES)
     if head[:4] == b"PK\x03\x04":
         try:
             with zipfile.ZipFile(content.stream()) as archive:
@@ -237,7 +237,7 @@ def findings(content: Content) -> tuple[FileFinding, ...]:
     )
     return (
         FileFinding(
-            id=CODE,
+            id=PICKLE_CODE,
             severity=Severity.CRITICAL,
             sentence=f"its pickle asks for {listed}, which is code; ask for weights only (a state dict or safetensors)",
         ),
@@ -364,7 +364,7 @@ def read_weights(content: Content, found: tuple[FileFinding, ...]) -> LoadedWeig
     except pickle.UnpicklingError as error:
         if "global" in str(error).lower():
             raise UnsafeFile(
-                f"{path} asks for more than weights, and is refused; ask for a state dict", finding=CODE
+                f"{path} asks for more than weights, and is refused; ask for a state dict", finding=PICKLE_CODE
             ) from error
         raise NotEvaluable(f"{path} is no file of weights that torch wrote; ask for a state dict") from error
     except Exception as error:  # a damaged file makes torch raise nearly anything
@@ -481,7 +481,7 @@ def _state_dict(content: Any, path: Path) -> tuple[dict[str, Tensor], tuple[str,
     import torch
 
     notes: list[str] = []
-    for _ in range(DEEPEST):
+    for _ in range(DEEPEST_WRAPPER):
         inside = _wrapped(content)
         if not inside:
             break
@@ -522,7 +522,7 @@ def _wrapped(content: Any) -> list[str]:
 
 def _tensors_in(value: Any, depth: int = 0) -> int:
     """Named tensors in a mapping, or in those inside of it; an optimizer numbers what it keeps."""
-    if not isinstance(value, Mapping) or depth > DEEPEST or not all(isinstance(key, str) for key in value):
+    if not isinstance(value, Mapping) or depth > DEEPEST_WRAPPER or not all(isinstance(key, str) for key in value):
         return 0
     return sum(1 if _is_tensor(inner) else _tensors_in(inner, depth + 1) for inner in value.values())
 

@@ -9,13 +9,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sau_adapters.files import BLOCK
 from sau_cli.inspection.file_facts import NonFinite
 
 if TYPE_CHECKING:
     import numpy as np
-
-BLOCK = 1 << 22
-"""Bytes that are looked at together; a multiple of every number's size."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,7 +31,7 @@ from sau_adapters.zoos.hub_downloads import DESCRIBING
 from sau_adapters.zoos.remote_content import told_by_head
 from sau_cli.errors import SauError, UsageError
 
-LIMIT_VARIABLE, DEFAULT_LIMIT = "SAU_MODELS_LIMIT", 20_000_000_000
+MODELS_LIMIT_VARIABLE, DEFAULT_MODELS_LIMIT = "SAU_MODELS_LIMIT", 20_000_000_000
 SIDECARS = (".intoto.json", ".cdx.json", ".sig")
 """What ``sau export`` puts beside a graph."""
 _TOLD, _PART = "sau-entry.json", ".part"
@@ -221,7 +221,7 @@ def _fetch(remote: RemoteFile, folder: Path, watch: Watch | None) -> _Kept:
     """
     check_fits(remote.address, remote.size or 0)
     _make_room(remote.size or 0, but=folder)
-    digest, done, limit = hashlib.sha256(), 0, limit_of(LIMIT_VARIABLE, DEFAULT_LIMIT)
+    digest, done, limit = hashlib.sha256(), 0, limit_of(MODELS_LIMIT_VARIABLE, DEFAULT_MODELS_LIMIT)
     with answering(remote.address), _stream(remote) as source, (folder / remote.name).open("xb") as target:
         while block := source.read(BLOCK):
             digest.update(block)
@@ -301,7 +301,7 @@ def _listed(folder: Path) -> dict[str, _Kept]:
 
 def _make_room(needed: int, *, but: Path) -> None:
     """Remove what was not used for longest, and nobody uses, until so many bytes more fit, or nothing is left."""
-    limit = limit_of(LIMIT_VARIABLE, DEFAULT_LIMIT)
+    limit = limit_of(MODELS_LIMIT_VARIABLE, DEFAULT_MODELS_LIMIT)
     root = cache_folder() / "models"
     entries = [path for path in root.iterdir() if path.is_dir() and path.name != "locks"]
     sizes = {path: _size_of(path) for path in entries}
@@ -354,14 +354,14 @@ def _size_of(entry: Path) -> int:
 
 def check_fits(what: str, size: int) -> None:
     """Raises UsageError where the cache could never hold so many bytes."""
-    limit = limit_of(LIMIT_VARIABLE, DEFAULT_LIMIT)
+    limit = limit_of(MODELS_LIMIT_VARIABLE, DEFAULT_MODELS_LIMIT)
     if size > limit:
         raise _too_large(what, size, limit)
 
 
 def _too_large(what: str, size: int, limit: int) -> UsageError:
     return UsageError(
-        f"{what} takes {decimal(size)} and the cache may take {decimal(limit)}; set {LIMIT_VARIABLE} to more"
+        f"{what} takes {decimal(size)} and the cache may take {decimal(limit)}; set {MODELS_LIMIT_VARIABLE} to more"
     )
 
 

@@ -17,7 +17,7 @@ from sau_cli.errors import NotEvaluable, SauError, UnsafeFile, UsageError, argum
 SAFETENSORS, INDEX, ONNX_WITHIN = "model.safetensors", "model.safetensors.index.json", "onnx/model.onnx"
 WEIGHTS = (SAFETENSORS, INDEX, "pytorch_model.bin", "model.pt", "model.pth", "saved_model.pb")
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar", ".onnx", ".keras", ".h5", ".hdf5")
-LONGEST_CONFIG, LARGEST = 1_000_000, 100_000
+LONGEST_CONFIG, MOST_TOLD = 1_000_000, 100_000
 """Bytes of a configuration, and the most classes or pixels on a side that one can tell."""
 
 
@@ -100,7 +100,7 @@ def described_by(told: Mapping[str, Any]) -> Description:
         size = made_with["img_size"]
         height, width = (int(side) for side in (size if isinstance(size, list) else (size, size)))
     classes = int(told.get("num_classes", made_with.get("num_classes", cfg.get("num_classes", 0))))
-    if not 0 < classes <= LARGEST or not all(0 < size <= LARGEST for size in (channels, height, width)):
+    if not 0 < classes <= MOST_TOLD or not all(0 < size <= MOST_TOLD for size in (channels, height, width)):
         raise ValueError(f"{classes} classes of {channels}x{height}x{width} images are impossible")
     architecture = str(told["architecture"]).partition(".")[0]
     if not architecture.replace("_", "").isalnum():

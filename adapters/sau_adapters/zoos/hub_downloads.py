@@ -21,7 +21,7 @@ DESCRIBING = ("config.json", "preprocessor_config.json")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".tar")
 BESIDE_ONNX = ("_data", ".data")
 """What is put behind the name of an ONNX file for that of the file in which it keeps tensors."""
-SHOWN = 3
+FILES_SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,8 +101,8 @@ def _chosen(model: Path, repository: str, names: tuple[str, ...]) -> tuple[str, 
     pickles = [name for name in names if name.endswith(PICKLES)]
     if pickles:
         raise NotEvaluable(
-            f"{model} has its weights only as pickles ({', '.join(pickles[:SHOWN])}), which can hold code and are "
-            f"never fetched; ask for safetensors, or get one at your own risk with hf download {repository} "
+            f"{model} has its weights only as pickles ({', '.join(pickles[:FILES_SHOWN])}), which can hold code and "
+            f"are never fetched; ask for safetensors, or get one at your own risk with hf download {repository} "
             f"{pickles[0]}, and give the file"
         )
     raise NotEvaluable(
@@ -119,7 +119,7 @@ def _weights(model: Path, repository: str, names: list[str]) -> tuple[str, ...]:
     several = tensors or [name for name in names if name.endswith(".onnx")]
     if len(several) > 1:
         raise UsageError(
-            f"{model} has several models ({', '.join(several[:SHOWN])}); get the one that you mean with "
+            f"{model} has several models ({', '.join(several[:FILES_SHOWN])}); get the one that you mean with "
             f"hf download {repository} {several[0]}, and give the file"
         )
     return tuple(tensors) or tuple(file for name in several for file in _with_tensors(name, names))

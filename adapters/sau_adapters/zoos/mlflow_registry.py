@@ -21,7 +21,7 @@ from sau_cli.errors import NotEvaluable, SauError, UsageError, reason_of
 
 PREFIX = "sau."
 """Of every tag."""
-LAST = f"{PREFIX}verdict"
+LAST_TAG = f"{PREFIX}verdict"
 """The tag that is taken away first and written last, so that it never stands beside figures of another run."""
 _LONGEST = 1000
 _SPEC = re.compile(r"models:/(?P<name>[^/@:]+)(/(?P<version>[0-9]+)|@(?P<alias>[^/@]+))")
@@ -84,9 +84,9 @@ def write_tags(model: Path, tags: Mapping[str, object]) -> RegisteredVersion:
         which = _version_of(client, model)
         before = client.get_model_version(which.name, which.version).tags
         stale = [name for name in before if name.startswith(PREFIX) and name not in told]
-        for name in sorted({LAST, *stale} & before.keys(), key=lambda name: name != LAST):
+        for name in sorted({LAST_TAG, *stale} & before.keys(), key=lambda name: name != LAST_TAG):
             client.delete_model_version_tag(which.name, which.version, name)
-        for name in sorted(told, key=lambda name: name == LAST):
+        for name in sorted(told, key=lambda name: name == LAST_TAG):
             client.set_model_version_tag(which.name, which.version, name, told[name])
     return which
 

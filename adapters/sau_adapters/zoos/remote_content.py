@@ -12,7 +12,7 @@ from sau_adapters.weights.safetensors import SafetensorsReader
 from sau_adapters.zoos.addresses import RemoteFile, answering
 from sau_cli.errors import NotEvaluable, SauError, UnsafeFile
 
-BLOCK = 1 << 14
+REMOTE_BLOCK = 1 << 14
 MOST_REQUESTS, MOST_BYTES = 24, 8_000_000
 """Of a file before it is fetched; what needs more to be told is told when all of it is here."""
 
@@ -43,15 +43,15 @@ class RemoteContent(Content):
         end = min(start + length, self.size)
         if end <= start:
             return b""
-        first, last = start // BLOCK, (end - 1) // BLOCK
+        first, last = start // REMOTE_BLOCK, (end - 1) // REMOTE_BLOCK
         missing = [block for block in range(first, last + 1) if block not in self._blocks]
         if missing:
             self._fetch(missing[0], missing[-1])
         parts = b"".join(self._blocks[block] for block in range(first, last + 1))
-        return parts[start - first * BLOCK : end - first * BLOCK]
+        return parts[start - first * REMOTE_BLOCK : end - first * REMOTE_BLOCK]
 
     def _fetch(self, first: int, last: int) -> None:
-        start, end = first * BLOCK, min((last + 1) * BLOCK, self.size)
+        start, end = first * REMOTE_BLOCK, min((last + 1) * REMOTE_BLOCK, self.size)
         self._requests, self._bytes = self._requests + 1, self._bytes + end - start
         if self._requests > MOST_REQUESTS or self._bytes > MOST_BYTES:
             self.spent = True
@@ -67,8 +67,8 @@ class RemoteContent(Content):
         if len(found) != end - start:
             self.spent = True
             raise _Enough
-        for at in range(0, len(found), BLOCK):
-            self._blocks[first + at // BLOCK] = bytes(found[at : at + BLOCK])
+        for at in range(0, len(found), REMOTE_BLOCK):
+            self._blocks[first + at // REMOTE_BLOCK] = bytes(found[at : at + REMOTE_BLOCK])
 
 
 def told_by_head(remote: RemoteFile) -> str:

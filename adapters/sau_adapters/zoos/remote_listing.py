@@ -17,7 +17,7 @@ from sau_adapters.zoos.search import MODEL_SUFFIXES, OF_SAU, FoundModels, Passed
 from sau_cli.errors import SauError, UsageError
 
 INDEX_SUFFIX = ".safetensors.index.json"
-DESCRIBING = (
+DESCRIBING_SUFFIXES = (
     *(".json", ".txt", ".md", ".yaml", ".yml", ".toml", ".csv", ".html", ".pdf", ".log", ".py", ".ipynb"),
     *(".png", ".jpg", ".jpeg", ".gif", ".svg", ".gitattributes", ".gitignore", ".sig", ".license"),
 )
@@ -73,7 +73,7 @@ def _told(remote: RemoteFile, addresses: Iterable[str]) -> FoundModels:
             continue
         elif any(address.endswith(ending) and address.removesuffix(ending) in kept for ending in BESIDE_ONNX):
             reason = "tensors of an ONNX file beside it"
-        elif (path.suffix or name).lower() in DESCRIBING:
+        elif (path.suffix or name).lower() in DESCRIBING_SUFFIXES:
             reason = "no model by its name"
         else:
             reason, open_question = "its name tells no format, so it was not fetched", True

@@ -20,11 +20,11 @@ from sau_cli.errors import NotEvaluable, UsageError, argument
 ZOO = "transformers:"
 """What the name of such an architecture begins with."""
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
-FILES = ("model.safetensors", CONFIG, PREPROCESSOR)
+TRANSFORMERS_FILES = ("model.safetensors", CONFIG, PREPROCESSOR)
 """What a folder has that is written here."""
 CHANNEL_ORDER, BGR = "channel_order", "BGR"
 """An entry of a description's configuration that is ours: the network takes blue first."""
-LONGEST, MOST, MOST_PIXELS = 5_000_000, 100_000, 10_000
+LONGEST_TRANSFORMERS_CONFIG, MOST_OF_CONFIG, LONGEST_SIDE = 5_000_000, 100_000, 10_000
 """Bytes of a configuration, classes, and pixels on a side."""
 _CLASSIFIER = re.compile(r"[A-Za-z0-9]{1,60}ForImageClassification[A-Za-z]{0,40}")
 _NOT_ON_PIXELS = {
@@ -166,7 +166,7 @@ def network_beside(weights: Path) -> ToldNetwork | None:
 
 def _read(path: Path) -> dict[str, Any] | None:
     """A JSON object; None where there is none."""
-    if not path.is_file() or path.stat().st_size > LONGEST:
+    if not path.is_file() or path.stat().st_size > LONGEST_TRANSFORMERS_CONFIG:
         return None
     try:
         told = json.loads(path.read_bytes())
@@ -185,7 +185,7 @@ def _told(path: Path, told: Mapping[str, Any], preprocessing: Mapping[str, Any] 
     }
     vision = told.get("vision_config")
     inner = vision if isinstance(vision, dict) else told
-    channels = _whole(inner.get("num_channels") or 3, "channels", MOST)
+    channels = _whole(inner.get("num_channels") or 3, "channels", MOST_OF_CONFIG)
     size, normalisation = None, None
     if preprocessing is not None:
         size, normalisation = _size_of(preprocessing), _normalisation_of(preprocessing, channels)
@@ -229,7 +229,7 @@ def _class_of(path: Path, told: Mapping[str, Any]) -> str:
 def _names_of(told: Mapping[str, Any]) -> tuple[str, ...]:
     """Class names in the order of the logits; numbers where they are not named, or not all of them."""
     labels = dict(told.get("id2label") or {})
-    count = _whole(told.get("num_labels") or len(labels) or UNTOLD, "classes", MOST)
+    count = _whole(told.get("num_labels") or len(labels) or UNTOLD, "classes", MOST_OF_CONFIG)
     by_number = {int(key): _printable(value) for key, value in labels.items()}
     numbers = tuple(str(number) for number in range(count))
     if by_number.keys() != set(range(count)) or any(map(_UNNAMED.fullmatch, by_number.values())):
@@ -259,7 +259,7 @@ def _sides(told: object) -> tuple[int, int] | None:
     if told is None:
         return None
     sides = list(told) if isinstance(told, list | tuple) else [told, told]
-    height, width = (_whole(side, "pixels", MOST_PIXELS) for side in sides)
+    height, width = (_whole(side, "pixels", LONGEST_SIDE) for side in sides)
     return height, width
 
 

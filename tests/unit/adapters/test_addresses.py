@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from sau_adapters.models import locate, open_model
 from sau_adapters.zoos import addresses, fetched
 from sau_adapters.zoos.addresses import address_of, asked, is_address, name_of
-from sau_adapters.zoos.remote_content import BLOCK
+from sau_adapters.zoos.remote_content import REMOTE_BLOCK
 from sau_adapters.zoos.search import models_at
 from sau_cli.errors import NotEvaluable, UnsafeFile, UsageError
 from tests.support.http_server import Served, serving
@@ -75,7 +75,7 @@ def test_a_model_is_fetched_once_whole_and_by_its_head_first(served, tmp_path):
     assert located.path.read_bytes() == file.read_bytes()
     assert located.source == f"{served.address}/m.safetensors"
     assert "was fetched, 2.0 MB in 1 file: safetensors with 1 tensors" in located.told
-    assert served.sent("/m.safetensors") == BLOCK + file.stat().st_size
+    assert served.sent("/m.safetensors") == REMOTE_BLOCK + file.stat().st_size
     assert open_model(located).facts.parameters == LARGE
     served.asked.clear()
     again = locate(spec(served, "m.safetensors"))
@@ -90,19 +90,19 @@ def test_what_must_not_be_opened_is_told_by_its_head(served, tmp_path):
         UnsafeFile, match=r"http://.*/evil\.pth is refused: .*(os|posix)\.system.*nothing of its weights"
     ):
         locate(spec(served, "evil.pth"))
-    assert served.sent("/evil.pth") < 10 * BLOCK
+    assert served.sent("/evil.pth") < 10 * REMOTE_BLOCK
     file = saved(served.folder / "cut.safetensors")
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(NotEvaluable, match=r"http://.*/cut\.safetensors is cut short"):
         locate(spec(served, "cut.safetensors"))
-    assert served.sent("/cut.safetensors") == BLOCK
+    assert served.sent("/cut.safetensors") == REMOTE_BLOCK
     (served.folder / "lies.safetensors").write_bytes((1 << 40).to_bytes(8, "little") + b"{" + bytes(2_000_000))
     with pytest.raises(UnsafeFile, match="announces a header"):
         locate(spec(served, "lies.safetensors"))
     (served.folder / "film.pth").write_bytes(os.urandom(2_000_000))
     with pytest.raises(NotEvaluable, match="of no known model format"):
         locate(spec(served, "film.pth"))
-    assert served.sent("/film.pth") < 10 * BLOCK
+    assert served.sent("/film.pth") < 10 * REMOTE_BLOCK
     assert entries(tmp_path) == []
 
 
@@ -219,7 +219,7 @@ def test_the_cache_keeps_to_its_limit_and_to_what_is_in_use(served, tmp_path, mo
     saved(served.folder / "3.safetensors")
     with pytest.raises(UsageError, match=r"takes 2\.0 MB and the cache may take 1\.0 MB; set SAU_MODELS_LIMIT"):
         locate(spec(served, "3.safetensors"))
-    assert served.sent("/3.safetensors") == BLOCK
+    assert served.sent("/3.safetensors") == REMOTE_BLOCK
     monkeypatch.setenv("SAU_MODELS_LIMIT", "much")
     with pytest.raises(UsageError, match="SAU_MODELS_LIMIT='much' is no size"):
         locate(spec(served, "3.safetensors"))
@@ -235,7 +235,7 @@ def test_two_at_once_fetch_it_once(served, tmp_path):
         thread.join()
     assert len({model.path for model in found}) == 1
     assert sum("was fetched" in model.told for model in found) == 1
-    assert served.sent("/m.safetensors") == BLOCK + (served.folder / "m.safetensors").stat().st_size
+    assert served.sent("/m.safetensors") == REMOTE_BLOCK + (served.folder / "m.safetensors").stat().st_size
 
 
 @pytest.mark.parametrize(
@@ -296,4 +296,4 @@ def test_a_cache_that_cannot_be_written_to(served, tmp_path, monkeypatch):
     saved(served.folder / "m.safetensors")
     with pytest.raises(UsageError, match="SAU_CACHE_DIR"):
         locate(spec(served, "m.safetensors"))
-    assert fetched.DEFAULT_LIMIT == 20_000_000_000
+    assert fetched.DEFAULT_MODELS_LIMIT == 20_000_000_000

@@ -323,7 +323,7 @@ def test_a_process_that_does_not_end_is_the_files_fault(tmp_path, monkeypatch):
     folder.mkdir()
     (folder / "h5py.py").write_text("import time\ntime.sleep(60)\n")
     monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
-    monkeypatch.setattr(hdf5_listing, "START", 1)
+    monkeypatch.setattr(hdf5_listing, "SECONDS_TO_START", 1)
     with pytest.raises(UnsafeFile, match="without an end"):
         hdf5_listing.listed(KERAS_FILES / "digits.h5")
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from sau_cli.classifier import Classifier
-from sau_cli.commands.comparison_view import SHOWN, measured_beside
+from sau_cli.commands.comparison_view import SHOWN_IMAGES, measured_beside
 from sau_cli.evaluation.changed_answers import changed_answers
 from sau_cli.triggers.targets import TargetKind, TargetRule
 from tests.support.attacks import badnets_trigger
@@ -56,5 +56,5 @@ def test_a_report_shows_the_change_and_the_trigger():
     (trigger,) = details["triggers"]
     assert "100.0 % before, 0.0 % after" in trigger["says"]
     _, worse, _ = measured_beside(after, describe(Backwards(BrightnessNet(10))), images, ())
-    assert (worse["changed"], worse["lost"], worse["gained"], len(worse["shown"])) == (40, 40, 0, SHOWN)
+    assert (worse["changed"], worse["lost"], worse["gained"], len(worse["shown"])) == (40, 40, 0, SHOWN_IMAGES)
     assert worse["shown"][0] | {"png": ""} == {"png": "", "class": "0", "before": "0", "after": "9"}

@@ -13,7 +13,7 @@ from in_toto_attestation.v1 import statement_pb2
 from in_toto_attestation.v1.statement import Statement
 
 from sau_cli.errors import ExitCode
-from sau_cli.exporting.attestation import PREDICATE_TYPE, attestation_checks, verdict_statement
+from sau_cli.exporting.attestation import INSPECTION_PREDICATE, attestation_checks, verdict_statement
 from sau_cli.results import Check, CheckStatus, InputFile, Report, Severity, Verdict
 
 SHA, BESIDE = "a" * 64, "b" * 64
@@ -86,7 +86,7 @@ def test_the_library_of_in_toto_reads_what_it_tells():
     text = written()
     told = json.loads(text)
     Statement.copy_from_pb(Parse(text, statement_pb2.Statement())).validate()
-    assert told["predicateType"] == PREDICATE_TYPE
+    assert told["predicateType"] == INSPECTION_PREDICATE
     assert told["subject"] == [{"name": name, "digest": {"sha256": sha256}} for name, sha256 in FILES.items()]
     predicate = told["predicate"]
     assert predicate["tool"] == {"name": "sau", "version": "1.0"}
