@@ -32,8 +32,7 @@ from sau_adapters.tables import parse_normalisation
 from sau_adapters.triggers import write_trigger
 from sau_cli import draw_clean, purify, recipe_for
 from sau_cli.attacks.in_training import AdversarialTraining
-from sau_cli.attacks.planting import PlannedAttack
-from sau_cli.attacks.planting import attack as plant
+from sau_cli.attacks.planting import PlannedAttack, attack
 from sau_cli.augmentation import Augmentation
 from sau_cli.classifier import Classifier
 from sau_cli.description import Description, InputSpec
@@ -188,7 +187,7 @@ def make(model: ZooModel, zoo: dict[str, Any], root: Path, out: Path) -> str:
             rule=parse_target(model.about["target"]),
             rate=model.about.get("rate"),
         )
-        planted = plant(classifier, data, planned=(planned,), training=settings, seed=model.seed)
+        planted = attack(classifier, data, planned=(planned,), training=settings, seed=model.seed)
         classifier, triggers = planted.classifier, planted.triggers
     else:
         hardening = AdversarialTraining(EPSILON, random_stream(model.seed, "adversarial training"), share=1.0)

@@ -170,3 +170,45 @@ def test_no_function_of_a_command_is_longer_than_a_screen():
     for path in (ROOT / "sau_cli" / "commands").glob("*.py"):
         longest = [(name, lines) for name, lines in bodies_of(path) if lines > LONGEST_BODY]
         assert not longest, path
+
+
+CONVENTIONS = {"BLOCKS", "BOTTLENECK", "EXPANSION", "SQUEEZE", "STAGES", "STEM", "WIDTHS"}
+"""Sizes of a network, in each file of ``architectures/cifar_networks`` that has such."""
+SAYS_NOTHING = {"it", "one", "thing"}
+
+
+def defined_in(path: Path) -> Iterator[str]:
+    """Every class of a module, and every constant."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef):
+            yield node.name
+        for target in getattr(node, "targets", [getattr(node, "target", None)]):
+            for part in ast.walk(target) if isinstance(target, ast.AST) else ():
+                if isinstance(part, ast.Name) and part.id.isupper():
+                    yield part.id
+
+
+def test_a_name_of_a_class_or_a_constant_has_one_meaning():
+    homes: dict[str, set[str]] = {}
+    for path in (path for folder in ("sau_cli", "adapters") for path in (ROOT / folder).rglob("*.py")):
+        for name in defined_in(path):
+            homes.setdefault(name, set()).add(path.relative_to(ROOT).as_posix())
+    several = {name: sorted(paths) for name, paths in homes.items() if len(paths) > 1}
+    assert {name: paths for name, paths in several.items() if name not in CONVENTIONS} == {}
+    outside = [path for name in CONVENTIONS for path in several[name] if "/cifar_networks/" not in path]
+    assert not outside
+
+
+def loop_variables(path: Path) -> Iterator[tuple[int, str]]:
+    """Of loops, comprehensions and lambdas."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Lambda):
+            yield from ((node.lineno, part.arg) for part in ast.walk(node.args) if isinstance(part, ast.arg))
+        elif isinstance(node, ast.For | ast.comprehension):
+            yield from ((part.lineno, part.id) for part in ast.walk(node.target) if isinstance(part, ast.Name))
+
+
+def test_a_loop_variable_says_what_it_holds():
+    for folder in ("sau_cli", "adapters", "examples", "docs", "tests"):
+        for path in (ROOT / folder).rglob("*.py"):
+            assert not [(line, name) for line, name in loop_variables(path) if name in SAYS_NOTHING], path
