@@ -41,6 +41,7 @@ class ProgressView:
         self._rounds = rounds
         self._started = time.monotonic()
         self._last_line = self._started
+        self._seen = self._started
         self._first: tuple[float, int] | None = None  # when the first of the work was done, and how much that was
         self._done = 0
         self._progress: Progress | None = None
@@ -86,7 +87,9 @@ class ProgressView:
         now = time.monotonic()
         if self._first is None or done < self._done:  # the work has begun anew, such as another round
             self._first = now, done
-        self._done = done
+        elif done == self._done:  # a search between two steps tells nothing of how long steps take
+            self._first = self._first[0] + now - self._seen, self._first[1]
+        self._done, self._seen = done, now
         began, before = self._first
         if done < total and now - self._last_line < SECONDS_BETWEEN_LINES:
             return

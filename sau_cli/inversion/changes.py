@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from math import ceil
+from math import ceil, prod
 from typing import assert_never
 
 import torch
@@ -46,6 +46,8 @@ SPOT_SIDE = 0.09375
 """Of an image's shorter side: 3 pixels of 32, as the triggers of many papers have."""
 SPOTS_ALONG, LARGE_SPOTS_ALONG = 16, 6
 """Places along a side where a spot may be. A network for large images has a trigger in more than one place."""
+CELLS_ALONG = 32
+"""Of a mask's cells along the shorter side of a large image, of which a search could not move every pixel by itself."""
 LARGE = 128 * 128
 """Pixels of an image from which on a search is kept short."""
 
@@ -169,33 +171,39 @@ class SquarePattern(Change):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaskedPattern(Change):
-    """x̃ = (1 - m)·x + m·p, with one m a pixel, whose mean is within the budget.
+    """x̃ = (1 - m)·x + m·p, with one m and one p a cell; the mean of m over the cells is within the budget.
 
     Attributes:
         budget: the largest mean of m.
+        cell: pixels of a cell's side; 1 for one m a pixel.
 
     Source: Wang et al., Neural Cleanse, equation 2; sigmoids keep m and p in range.
     """
 
     budget: float = 0.03
+    cell: int = 1
 
     def loosened(self, factor: float) -> MaskedPattern:
         """A trigger in several places that count together has no slope within a small budget."""
         return replace(self, budget=min(1.0, factor * self.budget))
 
     @property
+    def cells(self) -> tuple[int, int]:
+        """Down and across; the last ones may be cut."""
+        return ceil(self.shape[1] / self.cell), ceil(self.shape[2] / self.cell)
+
+    @property
     def numbers(self) -> int:
-        channels, height, width = self.shape
-        return (1 + channels) * height * width
+        return (1 + self.shape[0]) * prod(self.cells)
 
     def proposals(self, count: int, stream: torch.Generator) -> Tensor:
         drawn = FAINT * torch.randn(self.starts, count, self.numbers, generator=stream)
-        drawn[..., self.shape[1] * self.shape[2] :] *= SHARP
+        drawn[..., prod(self.cells) :] *= SHARP
         return drawn
 
     def allowed(self, free: Tensor) -> Tensor:
         """The mask's numbers fall by the same until its mean is the budget."""
-        split = self.shape[1] * self.shape[2]
+        split = prod(self.cells)
         numbers, budget = free[:, :split], self.budget
         low, high = torch.zeros_like(numbers[:, :1]), torch.full_like(numbers[:, :1], 100.0)
         for _ in range(BISECTIONS):
@@ -205,13 +213,21 @@ class MaskedPattern(Change):
         over = numbers.sigmoid().mean(dim=1, keepdim=True) > budget
         return torch.cat([torch.where(over, numbers - high, numbers), free[:, split:]], dim=1)
 
-    def mask(self, free: Tensor) -> Tensor:
+    def in_pixels(self, cells: Tensor) -> Tensor:
+        """(A, n, rows, columns) of cells to (A, n, H, W)."""
+        if self.cell == 1:
+            return cells
         _, height, width = self.shape
-        return free[:, : height * width].sigmoid().reshape(-1, height, width)
+        return interpolate(cells, scale_factor=self.cell, mode="nearest")[..., :height, :width]
+
+    def mask(self, free: Tensor) -> Tensor:
+        rows, columns = self.cells
+        return self.in_pixels(free[:, : rows * columns].sigmoid().reshape(-1, 1, rows, columns))[:, 0]
 
     def changed(self, images: Tensor, free: Tensor) -> Tensor:
-        pattern = free[:, self.shape[1] * self.shape[2] :].sigmoid().reshape(-1, *self.shape)
-        return images + self.mask(free)[:, None] * (pattern - images)
+        rows, columns = self.cells
+        pattern = free[:, rows * columns :].sigmoid().reshape(-1, self.shape[0], rows, columns)
+        return images + self.mask(free)[:, None] * (self.in_pixels(pattern) - images)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -285,17 +301,17 @@ def _cut(pixels: Tensor) -> Tensor:
 
 def change_of(kind: ChangeKind, shape: Shape) -> Change:
     """The kind by its name, for images of this shape."""
+    large = shape[1] * shape[2] >= LARGE
     match kind:
         case ChangeKind.SQUARE:
             return SquarePattern(shape=shape)
         case ChangeKind.MASK:
-            return MaskedPattern(shape=shape)
+            return MaskedPattern(shape=shape, cell=round(min(shape[1:]) / CELLS_ALONG) if large else 1)
         case ChangeKind.SMOOTH:
             return SmoothAddition(shape=shape)
         case ChangeKind.WARP:
             return Warp(shape=shape)
         case ChangeKind.SPOT:
-            large = shape[1] * shape[2] >= LARGE
             return SquarePattern(shape=shape, side=SPOT_SIDE, along=LARGE_SPOTS_ALONG if large else SPOTS_ALONG)
         case _ as never:
             assert_never(never)

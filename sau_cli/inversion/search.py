@@ -28,8 +28,11 @@ AT_ONCE = 256
 """Images in one pass."""
 LEAST_LOSS, MOST_LOSS = 0.01, 1e3
 """Cross-entropies below the first are all as good as none; of a class that nothing is known of it is the second."""
-SHORT_ARMS, SHORT_STEPS, SHORT_IMAGES, SHORT_PROPOSALS = 4, 20, 8, 9
-"""What it takes then at most; see :class:`Heat` and :class:`SearchSettings`."""
+SHORT_ARMS, SHORT_STEPS, SHORT_PROPOSALS, SHORT_CLASSES = 3, 12, 8, 3
+"""Of large images, at most: arms of a class in the first heat, of which one goes on, steps of each heat, proposals, and
+classes in the last of several heats."""
+SHORT_LOOKED_AT, SHORT_IMAGES, SHORT_JUDGED_ON = 4, 8, 48
+"""Of them too, at most: images of a step in the first heat, and in others, and images that the end is measured on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,16 +93,23 @@ class SearchSettings:
         proposals = max(1, min(self.proposals, self.most_proposals // change.starts))
         if change.shape[1] * change.shape[2] < LARGE:
             return replace(self, proposals=proposals)
-        heats = tuple(
+        heats = [
             replace(
                 heat,
-                arms=min(heat.arms, SHORT_ARMS),
+                arms=1 if number else min(heat.arms, SHORT_ARMS),
                 steps=min(heat.steps, SHORT_STEPS),
-                images=min(heat.images, SHORT_IMAGES),
+                images=min(heat.images, SHORT_IMAGES if number else SHORT_LOOKED_AT),
             )
-            for heat in self.heats
+            for number, heat in enumerate(self.heats)
+        ]
+        if len(heats) > 1:
+            heats[-1] = replace(heats[-1], classes=min(heats[-1].classes or SHORT_CLASSES, SHORT_CLASSES))
+        return replace(
+            self,
+            heats=tuple(heats),
+            proposals=min(proposals, SHORT_PROPOSALS),
+            judged_on=min(self.judged_on, SHORT_JUDGED_ON),
         )
-        return replace(self, heats=heats, proposals=min(proposals, SHORT_PROPOSALS))
 
     def passes(self, change: Change, classes: int) -> int:
         """Images that go through each model and back, over the whole race."""

@@ -54,3 +54,12 @@ def test_work_that_begins_anew_has_its_own_time_left(at):
         at(seconds)
         view.update(epoch=1, epochs=1, batch=batch, batches=10, measures="loss 1")
     assert lines[-1] == "training epoch 1/1  loss 1  100 s, 47 s left"
+
+
+def test_what_goes_on_between_two_batches_is_not_taken_for_the_time_of_one(at):
+    """A search of 200 s before the first of the two epochs, then 10 s a batch."""
+    view, lines = a_view()
+    for seconds, batch in ((101.0, 0), (200.0, 0), (301.0, 0), (311.0, 1), (321.0, 2)):
+        at(seconds)
+        view.update(epoch=1, epochs=2, batch=batch, batches=10, measures="loss 1")
+    assert lines[-1] == "training epoch 1/2  loss 1  221 s, 180 s left"

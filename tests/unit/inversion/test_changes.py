@@ -179,6 +179,35 @@ def test_a_mask_of_equal_numbers_falls_to_the_logit_of_the_budget():
     assert torch.allclose(allowed[:, :16], torch.tensor(0.25).logit().expand(1, 16), atol=1e-4)
 
 
+def test_a_mask_by_cells_moves_the_pixels_of_a_cell_together_and_cuts_the_last():
+    """Cells of 3 on 4x7 pixels: 2 by 3, of which the second row is 1 pixel high and the third column 1 wide."""
+    change = MaskedPattern(shape=(1, 4, 7), cell=3)
+    assert change.cells == (2, 3)
+    assert change.numbers == 12
+    cells = torch.tensor([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]])
+    free = torch.cat([cells.logit().flatten(), torch.full((6,), 50.0)])[None]
+    wanted = cells.repeat_interleave(3, dim=0).repeat_interleave(3, dim=1)[:4, :7]
+    assert torch.allclose(change.mask(free)[0], wanted)
+    assert torch.allclose(change.changed(torch.zeros(1, 1, 4, 7), free)[0, 0], wanted)
+
+
+def test_cells_of_one_pixel_are_a_mask_of_pixels():
+    pixels, clean = MaskedPattern(shape=(3, 5, 4)), pictures((3, 5, 4), 1)
+    free = torch.randn(1, pixels.numbers, generator=stream())
+    by_repeating = MaskedPattern(shape=(3, 10, 8), cell=2)
+    assert by_repeating.numbers == pixels.numbers
+    twice = clean.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    changed = by_repeating.changed(twice, free)
+    assert torch.allclose(changed[..., ::2, ::2], pixels.changed(clean, free))
+
+
+@pytest.mark.parametrize(("side", "cell"), [(32, 1), (127, 1), (128, 4), (224, 7)])
+def test_masks_of_large_images_have_some_32_cells_a_side(side, cell):
+    change = change_of(ChangeKind.MASK, (3, side, side))
+    assert isinstance(change, MaskedPattern)
+    assert change.cell == cell
+
+
 @shapes
 def test_a_smooth_addition_never_exceeds_its_height_and_reaches_it(shape):
     change = SmoothAddition(shape=shape)

@@ -318,8 +318,17 @@ def test_a_search_in_large_images_is_short():
     small, large = (SquarePattern(shape=(3, side, side)) for side in (127, 128))
     assert settings.fitted(small) == settings
     fitted = settings.fitted(large)
-    assert [(heat.arms, heat.images, heat.steps) for heat in fitted.heats] == [(4, 8, 5), (2, 8, 15), (1, 8, 20)]
-    assert settings.passes(large, 10) == fitted.passes(large, 10) < settings.passes(small, 10) / 4
+    assert [(heat.arms, heat.images, heat.steps) for heat in fitted.heats] == [(3, 4, 5), (1, 8, 12), (1, 8, 12)]
+    assert [heat.classes for heat in fitted.heats] == [100, 10, 3]
+    assert fitted.judged_on == settings.judged_on / 2
+    assert fitted.fitted(large) == fitted
+    assert settings.passes(large, 10) == fitted.passes(large, 10) < settings.passes(small, 10) / 8
+
+
+def test_a_search_of_one_heat_in_large_images_still_compares_all_classes():
+    one = SearchSettings(heats=(Heat(arms=1, steps=14, images=8),))
+    fitted = one.fitted(SquarePattern(shape=(3, 128, 128)))
+    assert fitted.heats == (Heat(arms=1, steps=12, images=4),)
 
 
 def test_two_models_at_once_lead_to_what_they_do_in_turn(two_threads):
