@@ -11,7 +11,7 @@ NeurIPS 2023 (what two models share). ``docs/research/all-alike.md`` has what th
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log
 
 import torch
@@ -22,8 +22,8 @@ from sau_cli.classifier import Classifier, check_finite_weights
 from sau_cli.errors import NotEvaluable
 from sau_cli.images import LabelledImages, as_pixels, check_fits
 from sau_cli.inspection.standard_logits import standard_logits
-from sau_cli.inversion.changes import ChangeKind, searched_for
-from sau_cli.inversion.search import Inverted, SearchSettings, invert, losses_of
+from sau_cli.inversion.changes import Change, ChangeKind, Fainter, Shape, SmoothAddition, searched_for
+from sau_cli.inversion.search import Inverted, SearchSettings, as_measured, invert, losses_of
 from sau_cli.model_state import evaluating, frozen
 from sau_cli.precision import Precision
 from sau_cli.results import CheckStatus
@@ -39,10 +39,15 @@ FEWEST_CLASSES, FEWEST_IMAGES, MOST_IMAGES = 4, 16, 1000
 """With fewer classes, none can be told to stand out."""
 LEAST_SUCCESS = 0.5
 """Of the images: a change that leads fewer to its class is no short cut."""
+SHARES = (1.0, 0.8, 0.65, 0.5)
+"""Of a change, by which what is found is mixed in. Where a small square leads to every class, only a fainter one tells
+which of them it leads to by a short cut."""
 WIDER = 1.5
 """Times the budget that purification searches within: what it looks past may be a little larger."""
+FINER = 12
+"""Points a side of a smooth picture, of which purification moves 8: what is left of a picture that was blended in."""
 JUDGED_BY = 64
-"""Images that tell how far apart the logits of a model are."""
+"""Images that tell how far apart the logits of a model are, and what a fainter change does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -51,15 +56,18 @@ class KindFound:
 
     Attributes:
         score: how far the easiest class is ahead of the third easiest: the logarithm of the ratio of their mean
-            cross-entropies, each with :data:`ALL_ALIKE` added; 0 where its change leads few images there.
+            cross-entropies, each with :data:`ALL_ALIKE` added; 0 where its change leads few images there. The highest
+            over :data:`SHARES`.
+        share: at which it is.
         wanted: that class.
-        success: share of the images of other classes that its change sends there, in every model.
+        success: share of the images of other classes that its change sends there, in every model, at that share.
         mask: (H, W), how much it changes each pixel.
         example: (2, C, H, W) in [0, 1], an image without and with it.
     """
 
     kind: ChangeKind
     score: float
+    share: float
     wanted: int
     success: float
     mask: Tensor
@@ -139,14 +147,15 @@ def residual_test(
     found = []
     with evaluating(*models), frozen(*models):
         alike = [standard_logits(model, pixels[:JUDGED_BY]) for model in models]
-        for kind, change in searched_for(shape).items():
+        for kind, change in looked_for(shape).items():
+            stream = random_stream(seed, f"residual test, {kind.value}")
             inverted = invert(
                 alike,
                 pixels,
                 some.labels,
                 classes,
-                change.loosened(WIDER),
-                stream=random_stream(seed, f"residual test, {kind.value}"),
+                change,
+                stream=stream,
                 settings=settings,
                 precision=precision,
                 watch=lambda done, of, what=kind.value: watch(done, of, what),  # type: ignore[misc]
@@ -155,12 +164,35 @@ def residual_test(
                 raise NotEvaluable(
                     "the network returns NaN on changed images, so whether a backdoor is left is unknown"
                 )
-            found.append(_judged(kind, inverted, pixels[0]))
+            judged = torch.randperm(len(some), generator=stream)[:JUDGED_BY].to(device)
+            fainter = {
+                share: as_measured(
+                    alike,
+                    pixels[judged],
+                    some.labels[judged],
+                    change=Fainter(shape=shape, change=inverted.change, share=share),
+                    classes=inverted.classes,
+                    free=inverted.free,
+                    precision=precision,
+                )
+                for share in SHARES
+                if share < 1
+            }
+            by_share = {1.0: inverted} | fainter
+            found.append(max((_judged(kind, share, of, pixels[0]) for share, of in by_share.items()), key=_by_score))
     worst = max(found, key=lambda judged: judged.score)
     status = CheckStatus.PASSED if min(shape[1:]) <= MOST_PIXELS else CheckStatus.MEASURED
     if worst.score > LIMIT:
         status = CheckStatus.INCONCLUSIVE
     return Residual(status=status, kinds=tuple(found), worst=worst, images=len(some), seed=seed)
+
+
+def looked_for(shape: Shape) -> dict[ChangeKind, Change]:
+    """What the test goes through for images of this shape: what purification does, wider and finer."""
+    return {
+        kind: replace(change, points=FINER) if isinstance(change, SmoothAddition) else change.loosened(WIDER)
+        for kind, change in searched_for(shape).items()
+    }
 
 
 def overlooked(alone: Residual, unlearned: Collection[int]) -> KindFound | None:
@@ -180,10 +212,7 @@ def operations_of(classifier: Classifier, settings: SearchSettings | None = None
     with evaluating(classifier), torch.no_grad(), FlopCounterMode(display=False) as counter:
         classifier(blank)
     shape = (spec.channels, spec.height, spec.width)
-    passes = sum(
-        settings.passes(change.loosened(WIDER), classifier.description.classes)
-        for change in searched_for(shape).values()
-    )
+    passes = sum(settings.passes(change, classifier.description.classes) for change in looked_for(shape).values())
     return 2.0 * float(counter.get_total_flops()) * passes  # as much again for the way back to the pixels
 
 
@@ -223,7 +252,11 @@ def standing_out(likelihood: Tensor, success: Tensor) -> tuple[float, int]:
     return round(log((third + ALL_ALIKE) / (easiest + ALL_ALIKE)), 2), at
 
 
-def _judged(kind: ChangeKind, inverted: Inverted, image: Tensor) -> KindFound:
+def _by_score(kind: KindFound) -> float:
+    return kind.score
+
+
+def _judged(kind: ChangeKind, share: float, inverted: Inverted, image: Tensor) -> KindFound:
     score, at = standing_out(inverted.likelihood, inverted.success)
     free = inverted.free[at : at + 1]
     with torch.no_grad():
@@ -231,6 +264,7 @@ def _judged(kind: ChangeKind, inverted: Inverted, image: Tensor) -> KindFound:
     return KindFound(
         kind=kind,
         score=score,
+        share=share,
         wanted=int(inverted.classes[at]),
         success=float(inverted.success[at]),
         mask=inverted.change.mask(free)[0].detach().cpu(),

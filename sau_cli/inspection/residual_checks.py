@@ -28,7 +28,7 @@ def residual_check(found: Residual, class_names: Sequence[str], *, shared: bool)
     """
     worst = found.worst
     what = (
-        f"{_CHANGES[worst.kind]} that sends {100 * worst.success:.0f} % of {found.images} clean images to class "
+        f"{_told(worst)} that sends {100 * worst.success:.0f} % of {found.images} clean images to class "
         f"{class_names[worst.wanted]!r}" + (" in both models" if shared else "")
     )
     status = found.status
@@ -54,7 +54,7 @@ def overlooked_check(missed: KindFound, found: Residual, class_names: Sequence[s
         found: of both models, in which nothing stands out.
     """
     told = (
-        f"{_CHANGES[missed.kind]} that sends {100 * missed.success:.0f} % of {found.images} clean images to "
+        f"{_told(missed)} that sends {100 * missed.success:.0f} % of {found.images} clean images to "
         f"class {class_names[missed.wanted]!r} in the received model is found far more easily than for others, and "
         "purification did not come to that class: a backdoor is likely to be left, although no change that both models "
         "share stands out"
@@ -83,4 +83,20 @@ def residual_details(found: Residual, class_names: Sequence[str]) -> dict[str, A
 
 
 def _kind(kind: KindFound, class_names: Sequence[str]) -> dict[str, Any]:
-    return {"score": kind.score, "class": class_names[kind.wanted], "success": round(kind.success, 4)}
+    return {
+        "score": kind.score,
+        "share": kind.share,
+        "class": class_names[kind.wanted],
+        "success": round(kind.success, 4),
+    }
+
+
+def _told(found: KindFound) -> str:
+    """What the change is, for people.
+
+    >>> from types import SimpleNamespace
+    >>> _told(SimpleNamespace(kind=ChangeKind.SPOT, share=0.65))
+    'a small square, mixed in by 65 %,'
+    """
+    faint = f", mixed in by {100 * found.share:.0f} %," if found.share < 1 else ""
+    return f"{_CHANGES[found.kind]}{faint}"

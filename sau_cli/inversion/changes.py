@@ -294,6 +294,39 @@ class Warp(Change):
         return grid_sample(images, places, mode="bilinear", padding_mode="border", align_corners=True)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fainter(Change):
+    """x̃ = x + share·(x' - x), where x' is the image with another change.
+
+    Attributes:
+        change: that other one.
+        share: of it that is left, in (0, 1].
+    """
+
+    change: Change
+    share: float
+
+    @property
+    def numbers(self) -> int:
+        return self.change.numbers
+
+    @property
+    def starts(self) -> int:
+        return self.change.starts
+
+    def proposals(self, count: int, stream: torch.Generator) -> Tensor:
+        return self.change.proposals(count, stream)
+
+    def changed(self, images: Tensor, free: Tensor) -> Tensor:
+        return images + self.share * (self.change.changed(images, free) - images)
+
+    def allowed(self, free: Tensor) -> Tensor:
+        return self.change.allowed(free)
+
+    def mask(self, free: Tensor) -> Tensor:
+        return self.share * self.change.mask(free)
+
+
 def _cut(pixels: Tensor) -> Tensor:
     """Cut to [0, 1], with the slope of uncut ones: a search could never leave black or white otherwise."""
     return pixels + (pixels.clamp(0, 1) - pixels).detach()

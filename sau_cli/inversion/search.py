@@ -361,6 +361,28 @@ def invert(
             watch(done, of)
     last = arms.leading(racing, 1)
     judged = torch.randperm(len(images), generator=stream)[: settings.judged_on].to(device)
-    best = Arms(change, arms.classes[last], arms.free[last], rate=settings.rate)
-    success, likelihood = best.measured(models, images[judged], labels[judged], precision=precision)
-    return Inverted(change=change, classes=best.classes, free=best.free, success=success, likelihood=likelihood)
+    return as_measured(
+        models,
+        images[judged],
+        labels[judged],
+        change=change,
+        classes=arms.classes[last],
+        free=arms.free[last],
+        precision=precision,
+    )
+
+
+def as_measured(
+    models: Sequence[Classifier],
+    images: Tensor,
+    labels: Tensor,
+    *,
+    change: Change,
+    classes: Tensor,
+    free: Tensor,
+    precision: Precision = Precision.FP32,
+) -> Inverted:
+    """What rows (E, P) of a change do to images (N, C, H, W) in [0, 1] with (N,) labels, each with its class (E,)."""
+    arms = Arms(change, classes, free, rate=0.0)
+    success, likelihood = arms.measured(models, images, labels, precision=precision)
+    return Inverted(change=change, classes=classes, free=arms.free, success=success, likelihood=likelihood)

@@ -88,7 +88,7 @@ def test_a_short_cut_makes_the_test_inconclusive(networks):
     assert torch.equal((clean != changed).any(dim=0), square.mask > 0)
     if isinstance(networks[0], ShortCut) and not isinstance(networks[0], PooledShortCut):
         row, column = PLACE
-        assert square.mask[row : row + 3, column : column + 3].sum() == 9
+        assert square.mask[row : row + 3, column : column + 3].sum() == pytest.approx(9 * square.share)
 
 
 def test_images_of_one_class_alone_hide_no_short_cut():
@@ -123,11 +123,44 @@ def test_without_a_short_cut_that_is_shared_the_test_is_passed(networks, data):
 @pytest.mark.parametrize("kind", list(ChangeKind))
 def test_every_kind_of_change_is_told_in_words(kind):
     found = judged(ShortCut(), ShortCut())
-    told = replace(found, worst=replace(found.worst, kind=kind))
+    told = replace(found, worst=replace(found.worst, kind=kind, share=1.0))
     names = tuple(map(str, range(CLASSES)))
     sentences = [residual_check(told, names, shared=True), overlooked_check(told.worst, found, names)]
     assert {check.evidence.partition(" that sends")[0] for check in sentences} == {residual_checks._CHANGES[kind]}
     assert kind.value in html._CHANGE_TITLES
+
+
+class AllEasy(ShortCut):
+    """Each of the other classes gains 100 · (mean - 0.8) where a place of its own is nearly white."""
+
+    def forward(self, x):
+        own = {0: (0, 0), 1: (8, 3), 3: (13, 13)}
+        logits = super().forward(x)
+        gains = torch.zeros_like(logits)
+        for wanted, (row, column) in own.items():
+            gains[:, wanted] = 100 * torch.relu(x[:, 0, row : row + 3, column : column + 3].mean(dim=(1, 2)) - 0.8)
+        return logits + gains
+
+
+def test_a_short_cut_among_easy_classes_stands_out_once_the_change_is_fainter(monkeypatch):
+    found = judged(AllEasy())
+    square = found.kinds[0]
+    assert (square.wanted, square.success) == (WANTED, 1)
+    assert square.share < 1
+    assert square.score > LIMIT
+    assert residual_details(found, tuple("abcd"))["kinds"]["square"]["share"] == square.share
+    sentence = residual_check(replace(found, worst=square), tuple("abcd"), shared=True).evidence
+    assert f"a square, mixed in by {100 * square.share:.0f} %, that sends 100 %" in sentence
+    monkeypatch.setattr(residual, "SHARES", (1.0,))
+    assert judged(AllEasy()).kinds[0].score < 0.1
+
+
+def test_the_test_looks_wider_and_finer_than_purification():
+    shape = (3, 32, 32)
+    ours, theirs = residual.looked_for(shape), searched_for(shape)
+    assert list(ours) == list(theirs)
+    assert ours[ChangeKind.MASK].budget == 1.5 * theirs[ChangeKind.MASK].budget
+    assert (ours[ChangeKind.SMOOTH].points, theirs[ChangeKind.SMOOTH].points) == (12, 8)
 
 
 def test_images_larger_than_the_limit_was_chosen_on_clear_nothing(monkeypatch):

@@ -7,6 +7,7 @@ import torch
 
 from sau_cli.inversion.changes import (
     ChangeKind,
+    Fainter,
     MaskedPattern,
     SmoothAddition,
     SquarePattern,
@@ -244,6 +245,17 @@ def test_a_warp_that_moves_all_alike_shifts_a_ramp():
     changed = change.changed(ramp, free)
     assert torch.allclose(changed[..., :32], ramp[..., :32] + change.reach / 2, atol=1e-5)
     assert torch.allclose(changed[..., 32], torch.ones(()), atol=1e-5)
+
+
+def test_a_fainter_change_goes_a_share_of_the_way():
+    square, clean = SquarePattern(shape=(1, 8, 8)), pictures((1, 8, 8), 1)
+    free = begun(square, 1)
+    half = Fainter(shape=square.shape, change=square, share=0.5)
+    assert torch.allclose(half.changed(clean, free), (clean + square.changed(clean, free)) / 2)
+    assert torch.equal(half.mask(free), square.mask(free) / 2)
+    assert (half.numbers, half.starts) == (square.numbers, square.starts)
+    assert torch.equal(half.allowed(free), square.allowed(free))
+    assert half.proposals(2, stream()).shape == square.proposals(2, stream()).shape
 
 
 def test_every_kind_has_its_change():
