@@ -49,8 +49,14 @@ class Request:
 
     @property
     def given(self) -> dict[str, str]:
-        """The flags on how the model is read, which every command on it needs again. Defaults count by themselves."""
-        flags = {"arch": self.arch, "normalisation": self.normalisation, "image-size": self.image_size}
+        """The flags which every command on the model needs again: on how it is read, and images that have a name.
+
+        Defaults count by themselves, and where a folder lies is nobody's business.
+        """
+        from sau_adapters.images.sources import is_named
+
+        named = self.data if self.data is not None and is_named(self.data) else None
+        flags = {"data": named, "arch": self.arch, "normalisation": self.normalisation, "image-size": self.image_size}
         return {flag: value for flag, value in flags.items() if value is not None}
 
     def normalised(self, *, told: bool) -> Normalisation | None:

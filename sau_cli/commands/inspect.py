@@ -253,7 +253,7 @@ def inspect_model(
     findings = session.findings
     opened = _read(session, model)
     facts = opened.facts
-    *checks, not_examined = inspect(facts)  # the last says that its behaviour is a question of its own
+    *checks, not_examined = inspect(facts, architecture=asked.arch)  # the last: its behaviour is a question of its own
     findings.add(*checks, not_examined)
     findings.judge(*inspection_verdict(facts))
     findings.tell(file=plain(facts), parameters=facts.parameters)

@@ -7,11 +7,14 @@ from sau_cli.inspection.file_facts import FileFacts
 from sau_cli.results import Check, CheckStatus, Severity, Verdict
 
 
-def inspect(facts: FileFacts) -> tuple[Check, ...]:
+def inspect(facts: FileFacts, *, architecture: str | None = None) -> tuple[Check, ...]:
     """The checks of a file: its format, its safety, and what was not examined.
 
     A file that passes is safe to open. Whether it behaves like a backdoored model is a separate
     question, which these checks answer with "skipped".
+
+    Args:
+        architecture: what somebody says it is, which counts where the file does not tell.
     """
     checks = [
         Check(
@@ -38,7 +41,11 @@ def inspect(facts: FileFacts) -> tuple[Check, ...]:
                 severity=Severity.INFO,
             )
         )
-    checks += [_finite_weights(facts), _architecture(facts)]
+    named = _architecture(facts)
+    if architecture is not None and named.status is CheckStatus.SKIPPED:
+        told = "as it was told; the file does not tell"
+        named = Check(id=named.id, status=CheckStatus.MEASURED, value=architecture, evidence=told)
+    checks += [_finite_weights(facts), named]
     checks.append(
         Check(
             id="model.behaviour",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -248,7 +248,8 @@ def _measure(report: Report) -> tuple[NextStep, ...]:
 def _look_closer(report: Report) -> tuple[NextStep, ...]:
     model = shlex.quote(subject(report))
     says = "Examine how it behaves on clean images, a folder with a sub-folder for each class."
-    return (NextStep(says=says, command=f"sau inspect {model} --data {FOLDER} --effort standard{_given(report)}"),)
+    where = "" if "data" in _flags(report) else f" --data {FOLDER}"
+    return (NextStep(says=says, command=f"sau inspect {model}{where} --effort standard{_given(report)}"),)
 
 
 def _export(report: Report) -> NextStep:
@@ -257,7 +258,12 @@ def _export(report: Report) -> NextStep:
 
 
 def _data(report: Report) -> str:
-    """The flag for data, unless the model's file names a well-known set; ``path:NAME`` there is somebody's folder."""
+    """The flag for data, unless the model's file or the command before names a well-known set.
+
+    ``path:NAME`` in a file is somebody's folder.
+    """
+    if "data" in _flags(report):
+        return ""
     description = (report.details.get("file") or {}).get("description") or {}
     named = report.details.get("described_data") or description.get("data")
     return "" if named and not named.startswith("path:") else f" --data {FOLDER}"
@@ -265,8 +271,11 @@ def _data(report: Report) -> str:
 
 def _given(report: Report) -> str:
     """What the file does not tell and was given by flags, which the next command needs again."""
-    given: dict[str, str] = report.details.get("given") or {}
-    return "".join(f" --{flag} {shlex.quote(value)}" for flag, value in given.items())
+    return "".join(f" --{flag} {shlex.quote(value)}" for flag, value in _flags(report).items())
+
+
+def _flags(report: Report) -> Mapping[str, str]:
+    return report.details.get("given") or {}
 
 
 def _suspect(report: Report) -> str:

@@ -87,6 +87,7 @@ def test_a_finding_of_behaviour_names_the_class_and_the_way_out():
             {"normalisation": ".5/.5", "arch": "my net.py:Net"},
             ["--normalisation", ".5/.5", "--arch", "my net.py:Net"],
         ),
+        ("path:clean", {"data": "cifar10"}, ["m.safetensors", "--clean-frac", "0.05", "--data", "cifar10"]),
     ],
 )
 def test_the_next_command_says_again_what_the_file_does_not_tell(named, given, ends):
