@@ -12,18 +12,18 @@ from torch.utils.flop_counter import FlopCounterMode
 from sau_cli.classifier import Classifier, check_finite_weights
 from sau_cli.errors import NotEvaluable
 from sau_cli.head import head_name
-from sau_cli.images import LabelledImages, as_pixels, check_fits, some_of
+from sau_cli.images import LabelledImages, as_pixels, check_fits
 from sau_cli.inspection import first_pass
 from sau_cli.inspection.behaviour_test import BehaviourTest, Finding, Subject
 from sau_cli.inspection.behaviour_tests import TESTS
 from sau_cli.inspection.channel_bounds import ChannelBounds, channel_bounds
 from sau_cli.inspection.effort import Effort
 from sau_cli.inspection.first_pass import worth_examining
+from sau_cli.inspection.over_said import over_said
 from sau_cli.inspection.residual import FEWEST_CLASSES
 from sau_cli.inspection.standard_logits import standard_logits
 from sau_cli.model_state import evaluating, frozen
 from sau_cli.precision import Precision, fast_layout
-from sau_cli.predictions import predicted_labels
 from sau_cli.seeding import random_stream
 
 MOST_EXAMINED = 50
@@ -32,8 +32,6 @@ SUSPECTS = 3
 """The classes that seeds after the first examine: the most suspicious. The others keep the scores of the first."""
 AFFORDABLE = 3e13
 """Floating-point operations that a command spends unasked: minutes on two cores of a CPU, seconds on a GPU."""
-ASKED, OVER_SAID = 256, 0.15
-"""Clean images that tell how often a model says each class, and by how much that may be above what is true."""
 FEWEST_A_SEED, MOST_A_SEED = 16, 64
 """Clean images that tests look at from one seed."""
 
@@ -150,14 +148,6 @@ def examine_behaviour(
         images=0 if images is None else min(len(images), effort.seeds * MOST_A_SEED),
         set_aside=said_too_often,
     )
-
-
-def over_said(classifier: Classifier, images: LabelledImages) -> tuple[int, ...]:
-    """The classes whose share of what a model says of clean images is above their share of the labels by far."""
-    some = some_of(images, ASKED)
-    said = predicted_labels(classifier, some.images).cpu()
-    shares = [torch.bincount(counted, minlength=images.classes) / len(some) for counted in (said, some.labels.cpu())]
-    return tuple((shares[0] - shares[1] > OVER_SAID).nonzero().squeeze(1).tolist())
 
 
 def _why_not(test: BehaviourTest, classifier: Classifier, *, with_data: bool) -> str | None:

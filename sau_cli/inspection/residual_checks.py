@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sau_cli.inspection.residual import LIMIT, MOST_PIXELS, KindFound, Residual
+from sau_cli.inspection.residual import CONVICTED, LIMIT, MOST_PIXELS, KindFound, Residual
 from sau_cli.inversion.changes import ChangeKind
 from sau_cli.results import Check, CheckStatus
 
@@ -41,6 +41,8 @@ def residual_check(found: Residual, class_names: Sequence[str], *, shared: bool)
             status = CheckStatus.INCONCLUSIVE if shared else status
     else:
         rest = "a backdoor is likely to be left" if shared else "as in a model with a backdoor"
+        if status is CheckStatus.FAILED:
+            rest += f"; no model without one was found above {CONVICTED}"
         told = f"{what} is found far more easily than for other classes: {rest}"
     return Check(
         id=SHARED_CHECK if shared else ALONE_CHECK, status=status, value=found.score, threshold=LIMIT, evidence=told

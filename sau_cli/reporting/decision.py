@@ -9,6 +9,8 @@ from typing import Any
 
 from sau_cli.results import Check, CheckStatus, Report, Verdict, counted, subject
 
+EASIEST = "behaviour.easiest-change"
+"""The check of a test that judges by itself, and suspects a class of its own."""
 FOLDER = "FOLDER"
 """Stands for the user's clean images in commands; what a stranger's file calls clean data is not taken for it."""
 SHOWN_UNEXAMINED = 8
@@ -111,7 +113,7 @@ def _of_failure(report: Report, check: Check) -> _Told:
         return "Do not rely on the statement that was given with this model.", _sentence(check.evidence), (step,)
     if check.id.startswith("policy."):
         return "This model breaks your policy.", _sentence(check.evidence), _to_keep_policy(report, check)
-    suspect = _suspect(report)
+    suspect = _suspect(report, check)
     target = f", with {suspect!r} as the likely target" if suspect else ""
     return f"Do not use this model: it behaves like one with a backdoor{target}.", "", _purify(report)
 
@@ -278,9 +280,11 @@ def _flags(report: Report) -> Mapping[str, str]:
     return report.details.get("given") or {}
 
 
-def _suspect(report: Report) -> str:
+def _suspect(report: Report, check: Check) -> str:
+    """The class that a check of behaviour suspects."""
     behaviour: dict[str, Any] = report.details.get("behaviour") or {}
-    return str(behaviour.get("suspected_class") or "")
+    found = behaviour.get("easiest_change") or {} if check.id == EASIEST else behaviour
+    return str(found.get("suspected_class") or "")
 
 
 def _value(report: Report, name: str) -> float | int | str | None:

@@ -110,6 +110,7 @@ def row_of(report: Report) -> ModelRow:
     file: dict[str, Any] = details.get("file") or {}
     description: dict[str, Any] = file.get("description") or {}
     fitting: list[dict[str, Any]] = (file.get("recognition") or {}).get("fitting") or [{}]
+    behaviour: dict[str, Any] = details.get("behaviour") or {}
     checks = {check.id: check for check in report.checks}
     score, accuracy = checks.get("behaviour.score"), checks.get("acc")
     low, high = (accuracy.ci95 if accuracy else None) or (None, None)
@@ -126,7 +127,8 @@ def row_of(report: Report) -> ModelRow:
         finding=first_finding(report),
         score=_number(score),
         threshold=None if score is None or score.threshold is None else float(score.threshold),
-        suspected_class=(details.get("behaviour") or {}).get("suspected_class"),
+        suspected_class=behaviour.get("suspected_class")
+        or (behaviour.get("easiest_change") or {}).get("suspected_class"),
         accuracy=_number(accuracy),
         accuracy_low=low,
         accuracy_high=high,

@@ -15,7 +15,7 @@ from sau_cli.errors import NotEvaluable, UsageError
 from sau_cli.head import Head
 from sau_cli.images import LabelledImages
 from sau_cli.inspection.adversarial_flow import AdversarialFlow
-from sau_cli.inspection.behaviour import SUSPECTS, Behaviour, cost, examine_behaviour, most_suspicious, over_said
+from sau_cli.inspection.behaviour import SUSPECTS, Behaviour, cost, examine_behaviour, most_suspicious
 from sau_cli.inspection.behaviour_checks import behaviour_checks, behaviour_details
 from sau_cli.inspection.behaviour_test import BehaviourTest, Subject
 from sau_cli.inspection.behaviour_tests import TESTS, chosen_tests
@@ -27,6 +27,7 @@ from sau_cli.inspection.effort import AskedTests, Effort
 from sau_cli.inspection.feature_shifts import FeatureShiftTest
 from sau_cli.inspection.head_probing import HeadProbing
 from sau_cli.inspection.maximum_margins import MaximumMargin, p_value
+from sau_cli.inspection.over_said import over_said
 from sau_cli.results import CheckStatus
 from tests.support.toys import describe, names, random_images
 

@@ -77,7 +77,7 @@ def test_what_leads_few_images_to_its_class_does_not_stand_out():
 )
 def test_a_short_cut_makes_the_test_inconclusive(networks):
     found = judged(*networks)
-    assert found.status is CheckStatus.INCONCLUSIVE
+    assert found.status is CheckStatus.INCONCLUSIVE, "of four classes, which convicts none"
     assert found.score == found.worst.score > LIMIT
     assert found.worst.wanted == WANTED
     assert found.worst.success == 1
@@ -128,6 +128,32 @@ def test_every_kind_of_change_is_told_in_words(kind):
     sentences = [residual_check(told, names, shared=True), overlooked_check(told.worst, found, names)]
     assert {check.evidence.partition(" that sends")[0] for check in sentences} == {residual_checks._CHANGES[kind]}
     assert kind.value in html._CHANGE_TITLES
+
+
+def test_one_model_of_a_known_kind_is_convicted_by_a_score_that_no_clean_one_had(monkeypatch):
+    names = tuple("abcd")
+    monkeypatch.setattr(residual, "KNOWN_CLASSES", range(4, 5))
+    alone = judged(ShortCut())
+    assert alone.score > residual.CONVICTED
+    assert alone.status is CheckStatus.FAILED
+    check = residual_check(alone, names, shared=False)
+    assert (check.id, check.status) == ("behaviour.easiest-change", CheckStatus.FAILED)
+    assert "no model without one was found above 1.2" in check.evidence
+    assert judged(ShortCut(), ShortCut()).status is CheckStatus.INCONCLUSIVE, "of two, more than one thing is known"
+    monkeypatch.setattr(residual, "CONVICTED", alone.score)
+    assert judged(ShortCut()).status is CheckStatus.INCONCLUSIVE
+
+
+def test_a_class_that_is_said_too_often_convicts_no_model(monkeypatch):
+    monkeypatch.setattr(residual, "KNOWN_CLASSES", range(4, 5))
+    monkeypatch.setattr(residual, "over_said", lambda _model, _images: (WANTED,))
+    assert judged(ShortCut()).status is CheckStatus.INCONCLUSIVE
+
+
+def test_images_too_large_for_the_limit_convict_no_model(monkeypatch):
+    monkeypatch.setattr(residual, "KNOWN_CLASSES", range(4, 5))
+    monkeypatch.setattr(residual, "MOST_PIXELS", SIDE - 1)
+    assert judged(ShortCut()).status is CheckStatus.INCONCLUSIVE
 
 
 class AllEasy(ShortCut):

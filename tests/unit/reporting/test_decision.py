@@ -77,6 +77,12 @@ def test_a_finding_of_behaviour_names_the_class_and_the_way_out():
     assert shlex.split(decision.next_steps[0].command) == ["sau", "purify", "my model.pth", "--data", "FOLDER"]
 
 
+def test_a_finding_of_the_easiest_change_names_its_own_class():
+    details = {"behaviour": {"suspected_class": None, "easiest_change": {"suspected_class": "horse"}}}
+    checks = (("behaviour.score", PASSED, "no sign"), ("behaviour.easiest-change", FAILED, "a small square"))
+    assert "'horse'" in decision_of(report("inspect", SAFE, *checks, details=details)).sentence
+
+
 @pytest.mark.parametrize(
     ("named", "given", "ends"),
     [
