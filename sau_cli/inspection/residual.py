@@ -34,8 +34,8 @@ ALL_ALIKE = 0.5
 """Added to cross-entropies before they are compared: of classes that are all easy, none stands out by a ratio."""
 LIMIT = 0.9
 """A score above this stands out: the easiest class costs far less than the third easiest."""
-CONVICTED = 1.2
-"""A score above this, of one model alone, is that of a backdoor: those without one came to 0.82 at most."""
+CONVICTED, AGREEING = 1.2, 2
+"""A score above the first, of one model alone, is that of a backdoor, where so many kinds stand out for its class."""
 KNOWN_CLASSES = range(8, 13)
 """How many classes a model may have that is convicted: those that the limits were chosen on have ten."""
 MOST_PIXELS = 40
@@ -190,8 +190,14 @@ def residual_test(
     status = CheckStatus.PASSED if known else CheckStatus.MEASURED
     if worst.score > LIMIT:
         status = CheckStatus.INCONCLUSIVE
+    agreeing = sum(kind.score > LIMIT and kind.wanted == worst.wanted for kind in found)
     alone_of_known_kind = len(models) == 1 and known and images.classes in KNOWN_CLASSES
-    if worst.score > CONVICTED and alone_of_known_kind and worst.wanted not in over_said(models[0], images):
+    if (
+        alone_of_known_kind
+        and worst.score > CONVICTED
+        and agreeing >= AGREEING
+        and worst.wanted not in over_said(models[0], images)
+    ):
         status = CheckStatus.FAILED
     return Residual(status=status, kinds=tuple(found), worst=worst, images=len(some), seed=seed)
 

@@ -42,7 +42,7 @@ def residual_check(found: Residual, class_names: Sequence[str], *, shared: bool)
     else:
         rest = "a backdoor is likely to be left" if shared else "as in a model with a backdoor"
         if status is CheckStatus.FAILED:
-            rest += f"; no model without one was found above {CONVICTED}"
+            rest += f"; other kinds of change agree, and the score is above {CONVICTED}"
         told = f"{what} is found far more easily than for other classes: {rest}"
     return Check(
         id=SHARED_CHECK if shared else ALONE_CHECK, status=status, value=found.score, threshold=LIMIT, evidence=told

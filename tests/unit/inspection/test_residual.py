@@ -138,10 +138,20 @@ def test_one_model_of_a_known_kind_is_convicted_by_a_score_that_no_clean_one_had
     assert alone.status is CheckStatus.FAILED
     check = residual_check(alone, names, shared=False)
     assert (check.id, check.status) == ("behaviour.easiest-change", CheckStatus.FAILED)
-    assert "no model without one was found above 1.2" in check.evidence
+    assert "other kinds of change agree, and the score is above 1.2" in check.evidence
     assert judged(ShortCut(), ShortCut()).status is CheckStatus.INCONCLUSIVE, "of two, more than one thing is known"
     monkeypatch.setattr(residual, "CONVICTED", alone.score)
     assert judged(ShortCut()).status is CheckStatus.INCONCLUSIVE
+
+
+def test_one_kind_of_change_alone_convicts_no_model(monkeypatch):
+    monkeypatch.setattr(residual, "KNOWN_CLASSES", range(4, 5))
+    monkeypatch.setattr(
+        residual, "looked_for", lambda shape: {ChangeKind.SQUARE: searched_for(shape)[ChangeKind.SQUARE]}
+    )
+    found = judged(ShortCut())
+    assert found.score > residual.CONVICTED
+    assert found.status is CheckStatus.INCONCLUSIVE
 
 
 def test_a_class_that_is_said_too_often_convicts_no_model(monkeypatch):
