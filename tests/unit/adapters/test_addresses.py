@@ -9,6 +9,7 @@ import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
@@ -99,7 +100,7 @@ def test_what_must_not_be_opened_is_told_by_its_head(served, tmp_path):
     (served.folder / "lies.safetensors").write_bytes((1 << 40).to_bytes(8, "little") + b"{" + bytes(2_000_000))
     with pytest.raises(UnsafeFile, match="announces a header"):
         locate(spec(served, "lies.safetensors"))
-    (served.folder / "film.pth").write_bytes(os.urandom(2_000_000))
+    (served.folder / "film.pth").write_bytes(Random(0).randbytes(2_000_000))
     with pytest.raises(NotEvaluable, match="of no known model format"):
         locate(spec(served, "film.pth"))
     assert served.sent("/film.pth") < 10 * REMOTE_BLOCK
