@@ -20,6 +20,8 @@ from sau_cli.unlearning.recipes import DEFAULT, Optimiser, Recipe, Schedule
 from sau_cli.unlearning.shared_unlearning import SharedUnlearning
 from tests.support.toys import describe, random_images
 
+pytestmark = pytest.mark.long  # whole runs, stopped at each place and gone on with
+
 DATA = random_images(40)
 CLEAN = CleanData(learning=DATA, held_back=DATA.take(range(10)), augmentation=Augmentation(padding=1, flip=True))
 PAPER = Recipe(epochs=3, batch_size=16, lr=1e-3)
