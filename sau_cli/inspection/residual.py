@@ -50,7 +50,8 @@ which of them it leads to by a short cut."""
 WIDER = 1.5
 """Times the budget that purification searches within: what it looks past may be a little larger."""
 FINER = 12
-"""Points a side of a smooth picture, of which purification moves 8: what is left of a picture that was blended in."""
+"""Points a side of a smooth picture, of which purification moves 8: what is left of a picture that was blended in.
+Not of images of less than twice as many pixels, on which that is no smooth picture any more."""
 JUDGED_BY = 64
 """Images that tell how far apart the logits of a model are, and what a fainter change does."""
 
@@ -204,8 +205,9 @@ def residual_test(
 
 def looked_for(shape: Shape) -> dict[ChangeKind, Change]:
     """What the test goes through for images of this shape: what purification does, wider and finer."""
+    fine = min(shape[1:]) >= 2 * FINER
     return {
-        kind: replace(change, points=FINER) if isinstance(change, SmoothAddition) else change.loosened(WIDER)
+        kind: replace(change, points=FINER) if fine and isinstance(change, SmoothAddition) else change.loosened(WIDER)
         for kind, change in searched_for(shape).items()
     }
 

@@ -197,6 +197,8 @@ def test_the_test_looks_wider_and_finer_than_purification():
     assert list(ours) == list(theirs)
     assert ours[ChangeKind.MASK].budget == 1.5 * theirs[ChangeKind.MASK].budget
     assert (ours[ChangeKind.SMOOTH].points, theirs[ChangeKind.SMOOTH].points) == (12, 8)
+    assert residual.looked_for((3, 24, 32))[ChangeKind.SMOOTH].points == 12
+    assert residual.looked_for((1, 23, 32))[ChangeKind.SMOOTH].points == 8
 
 
 def test_images_larger_than_the_limit_was_chosen_on_clear_nothing(monkeypatch):
