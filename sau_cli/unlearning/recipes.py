@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from sau_cli.images import LabelledImages
     from sau_cli.unlearning.batch_step import BatchStep, Work
 
-REVISION = 5
+REVISION = 6
 """Of the recipes and of the code that follows them: one more whenever the same command comes to other weights.
 
 Revision 1 is all that was before revisions were written down.
