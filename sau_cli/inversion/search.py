@@ -93,20 +93,20 @@ class SearchSettings:
         proposals = max(1, min(self.proposals, self.most_proposals // change.starts))
         if change.shape[1] * change.shape[2] < LARGE:
             return replace(self, proposals=proposals)
-        heats = [
+        last = len(self.heats) - 1
+        heats = tuple(
             replace(
                 heat,
                 arms=1 if number else min(heat.arms, SHORT_ARMS),
                 steps=min(heat.steps, SHORT_STEPS),
                 images=min(heat.images, SHORT_IMAGES if number else SHORT_LOOKED_AT),
+                classes=heat.entered(SHORT_CLASSES) if 0 < number == last else heat.classes,
             )
             for number, heat in enumerate(self.heats)
-        ]
-        if len(heats) > 1:
-            heats[-1] = replace(heats[-1], classes=min(heats[-1].classes or SHORT_CLASSES, SHORT_CLASSES))
+        )
         return replace(
             self,
-            heats=tuple(heats),
+            heats=heats,
             proposals=min(proposals, SHORT_PROPOSALS),
             judged_on=min(self.judged_on, SHORT_JUDGED_ON),
         )

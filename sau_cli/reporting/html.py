@@ -167,7 +167,7 @@ def _residual(details: dict[str, Any]) -> dict[str, Any]:
     return found | {
         "rows": [
             {
-                "kind": _CHANGE_TITLES.get(kind, kind),
+                "kind": _CHANGE_TITLES.get(kind, kind) + _faint(easiest.get("share", 1)),
                 "class": easiest["class"],
                 "success": f"{100 * easiest['success']:.0f} %",
                 "score": f"{easiest['score']:.2f}",
@@ -178,6 +178,15 @@ def _residual(details: dict[str, Any]) -> dict[str, Any]:
         ],
         "recovered": [change | _pictures(change["png"]) for change in found["recovered"]],
     }
+
+
+def _faint(share: float) -> str:
+    """How faint a change is; reports of before tell of none.
+
+    >>> _faint(0.65), _faint(1)
+    (', mixed in by 65 %', '')
+    """
+    return f", mixed in by {100 * share:.0f} %" if share < 1 else ""
 
 
 def _behaviour(details: dict[str, Any], checks: tuple[Check, ...]) -> dict[str, Any]:
